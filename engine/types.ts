@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 // The types that cross the engine's public face. Protocol-free: no OpenAI names, no HTTP.
 
+import type { EngineError } from './errors.ts';
+
 // ---------------------------------------------------------------- input
 
 export interface ToolDefinition {
@@ -148,7 +150,7 @@ export type GenerationEvent =
       stop?: string | number;
       usage: Usage;
       timing: Timing;
-      error?: import('./errors.ts').EngineError;
+      error?: EngineError;
     };
 
 // ---------------------------------------------------------------- the engine
@@ -213,8 +215,11 @@ export interface Engine {
   readonly info: ModelInfo;
   /**
    * Events of all choices of a request, merged, in order per choice. Ends after one `end` per choice.
-   * Aborting `signal` ends every choice with reason 'aborted' at the next step border.
-   * @throws EngineError before the first event when the request is refused.
+   * The first batch is empty and says that the request is accepted (queued): time to send response headers. A refused
+   * request rejects the first `next()` instead.
+   * Aborting `signal`, or leaving the loop early, ends every choice with reason 'aborted' at the next step border.
+   * A choice whose reader stalls is not computed further until it reads on; nothing is dropped.
+   * @throws EngineError in place of the first batch when the request is refused.
    */
   generate(request: GenerationRequest): AsyncIterable<GenerationEvent[]>;
   /** Token ids of a prompt as `generate` would compute it. */

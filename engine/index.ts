@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: MIT
+// The public face of the engine; the only engine module that server/ imports.
+
+export { createEngine } from './create.ts';
+export { EngineError } from './errors.ts';
+export { buildInfo, inspectCheckpoint } from './inspect.ts';
+export type { EngineErrorCode, EngineErrorDetails } from './errors.ts';
+export type { BuildInfo, CheckpointReport } from './inspect.ts';
+export type {
+  ChatInput,
+  ChatMessage,
+  ContentPart,
+  Engine,
+  EngineLogger,
+  EngineOptions,
+  EngineStats,
+  FinishReason,
+  GenerationEvent,
+  GenerationRequest,
+  JsonText,
+  LoadProgress,
+  ModelInfo,
+  PromptInput,
+  SamplingOptions,
+  StopOptions,
+  Timing,
+  TokenLogprob,
+  ToolCall,
+  ToolDefinition,
+  Usage,
+} from './types.ts';
