@@ -39,6 +39,9 @@ class CheckpointFiles {
   int file_count() const { return static_cast<int>(files_.size()); }
 
  private:
+  void add(const std::string& path);
+  void sort();
+
   std::vector<MappedFile> files_;
   std::vector<CheckpointTensor> tensors_;  // sorted by name
 };
@@ -48,6 +51,8 @@ class Checkpoint : public TensorSource {
  public:
   /// @throws Error kBadCheckpoint naming file and tensor with what was expected and found; kUnsupported for FP8 experts.
   static std::unique_ptr<Checkpoint> open(const std::string& directory, const ModelConfig& config);
+
+  const CheckpointFiles& files() const { return files_; }
 
   TensorView tensor(const std::string& name) const override;
   void prefetch(const std::string& prefix) const override;

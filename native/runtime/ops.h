@@ -240,7 +240,8 @@ class Ops {
   // Trunk: writes the streams of block-end positions into their window blocks' tails (for kRowResume).
   virtual void keep_streams(const Batch&, Array streams) = 0;
   // Logits of the batch's sampled positions (pass 0: all 1 + drafts of every sampling row, and every token of rows with
-  // kRowAllLogits or kRowAllLogprobs; later passes: one per sampling row), gathered over ranks.
+  // kRowAllLogits or kRowAllLogprobs; later passes: one per sampling row, and in pass 1 also every token of rows with
+  // kRowAllLogits, which end in StepOutput::mtp_logits), gathered over ranks.
   virtual void logits(const Batch&, const HeadWeights&, const Linear& lm_head, Array streams, Array logits) = 0;
   // Pass 0: verify drafts and sample. The token at each position is drawn from the target distribution with a random
   // number keyed by (seed, position) alone; a draft is accepted while it equals that token. So output does not depend on

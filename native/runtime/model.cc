@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: MIT
+#include "model.h"
+
+#include <algorithm>
+#include <chrono>
+#include <mutex>
+#include <thread>
+#include <utility>
+
+#include "checkpoint.h"
+#include "dummy.h"
+#include "fingerprint.h"
+#include "inventory.h"
+#include "weights.h"
+
+namespace twelvex {
+namespace {
+
+constexpr int kMostRanks = 16;
+constexpr int kMostRows = 4096;
+constexpr int kMostStepTokens = 1 << 18;
+
+void check_option(const char* name, int64_t value, int64_t low, int64_t high) {
+  if (value >= low && value <= high) return;
+  throw Error(ErrorCode::kBadOptions, std::string(name) + " is " + std::to_string(value) + ", expected " + std::to_string(low) +
+                                          " to " + std::to_string(high));
+}
+
+void check_options(const LoadOptions& options, const ModelConfig& config) {
+  check_option("tp", options.tp, 1, kMostRanks);
+  check_option("threads", options.threads, 0, 4096);
+  check_option("layers", options.layers, 0, config.num_layers);
+  check_option("mtp", options.mtp, 0, kMaxMtp);
+  check_option("stepTokens", options.step_tokens, 1, kMostStepTokens);
+  check_option("maxRows", options.max_rows, 1, kMostRows);
+  check_option("contextTokens", options.context_tokens, 1, config.max_context);
+  if (options.mtp > 0 && (config.num_mtp_layers < 1 || config.dspark)) {
+    const char* reason = config.dspark ? "the checkpoint drafts with DSpark, which is not served" : "the checkpoint has no MTP block";
+    throw Error(ErrorCode::kBadOptions, "mtp is " + std::to_string(options.mtp) + " but " + reason + "; use 0");
+  }
+  if (!options.devices.empty() && options.devices.size() != static_cast<size_t>(options.tp)) {
+    throw Error(ErrorCode::kBadOptions, "devices lists " + std::to_string(options.devices.size()) + " devices, tp is " +
+                                            std::to_string(options.tp) + "; name one for each rank");
+  }
+}
+
+Limits make_limits(const LoadOptions& options) {
+  return {.step_tokens = options.step_tokens, .rows = options.max_rows, .context_tokens = options.context_tokens,
+          .mtp = options.mtp, .diagnostics = options.diagnostics};
+}
+
+size_t checkpoint_bytes(ModelConfig config, bool with_mtp) {
+  if (!with_mtp) config.num_mtp_layers = 0;
+  size_t bytes = 0;
+  for (const TensorSpec& tensor : make_inventory(config)) bytes += tensor.bytes();
+  return bytes;
+}
+
+/// Joins the progress of all ranks into one fraction that never falls.
+class JoinedProgress {
+ public:
+  JoinedProgress(int ranks, const Model::Progress& report) : report_(report), fraction_(static_cast<size_t>(ranks), 0) {}
+
+  LoadProgress of(int rank) {
+    if (!report_) return {};
+    return [this, rank](double fraction, const std::string& detail) {
+      std::lock_guard lock(mutex_);
+      fraction_[static_cast<size_t>(rank)] = fraction;
+      double sum = 0;
+      for (double part : fraction_) sum += part;
+      last_ = std::max(last_, sum / static_cast<double>(fraction_.size()));
+      report_(last_, detail);
+    };
+  }
+
+ private:
+  std::mutex mutex_;
+  const Model::Progress& report_;
+  std::vector<double> fraction_;
+  double last_ = 0;
+};
+
+}  // namespace
+
+Model::Model(ModelInfo info, const LoadOptions& options)
+    : info_(std::move(info)),
+      options_(options),
+      limits_(make_limits(options)),
+      outputs_(static_cast<size_t>(options.tp)),
+      ranks_(options.tp) {}
+
+std::unique_ptr<Model> Model::load(const std::string& directory, const LoadOptions& options, const Progress& progress) {
+  const ModelConfig whole = read_config(directory);
+  check_options(options, whole);
+  ModelInfo info;
+  info.config = whole.first_layers(options.layers);
+  info.mtp = options.mtp;
+  const size_t stream_element_bytes = options.device == Device::kCpu ? sizeof(float) : sizeof(uint16_t);
+  info.cache = CacheLayout::make(info.config, options.rows, options.mtp > 0, stream_element_bytes);
+  info.weight_bytes = checkpoint_bytes(info.config, options.mtp > 0);
+
+  std::unique_ptr<TensorSource> source;
+  if (options.dummy) {
+    source = make_dummy_source(info.config, options.dummy_seed);
+    info.fingerprint = fingerprint_dummy(directory, options.dummy_seed, options.layers);
+  } else {
+    std::unique_ptr<Checkpoint> checkpoint = Checkpoint::open(directory, whole);
+    info.fingerprint = fingerprint_checkpoint(directory, checkpoint->files(), options.layers);
+    source = std::move(checkpoint);
+  }
+  std::unique_ptr<Model> model(new Model(std::move(info), options));
+  model->load_ranks(*source, progress);
+  return model;
+}
+
+void Model::load_ranks(const TensorSource& source, const Progress& progress) {
+  JoinedProgress joined(options_.tp, progress);
+  const int cores = options_.threads > 0 ? options_.threads : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  ranks_.run([&](int rank, RankState& state) {
+    const RankShape shape{.rank = rank, .ranks = options_.tp};
+    BackendOptions backend{.config = info_.config, .shape = shape, .group = ranks_.group(), .numerics = options_.numerics,
+                           .rows = options_.rows, .with_mtp = options_.mtp > 0};
+    backend.threads = std::max(1, cores / options_.tp);
+    backend.device = options_.devices.empty() ? rank : options_.devices[static_cast<size_t>(rank)];
+    state.ops = options_.device == Device::kCuda ? make_cuda_backend(backend) : make_cpu_backend(backend);
+    const WeightsRequest request{.config = info_.config, .source = source, .shape = shape, .with_mtp = options_.mtp > 0,
+                                 .progress = joined.of(rank)};
+    state.weights = load_weights(request, *state.ops);
+    state.activations = state.ops->reserve(limits_);
+  });
+}
+
+void Model::check_usable() const {
+  if (lost_) throw Error(lost_->code(), std::string("the model failed earlier and must be loaded again: ") + lost_->what());
+}
+
+void Model::run(const RankSet::Job& job) {
+  try {
+    ranks_.run(job);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kInvalidPlan) lost_ = error;
+    throw;
+  }
+}
+
+std::vector<Memory> Model::memory() {
+  check_usable();
+  std::vector<Memory> result(static_cast<size_t>(ranks_.size()));
+  run([&](int rank, RankState& state) { result[static_cast<size_t>(rank)] = state.ops->memory(); });
+  return result;
+}
+
+void Model::allocate_cache(const CachePlan& plan) {
+  check_usable();
+  if (validator_) throw Error(ErrorCode::kBadOptions, "the cache is already allocated");
+  check_option("slots", plan.slots, 1, INT32_MAX);
+  check_option("windowBlocks", plan.window_blocks, 1, INT32_MAX);
+  check_option("contextBlocks", plan.context_blocks, 1, INT32_MAX);
+  try {
+    ranks_.run([&](int, RankState& state) { state.ops->allocate_cache(info_.cache, plan); });
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kOutOfMemory) lost_ = error;
+    throw;
+  }
+  validator_ = std::make_unique<PlanValidator>(PlanBounds{limits_, plan, info_.config.vocab_size});
+}
+
+StepOutput Model::step(const StepInput& input) {
+  const auto start = std::chrono::steady_clock::now();
+  check_usable();
+  if (!validator_) throw Error(ErrorCode::kInvalidPlan, "a step before the cache was allocated");
+  validator_->check(input);
+  StepOutput output;
+  run([&](int rank, RankState& state) {
+    const ForwardContext context{.ops = *state.ops, .config = info_.config, .weights = state.weights,
+                                 .activations = state.activations, .mtp = info_.mtp};
+    forward_step(context, input, rank == 0 ? output : outputs_[static_cast<size_t>(rank)]);
+  });
+  const auto wall = std::chrono::steady_clock::now() - start;
+  output.micros = std::chrono::duration_cast<std::chrono::microseconds>(wall).count();
+  return output;
+}
+
+}  // namespace twelvex
