@@ -61,7 +61,10 @@ export async function downloadBlob(source: BlobSource, access: HubAccess, onByte
     if (last instanceof HubError || access.signal?.aborted) throw last;
     idle = done > before ? 0 : idle + 1;
     if (idle >= IDLE_ATTEMPTS) {
-      throw new HubError(`${file.path}: no data after ${idle} attempts (${reason(last)}); run again to continue at ${done} bytes`, last);
+      throw new HubError(
+        `${file.path}: no data after ${idle} attempts (${reason(last)}); run again to continue at ${done} bytes`,
+        last,
+      );
     }
     if (done < file.size) await delay(200 * 2 ** idle, undefined, access.signal ? { signal: access.signal } : {});
   }

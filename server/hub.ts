@@ -33,7 +33,8 @@ export interface HubProgress {
 
 const REPOSITORY = /^[\w][\w.-]*\/[\w][\w.-]*$/;
 /** What a checkpoint needs; a repository may hold pictures, other formats and sources beside it. */
-const WANTED = /^(?:[^/]+\.safetensors|model\.safetensors\.index\.json|[^/]*config\.json|tokenizer\.json|encoding\/encoding_dsv4\.py)$/;
+const WANTED =
+  /^(?:[^/]+\.safetensors|model\.safetensors\.index\.json|[^/]*config\.json|tokenizer\.json|encoding\/encoding_dsv4\.py)$/;
 
 /**
  * The directory of a checkpoint. A path that exists wins; otherwise `org/name[@revision]` is looked up in the cache and
@@ -137,7 +138,8 @@ async function describe(repository: Repository, access: HubAccess): Promise<{ co
 
 function explain(name: string, revision: string, endpoint: string, cause: unknown): string {
   const status = (cause as { statusCode?: number }).statusCode;
-  if (status === 401 || status === 403) return `${endpoint} refuses ${name} (${status}); set HF_TOKEN to a token that may read it`;
+  if (status === 401 || status === 403)
+    return `${endpoint} refuses ${name} (${status}); set HF_TOKEN to a token that may read it`;
   if (status === 404) return `${endpoint} has no repository ${name} with revision ${revision} (or it needs HF_TOKEN)`;
   const reason = cause instanceof Error ? ((cause.cause as Error | undefined)?.message ?? cause.message) : String(cause);
   return `cannot reach ${endpoint} for ${name}: ${reason}; give a local directory, or set HF_ENDPOINT to a mirror`;
@@ -167,7 +169,12 @@ function gigabytes(bytes: number): string {
 }
 
 function trackProgress(files: ListFileEntry[], onProgress: HubOptions['onProgress']) {
-  const state = { doneBytes: 0, totalBytes: files.reduce((sum, file) => sum + file.size, 0), doneFiles: 0, totalFiles: files.length };
+  const state = {
+    doneBytes: 0,
+    totalBytes: files.reduce((sum, file) => sum + file.size, 0),
+    doneFiles: 0,
+    totalFiles: files.length,
+  };
   const report = (file: string) => onProgress?.({ file, ...state });
   return {
     bytes(file: string, delta: number) {

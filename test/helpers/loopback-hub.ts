@@ -33,7 +33,11 @@ export interface HubFaults {
 export const COMMIT = '0123456789abcdef0123456789abcdef01234567';
 
 /** Serves `files` as repository `name`; `.safetensors` files are LFS (SHA-256), the others plain git blobs (SHA-1). */
-export async function startLoopbackHub(name: string, files: Record<string, Buffer>, faults: HubFaults = {}): Promise<LoopbackHub> {
+export async function startLoopbackHub(
+  name: string,
+  files: Record<string, Buffer>,
+  faults: HubFaults = {},
+): Promise<LoopbackHub> {
   const hub: LoopbackHub = { endpoint: '', requests: [], peakDownloads: 0, close: async () => {} };
   let open = 0;
   const server = createServer((request, response) => {

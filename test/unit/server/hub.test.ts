@@ -91,7 +91,10 @@ test('a download interrupted in an earlier run continues, also when the server i
     });
     await assert.rejects(first);
     const blobs = readdirSync(join(cacheDir, 'models--org--model', 'blobs'));
-    assert.ok(blobs.some((name) => name.endsWith('.incomplete')), String(blobs));
+    assert.ok(
+      blobs.some((name) => name.endsWith('.incomplete')),
+      String(blobs),
+    );
     const folder = await resolveModel(NAME, options);
     assert.deepEqual(readFileSync(join(folder, 'model-1.safetensors')), files['model-1.safetensors']);
   }
