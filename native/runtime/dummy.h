@@ -9,9 +9,10 @@
 
 namespace twelvex {
 
-/// A source of every tensor of the configuration. The bytes of a tensor depend on its name, shape and `seed` only; values
-/// have variance 1 / columns, so that activations neither explode nor vanish, and expert tables are valid. Matrices are
-/// windows of shared random tiles: gigabytes of experts cost no generation and next to no memory.
+/// A source of every tensor of the configuration. The bytes of a tensor depend on the configuration's sizes, its name and
+/// `seed`; matrices have variance 1 / columns, so that activations neither explode nor vanish, and expert tables are valid.
+/// A tensor is a window of a shared random tile: gigabytes of experts cost no generation and next to no memory. Only
+/// tensors larger than a tile (the embedding and head of a large model) are copied out.
 /// @throws Error kUnsupported for config.fp8_experts.
 std::unique_ptr<TensorSource> make_dummy_source(const ModelConfig& config, uint64_t seed);
 
