@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: MIT
+
+import type { StepResult } from '../native.ts';
+import type { Sequence } from './sequence.ts';
+import type { StepRow } from './step-plan.ts';
+
+export interface StepOutcome {
+  sequence: Sequence;
+  /** Tokens sampled in this step and kept, in order. */
+  tokens: number[];
+  /** Tokens the model accepted, the ones behind a stop included. */
+  accepted: number;
+  /** Drafts that were verified. */
+  drafts: number;
+  /** Index of the row in the result's sampling arrays; -1 when it did not sample. */
+  sample: number;
+  /** Index of the row's first token in the result's prompt log-probabilities; -1 without. */
+  promptToken: number;
+  /** Position and count of the computed tokens. */
+  position: number;
+  count: number;
+  finish?: { reason: 'stop' | 'length'; stop?: number };
+}
+
+/** Where a row's values are in the arrays of the result. */
+export interface ResultPlace {
+  sample: number;
+  promptToken: number;
+  maxModelLen: number;
+}
+
+/** Advances a row's sequence by the result: sampled tokens up to the first stop, next drafts, what is computed. */
+export function commitRow(row: StepRow, result: StepResult, place: ResultPlace): StepOutcome {
+  const { sequence, position, count, drafts } = row;
+  const outcome: StepOutcome = {
+    sequence,
+    tokens: [],
+    accepted: 0,
+    drafts,
+    sample: row.sample ? place.sample : -1,
+    promptToken: row.promptLogprobs ? place.promptToken : -1,
+    position,
+    count,
+  };
+  sequence.resume = false;
+  if (row.promptLogprobs) sequence.promptLogprobsDone = Math.max(sequence.promptLogprobsDone, position + count);
+  if (!row.sample) {
+    sequence.computed = position + count;
+    if (sequence.computed === sequence.tokens.length) outcome.finish = { reason: 'length' };
+    return outcome;
+  }
+  const width = result.accepted.length / result.acceptedCount.length;
+  outcome.accepted = result.acceptedCount[place.sample]!;
+  for (let i = 0; i < outcome.accepted && outcome.finish === undefined; i++) {
+    const token = result.accepted[place.sample * width + i]!;
+    sequence.push(token);
+    outcome.tokens.push(token);
+    const finish = finishOf(sequence, token, place.maxModelLen);
+    if (finish !== undefined) outcome.finish = finish;
+  }
+  // Accepted drafts were computed in this step; tokens behind a stop are dropped with what was computed for them.
+  sequence.computed = Math.min(position + count - drafts + outcome.accepted - 1, sequence.tokens.length);
+  sequence.phase = 'decoding';
+  sequence.drafts = draftsOf(result, place.sample);
+  return outcome;
+}
+
+function finishOf(sequence: Sequence, token: number, maxModelLen: number): StepOutcome['finish'] {
+  const { stopTokens, minTokens, maxTokens } = sequence.request;
+  if (stopTokens.has(token) && sequence.generated > minTokens) return { reason: 'stop', stop: token };
+  if (sequence.generated >= maxTokens || sequence.tokens.length >= maxModelLen) return { reason: 'length' };
+  return undefined;
+}
+
+function draftsOf(result: StepResult, sample: number): number[] {
+  const width = result.drafts.length / result.acceptedCount.length;
+  const drafts: number[] = [];
+  for (let i = 0; i < width; i++) {
+    const token = result.drafts[sample * width + i]!;
+    if (token < 0) break;
+    drafts.push(token);
+  }
+  return drafts;
+}
