@@ -80,6 +80,14 @@ export interface NativeLoadOptions {
   diagnostics: boolean;
 }
 
+export interface CacheBytes {
+  rowFormat: 'f32' | 'bf16' | 'fp8';
+  mtp: boolean;
+  windowBlockBytes: number;
+  contextBlockBytes: number;
+  slotBytes: number;
+}
+
 export interface CheckpointInfo {
   config: {
     vocabSize: number;
@@ -98,8 +106,10 @@ export interface CheckpointInfo {
   };
   /** Tensor statistics by kind ("routed experts", "attention", "embedding", …). */
   tensors: { kind: string; dtype: string; tensors: number; parameters: number; bytes: number }[];
+  /** False: no weights in the folder; `tensors` is what config.json asks for. */
+  weightsPresent: boolean;
   /** Cache bytes for each row format, without and with the MTP layer's rows. */
-  cache: { rowFormat: 'f32' | 'bf16' | 'fp8'; windowBlockBytes: number; contextBlockBytes: number; slotBytes: number }[];
+  cache: CacheBytes[];
 }
 
 export interface NativeModel {

@@ -35,7 +35,8 @@ void check_options(const LoadOptions& options, const ModelConfig& config) {
   check_option("maxRows", options.max_rows, 1, kMostRows);
   check_option("contextTokens", options.context_tokens, 1, config.max_context);
   if (options.mtp > 0 && (config.num_mtp_layers < 1 || config.dspark)) {
-    const char* reason = config.dspark ? "the checkpoint drafts with DSpark, which is not served" : "the checkpoint has no MTP block";
+    const char* reason = config.dspark ? "the checkpoint drafts with DSpark, which is not served"
+                                       : "the checkpoint has no MTP block";
     throw Error(ErrorCode::kBadOptions, "mtp is " + std::to_string(options.mtp) + " but " + reason + "; use 0");
   }
   if (!options.devices.empty() && options.devices.size() != static_cast<size_t>(options.tp)) {
