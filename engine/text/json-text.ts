@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: MIT
+// JSON without loss. Prompts must keep what JSON.parse drops: key order (integer-like keys, `__proto__`), the difference
+// between 1 and 1.0, and the digits of large integers (spec/chat-encoding section 4, "JSON text").
+
+import type { JsonText } from '../types.ts';
+
+/** Nesting deeper than this is refused; it bounds the recursion of the reader and the printer. */
+export const MAX_JSON_DEPTH = 512;
+
+/** A value with the offsets of its source text: [start, end). */
+export type JsonNode = { readonly start: number; readonly end: number } & JsonValue;
+
+export type JsonValue =
+  | { kind: 'null' }
+  | { kind: 'boolean'; value: boolean }
+  /** Number as spelled. */
+  | { kind: 'number'; text: string }
+  | { kind: 'string'; value: string }
+  | { kind: 'array'; items: JsonNode[] }
+  /** Insertion order; a repeated key keeps its first place and its last value. */
+  | { kind: 'object'; members: Map<string, JsonNode> };
+
+/** Text that is not JSON. `position` is an offset in UTF-16 units. */
+export class JsonSyntaxError extends Error {
+  readonly position: number;
+
+  constructor(message: string, position: number) {
+    super(`${message} at position ${position}`);
+    this.name = 'JsonSyntaxError';
+    this.position = position;
+  }
+}
+
+export interface ParseOptions {
+  /** Accept NaN, Infinity and -Infinity, as Python's reader does. */
+  nonFinite?: boolean;
+}
+
+/** @throws JsonSyntaxError for anything but exactly one JSON value of at most MAX_JSON_DEPTH levels. */
+export function parseLossless(text: string, options: ParseOptions = {}): JsonNode {
+  return new Reader(text, options.nonFinite ?? false).document();
+}
+
+/** The source text of a value parsed from `text`. */
+export function sourceText(text: string, node: JsonNode): JsonText {
+  return { json: text.slice(node.start, node.end) };
+}
+
+/** Member of an object; undefined when absent or when `node` is no object. */
+export function member(node: JsonNode | undefined, key: string): JsonNode | undefined {
+  return node?.kind === 'object' ? node.members.get(key) : undefined;
+}
+
+/** Elements of an array; empty when `node` is no array. */
+export function elements(node: JsonNode | undefined): readonly JsonNode[] {
+  return node?.kind === 'array' ? node.items : [];
+}
+
+/** Python's json.dumps(value, ensure_ascii=False). */
+export function pythonJson(node: JsonNode): string {
+  switch (node.kind) {
+    case 'null':
+      return 'null';
+    case 'boolean':
+      return node.value ? 'true' : 'false';
+    case 'number':
+      return pythonNumber(node.text);
+    case 'string':
+      return jsonString(node.value);
+    case 'array':
+      return `[${node.items.map(pythonJson).join(', ')}]`;
+    case 'object':
+      return `{${[...node.members].map(([key, value]) => `${jsonString(key)}: ${pythonJson(value)}`).join(', ')}}`;
+  }
+}
+
+/** A JSON string literal; only what JSON demands is escaped. */
+export function jsonString(value: string): string {
+  return `"${escapeJson(value)}"`;
+}
+
+/** The inside of a JSON string literal. Works character by character, so any split of the input gives the same text. */
+export function escapeJson(value: string): string {
+  return value.replace(/["\\\u0000-\u001f]/g, (char) => JSON.stringify(char).slice(1, -1));
+}
+
+/** Python's repr of the number spelled `text`: integers keep their digits, floats are shortest round-trip. */
+export function pythonNumber(text: string): string {
+  if (!/[.eENI]/.test(text)) return text === '-0' ? '0' : text;
+  const value = Number(text);
+  if (Number.isNaN(value)) return 'NaN';
+  if (!Number.isFinite(value)) return value < 0 ? '-Infinity' : 'Infinity';
+  const sign = value < 0 || Object.is(value, -0) ? '-' : '';
+  const [mantissa = '0', power = '0'] = Math.abs(value).toExponential().split('e');
+  const digits = mantissa.replace('.', '');
+  const exponent = Number(power);
+  if (exponent < -4 || exponent >= 16) {
+    const fraction = digits.length > 1 ? `.${digits.slice(1)}` : '';
+    const magnitude = String(Math.abs(exponent)).padStart(2, '0');
+    return `${sign}${digits[0]}${fraction}e${exponent < 0 ? '-' : '+'}${magnitude}`;
+  }
+  if (exponent < 0) return `${sign}0.${'0'.repeat(-exponent - 1)}${digits}`;
+  const whole = digits.slice(0, exponent + 1).padEnd(exponent + 1, '0');
+  return `${sign}${whole}.${digits.slice(exponent + 1) || '0'}`;
+}
+
+const NUMBER = /-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?/y;
+const NON_FINITE = /NaN|-?Infinity/y;
+const SPACE = /[ \t\n\r]*/y;
+const LITERAL = /true|false|null/y;
+
+class Reader {
+  private readonly text: string;
+  private readonly nonFinite: boolean;
+  private position = 0;
+
+  constructor(text: string, nonFinite: boolean) {
+    this.text = text;
+    this.nonFinite = nonFinite;
+  }
+
+  document(): JsonNode {
+    const node = this.value(0);
+    this.match(SPACE);
+    if (this.position < this.text.length) throw this.error('unexpected text after the value');
+    return node;
+  }
+
+  private value(depth: number): JsonNode {
+    if (depth > MAX_JSON_DEPTH) throw this.error(`nesting deeper than ${MAX_JSON_DEPTH}`);
+    this.match(SPACE);
+    const start = this.position;
+    const value = this.bare(depth);
+    return { ...value, start, end: this.position };
+  }
+
+  private bare(depth: number): JsonValue {
+    switch (this.text[this.position]) {
+      case '{':
+        return this.object(depth);
+      case '[':
+        return this.array(depth);
+      case '"':
+        return { kind: 'string', value: this.string() };
+      case undefined:
+        throw this.error('unexpected end of JSON');
+    }
+    const literal = this.match(LITERAL);
+    if (literal === 'null') return { kind: 'null' };
+    if (literal !== undefined) return { kind: 'boolean', value: literal === 'true' };
+    const number = this.match(NUMBER) ?? (this.nonFinite ? this.match(NON_FINITE) : undefined);
+    if (number === undefined) throw this.error('expected a JSON value');
+    return { kind: 'number', text: number };
+  }
+
+  private array(depth: number): JsonValue {
+    const items: JsonNode[] = [];
+    this.position++;
+    if (this.take(']')) return { kind: 'array', items };
+    do items.push(this.value(depth + 1));
+    while (this.take(','));
+    if (!this.take(']')) throw this.error("expected ',' or ']'");
+    return { kind: 'array', items };
+  }
+
+  private object(depth: number): JsonValue {
+    const members = new Map<string, JsonNode>();
+    this.position++;
+    if (this.take('}')) return { kind: 'object', members };
+    do {
+      this.match(SPACE);
+      if (this.text[this.position] !== '"') throw this.error('expected a key in double quotes');
+      const key = this.string();
+      if (!this.take(':')) throw this.error("expected ':'");
+      members.set(key, this.value(depth + 1));
+    } while (this.take(','));
+    if (!this.take('}')) throw this.error("expected ',' or '}'");
+    return { kind: 'object', members };
+  }
+
+  private string(): string {
+    const start = this.position;
+    const end = closingQuote(this.text, start + 1);
+    if (end < 0) throw this.error('unterminated string');
+    this.position = end + 1;
+    try {
+      return JSON.parse(this.text.slice(start, this.position)) as string;
+    } catch {
+      throw new JsonSyntaxError('bad escape or control character in the string', start);
+    }
+  }
+
+  /** Skips white space, then consumes `char` if it comes next. */
+  private take(char: string): boolean {
+    this.match(SPACE);
+    if (this.text[this.position] !== char) return false;
+    this.position++;
+    return true;
+  }
+
+  private match(pattern: RegExp): string | undefined {
+    pattern.lastIndex = this.position;
+    const found = pattern.exec(this.text)?.[0];
+    if (found !== undefined) this.position += found.length;
+    return found;
+  }
+
+  private error(message: string): JsonSyntaxError {
+    return new JsonSyntaxError(message, this.position);
+  }
+}
+
+/** Offset of the first quote at or after `from` that no backslash escapes, or -1. */
+function closingQuote(text: string, from: number): number {
+  for (let i = from; i < text.length; i++) {
+    const char = text[i];
+    if (char === '"') return i;
+    if (char === '\\') i++;
+  }
+  return -1;
+}
