@@ -58,11 +58,10 @@ class Index {
   void check(const std::string& directory, const CheckpointFiles& files) const {
     for (const auto& [tensor, file] : *map_->object()) {
       const CheckpointTensor* found = files.find(tensor);
-      if (found == nullptr) fail(path_, "tensor " + in_quotes(tensor) + ": expected in " + in_quotes(*file.string()) + ", found in no file");
+      const std::string place = "tensor " + in_quotes(tensor) + ": expected in " + in_quotes(*file.string());
+      if (found == nullptr) fail(path_, place + ", found in no file");
       const std::string& actual = files.file(found->file).path();
-      if (actual != in(directory, *file.string())) {
-        fail(path_, "tensor " + in_quotes(tensor) + ": expected in " + in_quotes(*file.string()) + ", found in " + actual);
-      }
+      if (actual != in(directory, *file.string())) fail(path_, place + ", found in " + actual);
     }
     if (map_->object()->size() == files.tensors().size()) return;
     std::vector<std::string_view> listed;
@@ -171,8 +170,8 @@ void CheckpointFiles::sort() {
 }
 
 const CheckpointTensor* CheckpointFiles::find(const std::string& name) const {
-  const auto at = std::lower_bound(tensors_.begin(), tensors_.end(), name,
-                                   [](const CheckpointTensor& tensor, const std::string& key) { return tensor.entry.name < key; });
+  const auto at = std::partition_point(tensors_.begin(), tensors_.end(),
+                                       [&](const CheckpointTensor& tensor) { return tensor.entry.name < name; });
   return at != tensors_.end() && at->entry.name == name ? &*at : nullptr;
 }
 

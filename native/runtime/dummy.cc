@@ -157,8 +157,8 @@ class DummySource : public TensorSource {
   }
 
   TensorView tensor(const std::string& name) const override {
-    const auto at = std::lower_bound(specs_.begin(), specs_.end(), name,
-                                     [](const TensorSpec& spec, const std::string& key) { return spec.name < key; });
+    const auto at =
+        std::partition_point(specs_.begin(), specs_.end(), [&](const TensorSpec& spec) { return spec.name < name; });
     if (at == specs_.end() || at->name != name) {
       throw Error(ErrorCode::kBadCheckpoint, "tensor \"" + name + "\" is not in the configuration");
     }
@@ -194,8 +194,9 @@ class DummySource : public TensorSource {
     Tile& tile = tiles_.at(recipe);
     if (tile.data.empty()) {
       const size_t width = dtype_bytes(recipe.dtype);
-      const std::string key = std::string(dtype_name(recipe.dtype)) + std::to_string(recipe.mean) + std::to_string(recipe.deviation);
-      tile.data = make_tile(recipe, (tile.bytes + width - 1) / width * width, hash(key, seed_));
+      const std::string key = std::to_string(recipe.mean) + " " + std::to_string(recipe.deviation);
+      const uint64_t seed = hash(dtype_name(recipe.dtype), hash(key, seed_));
+      tile.data = make_tile(recipe, (tile.bytes + width - 1) / width * width, seed);
     }
     return tile.data;
   }

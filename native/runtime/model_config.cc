@@ -105,14 +105,15 @@ class Parser {
       for (const JsonValue& ratio : *ratios) by_ratio.push_back(kind_of(ratio, by_ratio.size()));
       const bool windowed = std::all_of(by_ratio.begin() + c_.num_layers, by_ratio.end(),
                                         [](LayerKind kind) { return kind == LayerKind::kSwa; });
-      if (!windowed) r_.unsupported("expected compress_ratios of the blocks behind layer " + std::to_string(count - 1) + " to be 0");
+      if (!windowed) r_.unsupported("expected compress_ratios behind layer " + std::to_string(count - 1) + " to be 0");
       by_ratio.resize(count);
     }
     if (const JsonValue::Array* types = r_.list({"layer_types"}, count)) {
       for (size_t i = 0; i < count; ++i) by_type.push_back(kind_of((*types)[i], i));
     }
     if (by_ratio.empty() && by_type.empty()) r_.bad("expected compress_ratios or layer_types, found neither");
-    if (!by_ratio.empty() && !by_type.empty() && by_ratio != by_type) r_.bad("compress_ratios and layer_types contradict each other");
+    const bool both = !by_ratio.empty() && !by_type.empty();
+    if (both && by_ratio != by_type) r_.bad("compress_ratios and layer_types contradict each other");
     return by_ratio.empty() ? by_type : by_ratio;
   }
 
@@ -122,8 +123,8 @@ class Parser {
       if (value.integer() != nullptr && *value.integer() == type.ratio) return type.kind;
       if (value.string() != nullptr && *value.string() == type.name) return type.kind;
     }
-    r_.unsupported("layer " + std::to_string(layer) + ": expected a compression ratio of 0, 4 or 128 (or its layer type), found " +
-                   value.describe());
+    r_.unsupported("layer " + std::to_string(layer) +
+                   ": expected a compression ratio of 0, 4 or 128 (or its layer type), found " + value.describe());
   }
 
   void check_rates() const {
@@ -163,7 +164,9 @@ class Parser {
       if (!hashed && !(type == JsonValue(std::string("moe")))) {
         r_.unsupported("expected mlp_layer_types of \"hash_moe\" or \"moe\", found " + type.describe());
       }
-      if (hashed && count != layer) r_.unsupported("expected the hash_moe layers first, found one at layer " + std::to_string(layer));
+      if (hashed && count != layer) {
+        r_.unsupported("expected the hash_moe layers first, found one at layer " + std::to_string(layer));
+      }
       count += hashed;
     }
     if (r_.integer_or({"num_hash_layers", "n_hash_layers"}, 0, c_.num_layers, count) != count) {
@@ -257,7 +260,8 @@ class Parser {
       if (first.integer() != nullptr && *first.integer() >= 0 && *first.integer() < c_.vocab_size) {
         return static_cast<int>(*first.integer());
       }
-      r_.bad("expected " + r_.name(keys) + " to list token ids below " + std::to_string(c_.vocab_size) + ", found " + first.describe());
+      r_.bad("expected " + r_.name(keys) + " to list token ids below " + std::to_string(c_.vocab_size) + ", found " +
+             first.describe());
     }
     return r_.integer_or(keys, 0, c_.vocab_size - 1, std::min(fallback, c_.vocab_size - 1));
   }

@@ -61,8 +61,8 @@ class EntryReader {
     if (overflows) refuse(name, "the size of " + describe_tensor(entry.dtype, entry.shape) + " overflows");
     const uint64_t expected = static_cast<uint64_t>(elements) * width;
     if (expected != entry.bytes) {
-      refuse(name, describe_tensor(entry.dtype, entry.shape) + " takes " + std::to_string(expected) + " bytes, data_offsets give " +
-                     std::to_string(entry.bytes));
+      refuse(name, describe_tensor(entry.dtype, entry.shape) + " takes " + std::to_string(expected) +
+                       " bytes, data_offsets give " + std::to_string(entry.bytes));
     }
     return entry;
   }
@@ -89,7 +89,8 @@ class EntryReader {
   std::vector<int64_t> shape(const std::string& name, const JsonValue& value) const {
     if (value.array() == nullptr) refuse(name, "expected a list as shape, found " + value.describe());
     if (value.array()->size() > kMaxDims) {
-      refuse(name, "expected at most " + std::to_string(kMaxDims) + " dimensions, found " + std::to_string(value.array()->size()));
+      refuse(name, "expected at most " + std::to_string(kMaxDims) + " dimensions, found " +
+                       std::to_string(value.array()->size()));
     }
     std::vector<int64_t> dims;
     for (const JsonValue& item : *value.array()) {
@@ -121,7 +122,9 @@ class EntryReader {
 void check_metadata(const JsonValue& value, const std::string& where) {
   if (value.object() == nullptr) fail(where, "expected __metadata__ to be an object, found " + value.describe());
   for (const auto& [key, text] : *value.object()) {
-    if (text.string() == nullptr) fail(where, "expected __metadata__ " + in_quotes(key) + " to be a string, found " + text.describe());
+    if (text.string() == nullptr) {
+      fail(where, "expected __metadata__ " + in_quotes(key) + " to be a string, found " + text.describe());
+    }
   }
 }
 
@@ -135,14 +138,15 @@ void check_coverage(const std::vector<SafetensorsEntry>& entries, uint64_t begin
                       std::to_string(reached - entry.offset) + " bytes");
     }
     if (entry.offset > reached) {
-      fail(where, std::to_string(entry.offset - reached) + " bytes before tensor " + in_quotes(entry.name) + " belong to no tensor");
+      fail(where, std::to_string(entry.offset - reached) + " bytes before tensor " + in_quotes(entry.name) +
+                      " belong to no tensor");
     }
     reached = entry.offset + entry.bytes;
     before = &entry;
   }
   if (reached != end) {
-    fail(where, std::to_string(end - reached) + " bytes behind the last tensor" +
-                    (before != nullptr ? " " + in_quotes(before->name) : "") + " belong to no tensor; the file is oversized");
+    const std::string last = before != nullptr ? "tensor " + in_quotes(before->name) : "the header";
+    fail(where, std::to_string(end - reached) + " bytes behind " + last + " belong to no tensor; the file is oversized");
   }
 }
 

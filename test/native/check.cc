@@ -57,18 +57,16 @@ void skip(const std::string& reason) {
   throw Ended{};
 }
 
-void check_thrown(Place place, const char* text, const Error* error, ErrorCode code, std::initializer_list<std::string_view> parts) {
+void check_thrown(Place place, const char* text, const Error* error, const Expected& expected) {
   if (error == nullptr) {
-    fail(place, std::string(text) + ": threw nothing, expected " + error_code_name(code));
+    fail(place, std::string(text) + ": threw nothing, expected " + error_code_name(expected.code));
     return;
   }
-  if (error->code() != code) {
-    fail(place, std::string(text) + ": threw " + code_and_message(*error) + ", expected " + error_code_name(code));
-  }
-  for (std::string_view part : parts) {
-    if (std::string_view(error->what()).find(part) == std::string_view::npos) {
-      fail(place, std::string(text) + ": threw " + code_and_message(*error) + ", which lacks \"" + std::string(part) + "\"");
-    }
+  const std::string thrown = std::string(text) + ": threw " + code_and_message(*error);
+  if (error->code() != expected.code) fail(place, thrown + ", expected " + error_code_name(expected.code));
+  for (std::string_view part : expected.parts) {
+    const bool there = std::string_view(error->what()).find(part) != std::string_view::npos;
+    if (!there) fail(place, thrown + ", which lacks \"" + std::string(part) + "\"");
   }
 }
 

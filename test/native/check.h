@@ -31,7 +31,13 @@ struct Ended {};  // thrown by REQUIRE and SKIP
 bool add(const char* title, void (*body)());
 void fail(Place place, const std::string& message);
 [[noreturn]] void skip(const std::string& reason);
-void check_thrown(Place place, const char* text, const Error* error, ErrorCode code, std::initializer_list<std::string_view> parts);
+
+/// What CHECK_THROWS_CODE expects.
+struct Expected {
+  ErrorCode code;
+  std::initializer_list<std::string_view> parts;
+};
+void check_thrown(Place place, const char* text, const Error* error, const Expected& expected);
 
 /// Readable form of a value in a failure.
 template <class T>
@@ -55,7 +61,8 @@ bool equal(const A& actual, const B& expected) {
   if constexpr (std::is_integral_v<A> && std::is_integral_v<B> && !std::is_same_v<A, bool> && !std::is_same_v<B, bool>) {
     const bool actual_negative = std::is_signed_v<A> && actual < A{};
     const bool expected_negative = std::is_signed_v<B> && expected < B{};
-    return actual_negative == expected_negative && static_cast<unsigned long long>(actual) == static_cast<unsigned long long>(expected);
+    using Widest = unsigned long long;
+    return actual_negative == expected_negative && static_cast<Widest>(actual) == static_cast<Widest>(expected);
   } else {
     return actual == expected;
   }
@@ -108,8 +115,8 @@ inline void check_near(Place place, const char* text, double actual, double expe
   do {                                                                                                      \
     try {                                                                                                   \
       static_cast<void>(expression);                                                                        \
-      ::twelvex::check::check_thrown(CHECK_PLACE_, #expression, nullptr, code, {__VA_ARGS__});              \
+      ::twelvex::check::check_thrown(CHECK_PLACE_, #expression, nullptr, {code, {__VA_ARGS__}});            \
     } catch (const ::twelvex::Error& check_error) {                                                         \
-      ::twelvex::check::check_thrown(CHECK_PLACE_, #expression, &check_error, code, {__VA_ARGS__});         \
+      ::twelvex::check::check_thrown(CHECK_PLACE_, #expression, &check_error, {code, {__VA_ARGS__}});       \
     }                                                                                                       \
   } while (false)
