@@ -109,7 +109,7 @@ void PlanValidator::check_shapes(const StepInput& input) const {
 
 void PlanValidator::check_rows(const StepInput& input) {
   const Limits& limits = bounds_.limits;
-  int64_t tokens = 0, logit_rows = 0;
+  int64_t tokens = 0;
   for (size_t r = 0; r < input.slot.size(); ++r) {
     const std::string where = at_row(static_cast<int>(r));
     const int64_t position = input.position[r], count = input.count[r], drafts = input.drafts[r];
@@ -131,12 +131,7 @@ void PlanValidator::check_rows(const StepInput& input) {
     }
     const bool all = (flags & (kRowAllLogits | kRowAllLogprobs)) != 0;
     if (all && !limits.diagnostics) fail(where + "asks for every token's logits or logprobs; load with diagnostics for that");
-    logit_rows += all ? count : samples ? 1 + drafts : 0;
     tokens += count;
-  }
-  const int64_t most_logits = std::max<int64_t>(limits.step_tokens, static_cast<int64_t>(limits.rows) * (1 + limits.mtp));
-  if (logit_rows > most_logits) {
-    fail("logits of " + std::to_string(logit_rows) + " positions, at most " + std::to_string(most_logits) + " in a step");
   }
   if (tokens > limits.step_tokens) {
     fail(std::to_string(tokens) + " tokens, the model was loaded for " + std::to_string(limits.step_tokens));
