@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: MIT
+// Attention over the window and the compressed entries, with its projections (spec/checkpoint.md, "Attention").
+#include "cpu_ops.h"
+
+namespace twelvex::cpu {
+
+namespace {
+
+const Rotation& rotation(const BatchTokens& tokens, LayerKind kind, size_t token) {
+  return kind == LayerKind::kSwa ? tokens.plain[token] : tokens.compressed[token];
+}
+
+}  // namespace
+
+void CpuOps::project_query_kv(const Batch& batch, const AttentionWeights& weights, Array hidden, Array latent, Array query, Array kv) {
+  const BatchTokens& tokens = StepBatches::of(batch);
+  const int count = batch.tokens, rank = config_.q_lora_rank;
+  const float* in = input_of(weights.wq_a, floats_of(hidden), count, config_.hidden_size);
+  const GemmJob down[] = {product(weights.wq_a, in, count, floats_of(latent)), product(weights.wkv, in, count, floats_of(kv))};
+  run_gemms(pool_, kernels_, down);
+  for_tokens(count, 16, [&](int first, int end, int) {
+    for (auto t = static_cast<size_t>(first); t < static_cast<size_t>(end); ++t) {
+      float* low = floats_of(latent) + t * static_cast<size_t>(rank);
+      rms_norm(low, floats_of(weights.q_norm), rank, low);
+      float* key = floats_of(kv) + t * kHeadDim;
+      rms_norm(key, floats_of(weights.kv_norm), kHeadDim, key);
+      rotate(rotation(tokens, weights.kind, t), key + kNopeDim);
+    }
+  });
+  const GemmJob up[] = {product(weights.wq_b, input_of(weights.wq_b, floats_of(latent), count, rank), count, floats_of(query))};
+  run_gemms(pool_, kernels_, up);
+  for_tokens(count, 16, [&](int first, int end, int) {
+    for (auto t = static_cast<size_t>(first); t < static_cast<size_t>(end); ++t) {
+      for (size_t h = 0; h < static_cast<size_t>(weights.heads); ++h) {
+        float* head = floats_of(query) + (t * static_cast<size_t>(weights.heads) + h) * kHeadDim;
+        const float factor = 1.0f / std::sqrt(kernels_.square_sum(head, kHeadDim) / kHeadDim + config_.rms_norm_eps);
+        for (int i = 0; i < kHeadDim; ++i) head[i] *= factor;
+        rotate(rotation(tokens, weights.kind, t), head + kNopeDim);
+      }
+    }
+  });
+}
+
+void CpuOps::store_window(const Batch& batch, int layer, Array kv) {
+  const BatchTokens& tokens = StepBatches::of(batch);
+  for_tokens(batch.tokens, 32, [&](int first, int end, int) {
+    for (auto t = static_cast<size_t>(first); t < static_cast<size_t>(end); ++t) {
+      const int at = tokens.cache_row[t];
+      const RowBlock block = cache_->window(layer, batches_->window_block(tokens.row[t], at));
+      store_row(cache_->format(), block, at % kWindow, floats_of(kv) + t * kHeadDim);
+    }
+  });
+}
+
+/// One call of attend.
+struct CpuOps::Attend {
+  const BatchTokens* tokens = nullptr;
+  int layer = 0;
+  LayerKind kind = LayerKind::kSwa;
+  const float* query = nullptr;       // [T, H, 512]
+  const float* sinks = nullptr;
+  const int32_t* selection = nullptr;  // [T, index_topk]
+  int topk = 0;
+  int heads = 0;
+  float* attended = nullptr;
+
+  size_t token(int t) const { return static_cast<size_t>(t); }
+  int window_begin(int t) const { return std::max(tokens->first_cache_row, tokens->cache_row[token(t)] - kWindow + 1); }
+  int window_rows(int t) const { return tokens->cache_row[token(t)] + 1 - window_begin(t); }
+  /// Compressed entries that a token sees.
+  int entries(int t) const {
+    const int seen = tokens->position[token(t)] + 1;
+    if (kind == LayerKind::kSwa) return 0;
+    return kind == LayerKind::kHca ? seen / kHcaRatio : std::min(topk, seen / kCsaRatio);
+  }
+};
+
+/// Candidate rows [first, first + count) of a token, window first, oldest first.
+int CpuOps::gather_rows(const Attend& work, int token, int first, int count, const float** rows, WorkerScratch& scratch) const {
+  const int row = work.tokens->row[work.token(token)], window = work.window_rows(token), begin = work.window_begin(token);
+  const int per_block = work.kind == LayerKind::kCsa ? kBlockTokens / kCsaRatio : 1;
+  const int32_t* chosen = work.selection + work.token(token) * static_cast<size_t>(work.topk);
+  for (int i = 0; i < count; ++i) {
+    const int candidate = first + i;
+    float* space = scratch.rows + static_cast<size_t>(i) * kHeadDim;
+    if (candidate < window) {
+      const int at = begin + candidate;
+      const RowBlock block = cache_->window(work.layer, batches_->window_block(row, at));
+      rows[i] = row_values(kernels_, cache_->format(), block, at % kWindow, space);
+    } else {
+      const int entry = work.kind == LayerKind::kCsa ? chosen[candidate - window] : candidate - window;
+      const RowBlock block = cache_->context(work.layer, batches_->context_block(row, entry / per_block), false);
+      rows[i] = row_values(kernels_, cache_->format(), block, entry % per_block, space);
+    }
+  }
+  return count;
+}
+
+/// Softmax in one pass over chunks of candidates, with the sink as the first score, which has no value.
+void CpuOps::attend_heads(const Attend& work, int token, int first_head, int heads, WorkerScratch& scratch) const {
+  const float scale = 1.0f / std::sqrt(static_cast<float>(kHeadDim));
+  const size_t at = (work.token(token) * static_cast<size_t>(work.heads) + static_cast<size_t>(first_head)) * kHeadDim;
+  float *out = work.attended + at, *top = scratch.running, *total = top + heads, *rescale = total + heads;
+  std::memset(out, 0, static_cast<size_t>(heads) * kHeadDim * sizeof(float));
+  for (int h = 0; h < heads; ++h) {
+    top[h] = work.sinks[first_head + h];
+    total[h] = 1.0f;
+  }
+  const int candidates = work.window_rows(token) + work.entries(token);
+  const float* rows[kAttendChunk];
+  for (int first = 0; first < candidates; first += kAttendChunk) {
+    const int count = gather_rows(work, token, first, std::min(kAttendChunk, candidates - first), rows, scratch);
+    kernels_.dot({work.query + at, kHeadDim, heads, kHeadDim, rows, count, scratch.scores, kAttendChunk});
+    for (int h = 0; h < heads; ++h) {
+      float* scores = scratch.scores + h * kAttendChunk;
+      const float higher = std::max(top[h], kernels_.largest(scores, count) * scale);
+      rescale[h] = std::exp(top[h] - higher);
+      total[h] = total[h] * rescale[h] + kernels_.exp_sum(scores, count, scale, higher);
+      top[h] = higher;
+    }
+    kernels_.mix({scratch.scores, kAttendChunk, rescale, heads, rows, count, out});
+  }
+  for (int h = 0; h < heads; ++h) {
+    float* head = out + h * kHeadDim;
+    for (int i = 0; i < kHeadDim; ++i) head[i] /= total[h];
+    rotate_back(rotation(*work.tokens, work.kind, work.token(token)), head + kNopeDim);
+  }
+}
+
+void CpuOps::attend(const Batch& batch, int layer, const AttentionWeights& weights, Array query, Array selection, Array attended) {
+  Attend work;
+  work.tokens = &StepBatches::of(batch);
+  work.layer = layer;
+  work.kind = weights.kind;
+  work.query = floats_of(query);
+  work.sinks = floats_of(weights.sinks);
+  work.selection = static_cast<const int32_t*>(selection.data);
+  work.topk = config_.index_topk;
+  work.heads = weights.heads;
+  work.attended = floats_of(attended);
+  if (work.heads == 0) return;
+  // One token's heads are shared out when there are fewer tokens than threads.
+  const int parts = std::clamp(pool_.threads() / std::max(1, batch.tokens), 1, work.heads);
+  pool_.run(batch.tokens * parts, [&](int item, int worker) {
+    const int part = item % parts, begin = work.heads * part / parts, end = work.heads * (part + 1) / parts;
+    attend_heads(work, item / parts, begin, end - begin, workers_[static_cast<size_t>(worker)]);
+  });
+}
+
+void CpuOps::project_output(const Batch& batch, const AttentionWeights& weights, Array attended, Array output) {
+  const int count = batch.tokens, groups = weights.groups;
+  const int64_t width = static_cast<int64_t>(weights.heads) * kHeadDim, rank = config_.o_lora_rank;
+  scratch_.jobs.clear();
+  if (groups > 0) {
+    const float* in = input_of(weights.wo_a, floats_of(attended), count, width);
+    for (int g = 0; g < groups; ++g) {
+      GemmJob job = product(weights.wo_a, in + g * weights.wo_a.cols, count, scratch_.low_rank + g * rank);
+      job.x_stride = static_cast<size_t>(width);
+      job.out_stride = static_cast<size_t>(groups * rank);
+      job.panels = static_cast<const uint8_t*>(job.panels) + static_cast<size_t>(g * rank / kPanel) * panel_bytes(weights.wo_a);
+      job.panel_count = static_cast<int>(rank / kPanel);
+      job.columns = rank;
+      scratch_.jobs.push_back(job);
+    }
+    run_gemms(pool_, kernels_, scratch_.jobs);
+  }
+  const GemmJob last[] = {product(weights.wo_b, input_of(weights.wo_b, scratch_.low_rank, count, groups * rank), count, floats_of(output))};
+  run_gemms(pool_, kernels_, last);
+}
+
+}  // namespace twelvex::cpu
