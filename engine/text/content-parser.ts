@@ -125,7 +125,8 @@ export class ContentParser {
       case 'value':
         return this.valueText(text);
       case 'plain':
-        this.events.add({ kind: 'answer', text });
+        return this.events.add({ kind: 'answer', text });
+      case 'done':
     }
   }
 
@@ -148,6 +149,8 @@ export class ContentParser {
         return;
       case 'plain':
         if (!isSilent(literal)) this.events.add({ kind: 'answer', text: literal });
+        return;
+      case 'done':
     }
   }
 

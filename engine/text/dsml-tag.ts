@@ -31,8 +31,8 @@ const WORDS = Object.keys(NAMES);
 const MAX_TAG_UNITS = 1024;
 
 const HEAD = /[a-z_]+/y;
-/** Attribute, or the beginning of one at the end of the text. */
-const ATTRIBUTE = /\s+(?:([a-z]+)(?:=(?:"(?:([^"]*)(")?)?)?)?)?/y;
+/** Attribute, or the beginning of one at the end of the text. A quote ends a value only before white space or `>`. */
+const ATTRIBUTE = /\s+(?:([a-z]+)(?:=(?:"((?:[^"]|"(?=[^\s>]))*)(?:(")(?=[\s>])|"?$))?)?)?/y;
 const END = /\s*>/y;
 
 /** Source text of a pending tag, with its lead. */
@@ -47,12 +47,12 @@ export function tagOpening(tag: PendingTag): string {
 
 /** The tag that `text` begins with; 'partial' while more text could make it one, 'bad' once none can. */
 export function readTag(tag: PendingTag): Tag | 'partial' | 'bad' {
-  const result = scanTag(tag);
-  const length = typeof result === 'string' ? tag.text.length : result.length;
-  return length > MAX_TAG_UNITS ? 'bad' : result;
+  const text = tag.text.slice(0, MAX_TAG_UNITS + 1);
+  const result = scanTag(text, tag.closing);
+  return result === 'partial' && text.length > MAX_TAG_UNITS ? 'bad' : result;
 }
 
-function scanTag({ text, closing }: PendingTag): Tag | 'partial' | 'bad' {
+function scanTag(text: string, closing: boolean): Tag | 'partial' | 'bad' {
   const head = match(HEAD, text, 0) ?? '';
   if (head.length === text.length) return WORDS.some((word) => word.startsWith(head)) ? 'partial' : 'bad';
   const name = Object.hasOwn(NAMES, head) ? NAMES[head] : undefined;
