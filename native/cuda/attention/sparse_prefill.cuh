@@ -1,0 +1,447 @@
+// SPDX-License-Identifier: MIT
+// Kernel of sparse prefill attention (sparse_prefill.cu launches it; bench/kernels times its configurations).
+//
+// One work item is a token x 16 or 32 heads; persistent blocks walk over items. A gathered KV row enters shared memory
+// once and serves all heads of the block, as key and as value.
+//
+//   four producer warps -> ring of kStages slots (kTile rows of 1,024 + 16 bytes) -> eight math warps
+//     full[s]:  the slot's rows are there. Bulk copies complete it by bytes (bf16 rows); widening warps arrive (fp8).
+//     empty[s]: one arrival per math warp; the slot may be overwritten.
+//   Producers take tiles in turns (each warp one bf16 tile, each pair one fp8 tile), so that the chain index -> block table ->
+//   row of one tile runs beside the others'. (One warp for all tiles: 142 TFLOP/s on an H100, waiting for that chain.)
+//   The item's query is a slot of the same ring, in front of its candidate tiles, so that it is prefetched like them.
+//
+//   Per tile, math warp w:  S: candidates half (w & 1), dims quarter (w >> 1), query fragments held in registers.
+//     Quarter sums meet in `partial` | barrier | 256 threads: sum, online softmax, weights to bf16 | barrier |
+//     O[:, 64 w .. 64 w + 63] += weights * rows.
+//   Reads of shared memory per 64 candidates: 64 KB keys, 32 + 32 KB partial sums, 96 KB weights and values.
+//
+// Row stride 1,040 = 65 x 16 bytes; 65 is odd, so the eight rows of one ldmatrix fall into eight bank groups.
+#pragma once
+
+#include <type_traits>
+
+#include "arch/async_copy.cuh"
+#include "arch/mma.cuh"
+#include "attention/candidates.cuh"
+#include "attention/sparse_prefill.h"
+#include "common/convert.cuh"
+#include "common/reduce.cuh"
+
+namespace twelvex::cuda::prefill {
+
+inline constexpr int kMathWarps = 8;
+inline constexpr int kMathThreads = kMathWarps * 32;
+inline constexpr int kProducerWarps = 4;        // registers move between groups of four warps
+inline constexpr int kQuarters = 4;             // of the 512 dims
+inline constexpr int kRowStride = kBf16RowBytes + 16;
+inline constexpr int kMathBarrier = 1;
+inline constexpr float kLog2e = 1.4426950408889634f;
+
+template <int kHeads, int kTile, int kStages, bool kFp8>
+struct Config {
+  static constexpr int heads = kHeads, tile = kTile, stages = kStages;
+  static constexpr bool fp8 = kFp8;
+  static constexpr int warps_per_tile = kFp8 ? 2 : 1;  // of the four producers
+  static constexpr int threads = kMathThreads + kProducerWarps * 32;
+  // Two math warps and one producer share a quarter of the 64 K registers: 512 a lane.
+  static constexpr int math_registers = kFp8 ? 184 : 208, producer_registers = kFp8 ? 136 : 88;
+  static_assert(2 * math_registers + producer_registers <= 512);
+  static_assert(kHeads <= kTile, "the query takes one slot");
+};
+
+template <class C>
+struct alignas(128) SmemPlan {
+  uint8_t rows[C::stages][C::tile][kRowStride];
+  union {
+    float partial[kQuarters][C::heads][C::tile + 8];
+    __nv_bfloat16 staged[kMathWarps][16][64 + 8];          // the output, 16 rows at a time
+  };
+  __nv_bfloat16 weights[C::heads][C::tile + 8];
+  float rescale[C::heads];                               // of the accumulated output; at the end 1 / denominator
+  uint32_t valid[C::stages][C::tile / 32];               // bit i: candidate i of the tile counts
+  uint64_t full[C::stages], empty[C::stages];
+};
+
+/// Position in the ring; producers and consumers walk it in step.
+struct Cursor {
+  int slot = 0;
+  uint32_t phase = 0;
+  template <int kStages>
+  __device__ __forceinline__ void next() {
+    if (++slot == kStages) slot = 0, phase ^= 1;
+  }
+};
+
+// ---------------------------------------------------------------- producers
+
+template <class C>
+__device__ __forceinline__ void load_query(const SparsePrefillParams& p, SmemPlan<C>& s, int slot, int token, int head0, int lane) {
+  const int heads = min(C::heads, p.heads - head0);
+  asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory");
+  if (lane == 0) mbarrier_arrive_expect(&s.full[slot], heads * kBf16RowBytes);
+  __syncwarp();
+  const __nv_bfloat16* q = p.query + (static_cast<size_t>(token) * p.heads + head0) * kHeadDim;
+  for (int h = lane; h < heads; h += 32) bulk_copy(s.rows[slot][h], q + h * kHeadDim, kBf16RowBytes, &s.full[slot]);
+}
+
+/// bf16 rows: one bulk copy a row. Invalid candidates load the token's own row (finite) and are masked.
+template <class C>
+struct Bf16Tile {
+  static constexpr int kRows = C::tile / 32;  // of this lane
+  const uint8_t* row[kRows];
+  uint32_t mask[kRows];
+
+  __device__ __forceinline__ void load(const SparsePrefillParams& p, const CandidateList& list, int first, int lane) {
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      const int c = first + i * 32 + lane, id = list.id(c);
+      mask[i] = __ballot_sync(kFullWarp, id >= 0);
+      row[i] = bf16_row(p.batch, p.kv, list.row, id >= 0 && c < list.compressed, id >= 0 ? id : list.own_position());
+    }
+  }
+
+  __device__ __forceinline__ void store(SmemPlan<C>& s, int slot, int member, int lane) const {
+    if (lane == 0) {
+#pragma unroll
+      for (int i = 0; i < kRows; ++i) s.valid[slot][i] = mask[i];
+      mbarrier_arrive_expect(&s.full[slot], C::tile * kBf16RowBytes);
+    }
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) bulk_copy(s.rows[slot][i * 32 + lane], row[i], kBf16RowBytes, &s.full[slot]);
+  }
+};
+
+/// fp8 rows, widened on the way: each warp of the pair brings half the rows. The 28 pieces of 16 e4m3 of a row pass through
+/// registers, loaded before the slot is free so that their latency hides behind the wait; the 128 bytes of bf16 follow as a
+/// bulk copy.
+template <class C>
+struct Fp8Tile {
+  static constexpr int kRows = C::tile / 2;          // of this warp
+  static constexpr int kPieces = kRows * 28 / 32;    // of this lane
+  static_assert(kRows == 16);
+  const uint8_t* data;   // of row `lane`, lanes < kRows
+  uint2 scales;
+  uint32_t mask;         // validity of this warp's rows
+  uint4 piece[kPieces];
+
+  __device__ __forceinline__ void load(const SparsePrefillParams& p, const CandidateList& list, int first, int lane) {
+    data = nullptr;
+    int id = -1;
+    scales = make_uint2(0, 0);
+    if (lane < kRows) {
+      id = list.id(first + lane);
+      const bool compressed = id >= 0 && first + lane < list.compressed;
+      const PagedRow at = paged_row(p.batch, p.kv, list.row, compressed, id >= 0 ? id : list.own_position());
+      data = at.pages->row_fp8(at.block, at.row);
+      scales = *reinterpret_cast<const uint2*>(at.pages->scales_fp8(at.block, at.row));
+    }
+    mask = __ballot_sync(kFullWarp, id >= 0) & ((1u << kRows) - 1);
+#pragma unroll
+    for (int i = 0; i < kPieces; ++i) {
+      const int c = i * 32 + lane;
+      const uint64_t row = __shfl_sync(kFullWarp, reinterpret_cast<uint64_t>(data), c / 28);
+      piece[i] = __ldg(reinterpret_cast<const uint4*>(row) + c % 28);
+    }
+  }
+
+  __device__ __forceinline__ void store(SmemPlan<C>& s, int slot, int member, int lane) const {
+    uint8_t(*rows)[kRowStride] = s.rows[slot] + member * kRows;
+    if (lane == 0) {
+      reinterpret_cast<uint16_t*>(s.valid[slot])[member] = static_cast<uint16_t>(mask);
+      mbarrier_expect(&s.full[slot], kRows * kRopeDim * 2);
+    }
+    __syncwarp();
+    if (lane < kRows) bulk_copy(rows[lane] + kNopeDim * 2, data + kNopeDim, kRopeDim * 2, &s.full[slot]);
+#pragma unroll
+    for (int i = 0; i < kPieces; ++i) {
+      const int c = i * 32 + lane, row = c / 28, at = c % 28, group = at / 4;
+      const uint32_t low = __shfl_sync(kFullWarp, scales.x, row), high = __shfl_sync(kFullWarp, scales.y, row);
+      const uint8_t byte = ((group < 4 ? low : high) >> (group % 4 * 8)) & 0xff;
+      const bf162 scale = __float2bfloat162_rn(e8m0_to_float(byte));
+      uint2 wide[4] = {e4m3x4_to_bf16x4(piece[i].x), e4m3x4_to_bf16x4(piece[i].y), e4m3x4_to_bf16x4(piece[i].z),
+                       e4m3x4_to_bf16x4(piece[i].w)};
+      auto* pairs = reinterpret_cast<bf162*>(wide);
+#pragma unroll
+      for (int k = 0; k < 8; ++k) pairs[k] = __hmul2(pairs[k], scale);
+      auto* out = reinterpret_cast<uint4*>(rows[row] + at * 32);
+      out[0] = make_uint4(wide[0].x, wide[0].y, wide[1].x, wide[1].y);
+      out[1] = make_uint4(wide[2].x, wide[2].y, wide[3].x, wide[3].y);
+    }
+    __syncwarp();
+    if (lane == 0) mbarrier_arrive(&s.full[slot]);
+  }
+};
+
+template <class C>
+__device__ void produce(const SparsePrefillParams& p, SmemPlan<C>& s, int items, int groups, int warp, int lane) {
+  constexpr int kTeams = kProducerWarps / C::warps_per_tile;
+  const int team = warp / C::warps_per_tile, member = warp % C::warps_per_tile;
+  Cursor at;
+  int turn = 0;
+  for (int item = blockIdx.x; item < items; item += gridDim.x) {
+    const int token = p.first_token + item / groups;
+    const CandidateList list = CandidateList::of(p.batch, p.kind, p.selection, p.topk, token);
+    if (list.total == 0) continue;
+    if (turn++ % kTeams == team) {
+      mbarrier_wait(&s.empty[at.slot], at.phase ^ 1);
+      if (member == 0) {
+        load_query<C>(p, s, at.slot, token, item % groups * C::heads, lane);
+      } else if (lane == 0) {
+        mbarrier_arrive(&s.full[at.slot]);
+      }
+    }
+    at.next<C::stages>();
+    for (int first = 0; first < list.total; first += C::tile) {
+      if (turn++ % kTeams == team) {
+        std::conditional_t<C::fp8, Fp8Tile<C>, Bf16Tile<C>> tile;
+        tile.load(p, list, first + member * (C::tile / C::warps_per_tile), lane);
+        mbarrier_wait(&s.empty[at.slot], at.phase ^ 1);
+        tile.store(s, at.slot, member, lane);
+      }
+      at.next<C::stages>();
+    }
+  }
+}
+
+// ---------------------------------------------------------------- math warps
+
+/// Registers of one math thread.
+template <class C>
+struct MathState {
+  static constexpr int kM = C::heads / 16;
+  static constexpr int kLanesPerRow = kMathThreads / C::heads;   // softmax: 8 or 16 threads a head
+  static constexpr int kValues = C::tile / kLanesPerRow;         // 2, 4 or 8 scores a thread
+  uint32_t q[kM][8][4];       // query fragments of this warp's quarter
+  float out[kM][8][4];        // output fragments: 64 columns
+  float row_max, row_sum;     // of softmax row threadIdx.x / kLanesPerRow; row_max in units of log2
+};
+
+template <class C>
+__device__ __forceinline__ void read_query(MathState<C>& r, const uint8_t (*rows)[kRowStride], int warp, int lane) {
+  const uint32_t base = smem_address(rows) + (lane % 16) * kRowStride + (warp >> 1) * 256 + (lane / 16) * 16;
+#pragma unroll
+  for (int m = 0; m < MathState<C>::kM; ++m)
+#pragma unroll
+    for (int k = 0; k < 8; ++k) ldmatrix_x4(r.q[m][k], base + m * 16 * kRowStride + k * 32);
+}
+
+/// Quarter sums of the scores of this warp's half of the tile -> partial.
+template <class C>
+__device__ __forceinline__ void score_tile(const MathState<C>& r, SmemPlan<C>& s, int slot, int warp, int lane) {
+  constexpr int kM = MathState<C>::kM, kPairs = C::tile / 32;
+  float acc[kM][2 * kPairs][4] = {};
+  const int half = (warp & 1) * (C::tile / 2), quarter = warp >> 1;
+  const uint32_t base = smem_address(s.rows[slot]) + (half + lane % 8 + lane / 16 * 8) * kRowStride + quarter * 256 + (lane / 8 % 2) * 16;
+#pragma unroll
+  for (int k = 0; k < 8; ++k) {
+#pragma unroll
+    for (int n = 0; n < kPairs; ++n) {
+      uint32_t b[4];
+      ldmatrix_x4(b, base + n * 16 * kRowStride + k * 32);
+#pragma unroll
+      for (int m = 0; m < kM; ++m) {
+        mma_bf16(acc[m][2 * n], r.q[m][k], b[0], b[1]);
+        mma_bf16(acc[m][2 * n + 1], r.q[m][k], b[2], b[3]);
+      }
+    }
+  }
+  const int g = lane / 4, column = half + lane % 4 * 2;
+#pragma unroll
+  for (int m = 0; m < kM; ++m)
+#pragma unroll
+    for (int n = 0; n < 2 * kPairs; ++n) {
+      auto& rows = s.partial[quarter];
+      *reinterpret_cast<float2*>(&rows[m * 16 + g][column + n * 8]) = make_float2(acc[m][n][0], acc[m][n][1]);
+      *reinterpret_cast<float2*>(&rows[m * 16 + g + 8][column + n * 8]) = make_float2(acc[m][n][2], acc[m][n][3]);
+    }
+}
+
+/// One online-softmax step for this thread's scores: partial -> weights, rescale.
+template <class C>
+__device__ __forceinline__ void softmax_tile(MathState<C>& r, SmemPlan<C>& s, int slot, float scale) {
+  constexpr int kLanes = MathState<C>::kLanesPerRow, kValues = MathState<C>::kValues;
+  constexpr int kVector = kValues < 4 ? kValues : 4, kChunks = kValues / kVector;
+  const int row = threadIdx.x / kLanes, j = threadIdx.x % kLanes;
+  float v[kValues];
+#pragma unroll
+  for (int c = 0; c < kChunks; ++c) {
+    const int column = (c * kLanes + j) * kVector;
+    const uint32_t valid = s.valid[slot][column / 32] >> (column % 32);
+    float sum[kVector] = {};
+#pragma unroll
+    for (int k = 0; k < kQuarters; ++k) {
+      if constexpr (kVector == 4) {
+        const float4 f = *reinterpret_cast<const float4*>(&s.partial[k][row][column]);
+        sum[0] += f.x, sum[1] += f.y, sum[2] += f.z, sum[3] += f.w;
+      } else {
+        const float2 f = *reinterpret_cast<const float2*>(&s.partial[k][row][column]);
+        sum[0] += f.x, sum[1] += f.y;
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) v[c * kVector + i] = (valid >> i & 1) ? sum[i] * scale : -INFINITY;
+  }
+  float top = v[0];
+#pragma unroll
+  for (int i = 1; i < kValues; ++i) top = fmaxf(top, v[i]);
+  top = fmaxf(r.row_max, warp_max<kLanes>(top));
+  const float base = top == -INFINITY ? 0.0f : top;
+  const float rescale = exp2f(r.row_max - base);
+  float sum = 0;
+#pragma unroll
+  for (int i = 0; i < kValues; ++i) sum += v[i] = exp2f(v[i] - base);
+  r.row_sum = r.row_sum * rescale + warp_sum<kLanes>(sum);
+  r.row_max = top;
+#pragma unroll
+  for (int c = 0; c < kChunks; ++c) {
+    uint32_t* out = reinterpret_cast<uint32_t*>(&s.weights[row][(c * kLanes + j) * kVector]);
+    out[0] = pack_bf16(v[c * kVector], v[c * kVector + 1]);
+    if constexpr (kVector == 4) out[1] = pack_bf16(v[c * kVector + 2], v[c * kVector + 3]);
+  }
+  if (j == 0) s.rescale[row] = rescale;
+}
+
+/// out = out * rescale + weights * rows, this warp's 64 columns.
+template <class C>
+__device__ __forceinline__ void value_tile(MathState<C>& r, const SmemPlan<C>& s, int slot, int warp, int lane) {
+  constexpr int kM = MathState<C>::kM;
+  const int g = lane / 4;
+#pragma unroll
+  for (int m = 0; m < kM; ++m) {
+    const float low = s.rescale[m * 16 + g], high = s.rescale[m * 16 + g + 8];
+    if (!__any_sync(kFullWarp, low != 1.0f || high != 1.0f)) continue;
+#pragma unroll
+    for (int n = 0; n < 8; ++n) {
+      r.out[m][n][0] *= low, r.out[m][n][1] *= low;
+      r.out[m][n][2] *= high, r.out[m][n][3] *= high;
+    }
+  }
+  constexpr int kWeightStride = (C::tile + 8) * 2;
+  const uint32_t weights = smem_address(s.weights) + (lane % 16) * kWeightStride + (lane / 16) * 16;
+  const uint32_t rows = smem_address(s.rows[slot]) + (lane % 16) * kRowStride + warp * 128 + (lane / 16) * 16;
+#pragma unroll
+  for (int k = 0; k < C::tile / 16; ++k) {
+    uint32_t a[kM][4];
+#pragma unroll
+    for (int m = 0; m < kM; ++m) ldmatrix_x4(a[m], weights + m * 16 * kWeightStride + k * 32);
+#pragma unroll
+    for (int n = 0; n < 4; ++n) {
+      uint32_t b[4];
+      ldmatrix_x4_trans(b, rows + k * 16 * kRowStride + n * 32);
+#pragma unroll
+      for (int m = 0; m < kM; ++m) {
+        mma_bf16(r.out[m][2 * n], a[m], b[0], b[1]);
+        mma_bf16(r.out[m][2 * n + 1], a[m], b[2], b[3]);
+      }
+    }
+  }
+}
+
+/// Divides by the denominator with the sink, rotates the last 64 dims back, stores this warp's 64 columns.
+template <class C>
+__device__ __forceinline__ void finish_item(const SparsePrefillParams& p, MathState<C>& r, SmemPlan<C>& s, int token, int head0,
+                                            int warp, int lane) {
+  constexpr int kM = MathState<C>::kM, kLanes = MathState<C>::kLanesPerRow;
+  const int row = threadIdx.x / kLanes;
+  if (threadIdx.x % kLanes == 0) {
+    const float sink = head0 + row < p.heads ? p.sinks[head0 + row] * kLog2e : 0.0f;
+    // The sink is one more score without a value. Relative to the larger of the two maxima nothing overflows.
+    const float top = fmaxf(r.row_max, sink);
+    const float kept = exp2f(r.row_max - top);
+    s.rescale[row] = kept / (r.row_sum * kept + exp2f(sink - top));
+  }
+  named_barrier(kMathBarrier, kMathThreads);
+  auto& stage = s.staged[warp];
+  const int g = lane / 4, q = lane % 4;
+  const float2* rope = p.rope + static_cast<size_t>(token) * (kRopeDim / 2);
+#pragma unroll
+  for (int m = 0; m < kM; ++m) {
+    const float low = s.rescale[m * 16 + g], high = s.rescale[m * 16 + g + 8];
+#pragma unroll
+    for (int n = 0; n < 8; ++n) {
+      float2 x = make_float2(r.out[m][n][0] * low, r.out[m][n][1] * low);
+      float2 y = make_float2(r.out[m][n][2] * high, r.out[m][n][3] * high);
+      if (warp == kMathWarps - 1) {
+        const float2 turn = rope[n * 4 + q];
+        x = make_float2(x.x * turn.x + x.y * turn.y, x.y * turn.x - x.x * turn.y);
+        y = make_float2(y.x * turn.x + y.y * turn.y, y.y * turn.x - y.x * turn.y);
+      }
+      *reinterpret_cast<uint32_t*>(&stage[g][n * 8 + q * 2]) = pack_bf16(x.x, x.y);
+      *reinterpret_cast<uint32_t*>(&stage[g + 8][n * 8 + q * 2]) = pack_bf16(y.x, y.y);
+    }
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int out_row = i * 4 + lane / 8, head = head0 + m * 16 + out_row;
+      if (head < p.heads) {
+        const uint4 v = *reinterpret_cast<const uint4*>(&stage[out_row][lane % 8 * 8]);
+        *reinterpret_cast<uint4*>(p.attended + (static_cast<size_t>(token) * p.heads + head) * kHeadDim + warp * 64 + lane % 8 * 8) = v;
+      }
+    }
+    __syncwarp();
+  }
+  named_barrier(kMathBarrier, kMathThreads);  // `partial` and `rescale` are free for the next item
+}
+
+template <class C>
+__device__ void consume(const SparsePrefillParams& p, SmemPlan<C>& s, int items, int groups, int warp, int lane) {
+  MathState<C> r;
+  Cursor at;
+  const float scale = p.scale * kLog2e;
+  for (int item = blockIdx.x; item < items; item += gridDim.x) {
+    const int token = p.first_token + item / groups, head0 = item % groups * C::heads;
+    const CandidateList list = CandidateList::of(p.batch, p.kind, p.selection, p.topk, token);
+    if (list.total == 0) continue;
+    mbarrier_wait(&s.full[at.slot], at.phase);
+    read_query<C>(r, s.rows[at.slot], warp, lane);
+    __syncwarp();
+    if (lane == 0) mbarrier_arrive(&s.empty[at.slot]);
+    at.next<C::stages>();
+#pragma unroll
+    for (int m = 0; m < MathState<C>::kM; ++m)
+#pragma unroll
+      for (int n = 0; n < 8; ++n) r.out[m][n][0] = r.out[m][n][1] = r.out[m][n][2] = r.out[m][n][3] = 0;
+    r.row_max = -INFINITY;
+    r.row_sum = 0;
+    for (int first = 0; first < list.total; first += C::tile) {
+      mbarrier_wait(&s.full[at.slot], at.phase);
+      score_tile<C>(r, s, at.slot, warp, lane);
+      named_barrier(kMathBarrier, kMathThreads);
+      softmax_tile<C>(r, s, at.slot, scale);
+      named_barrier(kMathBarrier, kMathThreads);
+      value_tile<C>(r, s, at.slot, warp, lane);
+      __syncwarp();
+      if (lane == 0) mbarrier_arrive(&s.empty[at.slot]);
+      at.next<C::stages>();
+    }
+    named_barrier(kMathBarrier, kMathThreads);  // every warp has read `rescale`
+    finish_item<C>(p, r, s, token, head0, warp, lane);
+  }
+}
+
+template <class C>
+__global__ void __launch_bounds__(C::threads, 1) sparse_prefill_kernel(const __grid_constant__ SparsePrefillParams p) {
+  extern __shared__ __align__(128) uint8_t shared[];
+  auto& s = *reinterpret_cast<SmemPlan<C>*>(shared);
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < C::stages; ++i) {
+      mbarrier_init(&s.full[i], C::warps_per_tile);
+      mbarrier_init(&s.empty[i], kMathWarps);
+    }
+    mbarrier_fence_init();
+  }
+  __syncthreads();
+  const int groups = (p.heads + C::heads - 1) / C::heads, items = p.tokens * groups;
+  if (warp >= kMathWarps) {
+    release_registers<C::producer_registers>();
+    produce<C>(p, s, items, groups, warp - kMathWarps, lane);
+  } else {
+    acquire_registers<C::math_registers>();
+    consume<C>(p, s, items, groups, warp, lane);
+  }
+}
+
+}  // namespace twelvex::cuda::prefill

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: MIT
+#include "common/device.h"
+
+namespace twelvex::cuda {
+
+namespace {
+
+DeviceInfo read_device(int device) {
+  const auto attribute = [device](cudaDeviceAttr name) {
+    int value = 0;
+    check(cudaDeviceGetAttribute(&value, name, device), "cudaDeviceGetAttribute");
+    return value;
+  };
+  DeviceInfo info;
+  info.arch = attribute(cudaDevAttrComputeCapabilityMajor) * 10 + attribute(cudaDevAttrComputeCapabilityMinor);
+  info.multiprocessors = attribute(cudaDevAttrMultiProcessorCount);
+  info.shared_bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  return info;
+}
+
+}  // namespace
+
+const DeviceInfo& device_info() {
+  thread_local int cached_device = -1;
+  thread_local DeviceInfo info;
+  int device = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  if (device != cached_device) {
+    info = read_device(device);
+    cached_device = device;
+  }
+  return info;
+}
+
+}  // namespace twelvex::cuda

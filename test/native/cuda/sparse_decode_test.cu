@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: MIT
+// Sparse decode attention against double precision, and bit-equal results whatever the batch; --bench: GB/s of cache rows.
+#include "attention/sparse_decode.h"
+
+#include "attention_reference.h"
+
+using namespace twelvex;
+using namespace twelvex::test;
+
+namespace {
+
+struct Run {
+  std::vector<__nv_bfloat16> out;
+  double microseconds = 0;
+};
+
+Run decode(const FakeBatch& batch, LayerKind kind, const FakePart& window, const FakePart& compressed, int heads, int topk,
+           const std::vector<int32_t>& selection, const std::vector<__nv_bfloat16>& query, const std::vector<float>& sinks, bool timed) {
+  int context = 0;
+  for (const RowSpec& r : batch.specs) context = std::max(context, r.position + r.count);
+  cuda::SparseDecodeParams p;
+  p.max_splits = cuda::decode_splits(kind, topk, context) + 1;
+  const size_t cells = static_cast<size_t>(batch.tokens()) * p.max_splits * heads;
+  const DeviceArray<int32_t> d_selection(selection);
+  const DeviceArray<__nv_bfloat16> d_query(query), out(query.size());
+  const DeviceArray<float> d_sinks(sinks), partial(cells * kHeadDim);
+  const DeviceArray<float2> state(cells);
+  out.poison(), partial.poison(), state.poison();
+  p.batch = batch.view();
+  p.kv.window = window.pages();
+  p.kv.compressed = compressed.pages();
+  p.kind = kind;
+  p.heads = heads;
+  p.topk = topk;
+  p.query = d_query;
+  p.selection = d_selection;
+  p.sinks = d_sinks;
+  p.rope = batch.view().rope_plain;
+  p.partial = partial;
+  p.state = state;
+  p.attended = out;
+  p.tokens = batch.tokens();
+  cuda::run_sparse_decode(p, nullptr);
+  sync("sparse_decode");
+  Run run;
+  run.out = out.download();
+  if (timed) run.microseconds = time_us([&] { cuda::run_sparse_decode(p, nullptr); }, 50);
+  return run;
+}
+
+void check_case(LayerKind kind, RowFormat format, int heads, int topk, const std::vector<RowSpec>& rows) {
+  const int per_block = kind == LayerKind::kHca ? 1 : 32;
+  const FakeBatch batch(rows, 40, 80);
+  const FakePart window(format, 40, kBlockTokens), compressed(format, 80, per_block);
+  const auto selection = random_selection(batch, topk, false);
+  const auto query = random_bf16(static_cast<size_t>(batch.tokens()) * heads * kHeadDim, 1.5f);
+  const auto sinks = random_f32(heads);
+  const auto got = decode(batch, kind, window, compressed, heads, topk, selection, query, sinks, false).out;
+  Difference difference;
+  for (int n = 0; n < 40; ++n) {
+    const int t = n % batch.tokens(), h = below(heads);
+    const auto rows_of = candidate_rows(batch, kind, window, compressed, per_block, selection, topk, t);
+    const size_t at = (static_cast<size_t>(t) * heads + h) * kHeadDim;
+    const auto ref = reference_attention(query.data() + at, rows_of, sinks[h], batch.rope.data() + t * 32, 0.04419417382415922);
+    for (int d = 0; d < kHeadDim; ++d) difference.add(__bfloat162float(got[at + d]), ref[d]);
+  }
+  bool written = true;
+  for (const auto& x : got) written &= std::isfinite(__bfloat162float(x));
+  char text[160];
+  std::snprintf(text, sizeof text, "%s %s rows, %d heads, top-k %d, %d tokens",
+                kind == LayerKind::kSwa ? "swa" : kind == LayerKind::kCsa ? "csa" : "hca",
+                format == RowFormat::kFp8 ? "fp8" : "bf16", heads, topk, batch.tokens());
+  expect_close(difference, 6e-3, text);
+  expect(written, std::string(text) + ": every output written");
+
+  // The first row alone: the same bits.
+  const FakeBatch alone(batch, 1);
+  const int n = rows[0].count;
+  const auto cut = [&](const auto& v, size_t width) { return std::decay_t<decltype(v)>(v.begin(), v.begin() + n * width); };
+  const auto single = decode(alone, kind, window, compressed, heads, topk, cut(selection, topk), cut(query, static_cast<size_t>(heads) * kHeadDim),
+                             sinks, false).out;
+  expect(std::memcmp(single.data(), got.data(), single.size() * 2) == 0, std::string(text) + ": the first row alone gives the same bits");
+}
+
+void bench(RowFormat format, int rows) {
+  const int heads = 32, topk = 512, context = 16384;
+  std::vector<RowSpec> specs;
+  for (int r = 0; r < rows; ++r) specs.push_back({context - 3 - r, 3});
+  const FakeBatch batch(specs, 2 * rows + 2, 1024);
+  const FakePart window(format, 2 * rows + 2, kBlockTokens), compressed(format, 1024, 32);
+  const auto selection = random_selection(batch, topk, false);
+  const auto query = random_bf16(static_cast<size_t>(batch.tokens()) * heads * kHeadDim);
+  const Run run = decode(batch, LayerKind::kCsa, window, compressed, heads, topk, selection, query, random_f32(heads), true);
+  const double bytes = static_cast<double>(batch.tokens()) * (topk + kWindow) * (format == RowFormat::kFp8 ? 584 : 1024);
+  std::printf("  decode csa %s rows, %3d sequences x 3 tokens, 512 + 128, 32 heads: %8.1f us %8.1f GB/s of rows\n",
+              format == RowFormat::kFp8 ? "fp8 " : "bf16", rows, run.microseconds, bytes / run.microseconds * 1e-3);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const bool timed = start("sparse_decode", argc, argv);
+  for (const RowFormat format : {RowFormat::kBF16, RowFormat::kFp8}) {
+    check_case(LayerKind::kCsa, format, 32, 512, {{1500, 3}, {700, 1}, {0, 2}});
+    check_case(LayerKind::kCsa, format, 8, 16, {{5, 3}, {300, 3}});
+    check_case(LayerKind::kHca, format, 64, 0, {{1000, 3}, {126, 3}, {6000, 1}});
+    check_case(LayerKind::kSwa, format, 20, 0, {{126, 3}, {0, 1}});
+    check_case(LayerKind::kSwa, format, 2, 0, {{3, 1}});
+  }
+  if (timed) {
+    for (const RowFormat format : {RowFormat::kBF16, RowFormat::kFp8})
+      for (const int rows : {1, 8, 64}) bench(format, rows);
+  }
+  return finish("sparse_decode");
+}
