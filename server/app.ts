@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: MIT
+// Puts the HTTP application together. Nothing here listens.
+
+import { randomUUID } from 'node:crypto';
+import type { IncomingMessage } from 'node:http';
+import type { Socket } from 'node:net';
+import Fastify, { LogController } from 'fastify';
+import type { FastifyBaseLogger, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import type { Config } from './config.ts';
+import { badRequest, invalid, methodNotAllowed, notFound, toHttpError } from './errors.ts';
+import type { Lifecycle } from './lifecycle.ts';
+import { ServerMetrics } from './metrics.ts';
+import { loggedAnswers } from './routes/answer.ts';
+import { chatCompletionsRoute } from './routes/chat-completions.ts';
+import { completionsRoute } from './routes/completions.ts';
+import { healthRoutes } from './routes/health.ts';
+import { modelsRoute } from './routes/models.ts';
+import { registerPlayground } from './routes/playground.ts';
+import { tokenizeRoute } from './routes/tokenize.ts';
+
+const methods = ['GET', 'POST', 'PUT', 'PATCH', 'DELETE'] as const;
+
+/** An id of the client's own, if it is short and plain; it appears in headers, bodies and logs. */
+const plainId = /^[\w.:/+=@-]{1,128}$/;
+
+export function buildApp(lifecycle: Lifecycle, config: Config, logger?: FastifyBaseLogger): FastifyInstance {
+  const app: FastifyInstance = Fastify({
+    ...(logger === undefined ? { logger: false } : { loggerInstance: logger }),
+    bodyLimit: config.bodyLimitBytes,
+    genReqId: requestId,
+    logController: new LogController({ disableRequestLogging: true }),
+    return503OnClosing: false,
+    forceCloseConnections: 'idle',
+    frameworkErrors: (error, request, reply) => {
+      sendError(error, request, reply);
+    },
+    clientErrorHandler: refuseBrokenRequest,
+  });
+  acceptOnlyJson(app);
+  app.addHook('onRequest', async (request, reply) => {
+    reply.header('x-request-id', request.id);
+    if (lifecycle.draining) reply.header('connection', 'close');
+  });
+  app.addHook('onResponse', async (request, reply) => {
+    if (loggedAnswers.has(request)) return;
+    const line = { method: request.method, url: request.url, status: reply.statusCode, totalMs: Math.round(reply.elapsedTime) };
+    request.log[request.method === 'GET' ? 'debug' : 'info'](line, 'answered');
+  });
+  app.setErrorHandler((error, request, reply) => sendError(error, request, reply));
+  app.setNotFoundHandler((request) => {
+    throw notFound(request.method, request.url);
+  });
+  refuseOtherMethods(app, () => {
+    const context = { lifecycle, config, metrics: new ServerMetrics(lifecycle) };
+    chatCompletionsRoute(app, context);
+    completionsRoute(app, context);
+    modelsRoute(app, context);
+    tokenizeRoute(app, context);
+    healthRoutes(app, context);
+    registerPlayground(app);
+  });
+  return app;
+}
+
+function requestId(request: { headers: IncomingMessage['headers'] }): string {
+  const given = request.headers['x-request-id'];
+  return typeof given === 'string' && plainId.test(given) ? given : randomUUID().replaceAll('-', '');
+}
+
+/** Bodies are read as text and parsed here: what a prompt renders from them needs their source. */
+function acceptOnlyJson(app: FastifyInstance): void {
+  app.removeAllContentTypeParsers();
+  app.addContentTypeParser('application/json', { parseAs: 'string' }, (_, text, done) => {
+    try {
+      done(null, { value: JSON.parse(text as string), text });
+    } catch (error) {
+      done(invalid(`the body is not valid JSON: ${(error as Error).message}`, undefined, 'invalid_json'));
+    }
+  });
+}
+
+/** Registers routes, then answers 405 where their paths are asked with another method; Fastify would say 404. */
+function refuseOtherMethods(app: FastifyInstance, register: () => void): void {
+  const taken = new Map<string, Set<string>>();
+  app.addHook('onRoute', ({ url, method }) => {
+    const known = taken.get(url) ?? new Set();
+    for (const name of [method].flat()) known.add(name);
+    taken.set(url, known);
+  });
+  register();
+  for (const [url, known] of [...taken]) {
+    const allowed = [...known];
+    app.route({
+      method: methods.filter((method) => !known.has(method)),
+      url,
+      onRequest: (request) => Promise.reject(methodNotAllowed(request.method, request.url, allowed)),
+      handler: () => undefined,
+    });
+  }
+}
+
+function sendError(error: unknown, request: FastifyRequest, reply: FastifyReply): FastifyReply {
+  const answer = toHttpError(error);
+  if (answer.status >= 500 && answer !== error) request.log.error({ err: error }, 'request failed');
+  return reply
+    .code(answer.status)
+    .headers(answer.options.headers ?? {})
+    .type('application/json; charset=utf-8')
+    .send(JSON.stringify(answer.body()));
+}
+
+/** What does not even parse as HTTP gets the same kind of body as every other mistake. */
+function refuseBrokenRequest(error: NodeJS.ErrnoException, socket: Socket): void {
+  if (error.code === 'ECONNRESET' || !socket.writable) {
+    socket.destroy();
+    return;
+  }
+  const tooLarge = error.code === 'HPE_HEADER_OVERFLOW';
+  const status = tooLarge ? '431 Request Header Fields Too Large' : '400 Bad Request';
+  const message = tooLarge ? 'the request headers are too large' : 'the request is not valid HTTP';
+  const body = JSON.stringify(badRequest(tooLarge ? 431 : 400, message).body());
+  const headers = `content-type: application/json; charset=utf-8\r\ncontent-length: ${Buffer.byteLength(body)}\r\nconnection: close`;
+  socket.end(`HTTP/1.1 ${status}\r\n${headers}\r\n\r\n${body}`);
+}

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: MIT
+// Carries engine events to one client, streamed or whole: acceptance, failures, the client's leaving.
+
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { FastifyReply, FastifyRequest } from 'fastify';
+import { EngineError } from '../../engine/index.ts';
+import type { Engine, GenerationEvent, GenerationRequest } from '../../engine/index.ts';
+import type { Config } from '../config.ts';
+import { toHttpError } from '../errors.ts';
+import type { RequestMeter } from '../metrics.ts';
+import { SseWriter } from '../stream/sse.ts';
+import { startAll } from './merge-events.ts';
+import type { PromptEvents } from './merge-events.ts';
+
+/** One HTTP request that generates. */
+export interface Exchange {
+  request: FastifyRequest;
+  reply: FastifyReply;
+  engine: Engine;
+  config: Config;
+  meter: RequestMeter;
+  /** Aborted when the client is gone or the answer has failed; every engine request carries its signal. */
+  controller: AbortController;
+}
+
+export interface ChunkSource {
+  from(prompt: number, events: readonly GenerationEvent[]): object[];
+  closing(): object[];
+}
+
+export interface AnswerSource {
+  add(prompt: number, event: GenerationEvent): void;
+  body(): Record<string, unknown>;
+}
+
+/** A controller that aborts when the connection closes before the answer is out: half-closed, reset or timed out. */
+export function connectionController(reply: FastifyReply): AbortController {
+  const controller = new AbortController();
+  reply.raw.once('close', () => {
+    if (!reply.raw.writableFinished) controller.abort();
+  });
+  return controller;
+}
+
+/** Requests whose log line is written here, with counts that only an answer has. */
+export const loggedAnswers = new WeakSet<FastifyRequest>();
+
+/**
+ * Answers with a stream of chunks. Headers go out when the engine accepts the requests, or after one keepalive
+ * interval, so that a client waiting behind a long queue or prompt is kept.
+ * @throws what the engine refuses with, before anything is sent.
+ */
+export function streamAnswer(exchange: Exchange, requests: GenerationRequest[], chunks: ChunkSource): Promise<void> {
+  return logged(exchange, async () => {
+    const { reply, config, controller } = exchange;
+    const accepted = startAll(exchange.engine, requests);
+    await Promise.race([accepted, pause(config.keepaliveIntervalMs, controller.signal)]);
+    const writer = new SseWriter(reply.raw, {
+      keepaliveIntervalMs: config.keepaliveIntervalMs,
+      stallTimeoutMs: config.stallTimeoutMs,
+      headers: sentHeaders(reply),
+    });
+    reply.hijack();
+    if (!reply.raw.destroyed) writer.open();
+    try {
+      for await (const batch of await accepted) {
+        await writer.send(observed(exchange, batch, () => chunks.from(batch.prompt, batch.events)));
+      }
+      writer.end(chunks.closing());
+    } catch (error) {
+      reportFailure(exchange, error);
+      writer.end([toHttpError(error).body()]);
+    }
+  });
+}
+
+/**
+ * Answers with one object.
+ * @throws what the engine refuses or fails with.
+ */
+export function wholeAnswer(exchange: Exchange, requests: GenerationRequest[], answer: AnswerSource): Promise<void> {
+  return logged(exchange, async () => {
+    const { reply, controller } = exchange;
+    try {
+      for await (const batch of await startAll(exchange.engine, requests)) {
+        observed(exchange, batch, () => batch.events.forEach((event) => answer.add(batch.prompt, event)));
+      }
+      await reply.send(answer.body());
+    } catch (error) {
+      reportFailure(exchange, error);
+      if (!controller.signal.aborted) throw error;
+      // Nobody is there to read the answer.
+      reply.hijack();
+      reply.raw.destroy();
+    }
+  });
+}
+
+/** Resolves after the time, or at once when the signal aborts. */
+async function pause(ms: number, signal: AbortSignal): Promise<void> {
+  await sleep(ms, undefined, { signal, ref: false }).catch(() => undefined);
+}
+
+/**
+ * Runs an answer to its end and writes its log line: counts and times, no text. Whatever the end was, the engine
+ * stops working for it. 499 is what proxies log for a client that left.
+ */
+async function logged({ request, reply, meter, controller }: Exchange, answer: () => Promise<void>): Promise<void> {
+  loggedAnswers.add(request);
+  let status = 200;
+  try {
+    await answer();
+  } catch (error) {
+    status = toHttpError(error).status;
+    throw error;
+  } finally {
+    if (controller.signal.aborted && !reply.raw.writableFinished) status = 499;
+    request.log.info({ url: request.url, status, ...meter.summary() }, 'answered');
+    controller.abort();
+  }
+}
+
+/**
+ * Runs `use` on a batch and meters it.
+ * @throws EngineError when the batch ends a choice with a failure.
+ */
+function observed<T>({ meter }: Exchange, { events }: PromptEvents, use: () => T): T {
+  meter.batch(events);
+  const value = use();
+  for (const event of events) {
+    if (event.kind !== 'end') continue;
+    if (event.reason === 'error') throw event.error ?? new EngineError('INTERNAL', 'the engine gave no reason');
+    if (event.reason === 'aborted') throw new EngineError('CLOSED', 'the answer was cut off: the server is shutting down');
+  }
+  return value;
+}
+
+/** Faults go to the log in full; what the client did wrong or its leaving is no fault. */
+function reportFailure({ request, controller }: Exchange, error: unknown): void {
+  if (controller.signal.aborted) return;
+  if (toHttpError(error).status >= 500) request.log.error({ err: error }, 'generation failed');
+}
+
+function sentHeaders(reply: FastifyReply): Record<string, string> {
+  return Object.fromEntries(Object.entries(reply.getHeaders()).map(([name, value]) => [name, String(value)]));
+}

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: MIT
+// POST /tokenize and POST /detokenize, as vLLM has them.
+
+import type { FastifyInstance } from 'fastify';
+import type { Engine, PromptInput } from '../../engine/index.ts';
+import type { Config } from '../config.ts';
+import { requestedModel } from '../model-names.ts';
+import { parseBody } from '../schemas/parse.ts';
+import type { JsonBody } from '../schemas/parse.ts';
+import { DetokenizeBody, TokenizeChatBody, TokenizeTextBody } from '../schemas/tokenize.ts';
+import { chatInput } from './chat-request.ts';
+import type { RouteContext } from './context.ts';
+import { checkedTokens } from './generation-request.ts';
+
+export function tokenizeRoute(app: FastifyInstance, { lifecycle, config }: RouteContext): void {
+  app.post('/tokenize', async (request) => {
+    const engine = lifecycle.engine();
+    const { input, strings } = tokenizeInput(request.body as JsonBody | undefined, engine, config);
+    const tokens = await engine.encode(input);
+    return {
+      count: tokens.length,
+      max_model_len: engine.info.maxModelLen,
+      tokens: Array.from(tokens),
+      token_strs: strings ? Array.from(tokens, (token) => Buffer.from(engine.tokenBytes(token)).toString('utf8')) : null,
+    };
+  });
+
+  app.post('/detokenize', async (request) => {
+    const engine = lifecycle.engine();
+    const body = parseBody(DetokenizeBody, request.body as JsonBody | undefined);
+    requestedModel(body.model, config, engine.info.id);
+    return { prompt: await engine.decode(Int32Array.from(checkedTokens(body.tokens, 'tokens', engine.info))) };
+  });
+}
+
+/** A plain prompt, or the messages of a chat request rendered as its completion would be. */
+function tokenizeInput(source: JsonBody | undefined, engine: Engine, config: Config): { input: PromptInput; strings: boolean } {
+  const isChat = (source?.value as { messages?: unknown } | null | undefined)?.messages !== undefined;
+  if (!isChat) {
+    const body = parseBody(TokenizeTextBody, source);
+    requestedModel(body.model, config, engine.info.id);
+    return { input: { kind: 'text', text: body.prompt }, strings: body.return_token_strs ?? false };
+  }
+  const body = parseBody(TokenizeChatBody, source);
+  const model = requestedModel(body.model, config, engine.info.id);
+  return { input: chatInput(body, source!, { config, info: engine.info, model }), strings: body.return_token_strs ?? false };
+}

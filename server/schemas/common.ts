@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: MIT
+// Parts of bodies that several endpoints share. Clients send null for "not set", so null counts as absent everywhere.
+
+import { z } from 'zod';
+
+/** Field that may be left out or null. */
+export const optional = <T extends z.ZodType>(type: T): z.ZodType<z.output<T> | undefined> =>
+  z.preprocess((value) => value ?? undefined, type.optional()) as unknown as z.ZodType<z.output<T> | undefined>;
+
+const expected = (what: string): { error: (issue: { code?: string | undefined }) => string | undefined } => ({
+  error: (issue) => (issue.code === 'invalid_type' ? `expected ${what}` : undefined),
+});
+
+export const string = (): z.ZodString => z.string(expected('a string'));
+export const boolean = (): z.ZodBoolean => z.boolean(expected('true or false'));
+
+export const integerIn = (least: number, most: number): z.ZodNumber =>
+  z
+    .int({ error: `expected a whole number from ${least} to ${most}` })
+    .min(least, range(least, most))
+    .max(most, range(least, most));
+
+export const numberIn = (least: number, most: number): z.ZodNumber =>
+  z
+    .number({ error: `expected a number from ${least} to ${most}` })
+    .min(least, range(least, most))
+    .max(most, range(least, most));
+
+function range(least: number, most: number): string {
+  return `expected a number from ${least} to ${most}`;
+}
+
+export const limits = {
+  stopStrings: 16,
+  stopLength: 1024,
+  stopTokens: 128,
+  logitBias: 1024,
+  choices: 16,
+  tools: 128,
+  prompts: 128,
+};
+
+const stopString = string()
+  .min(1, 'a stop string must not be empty')
+  .max(limits.stopLength, `longer than ${limits.stopLength} characters`);
+
+export const logitBias = z
+  .record(z.string().regex(/^\d+$/, 'expected token ids as keys'), numberIn(-100, 100), expected('an object'))
+  .refine((bias) => Object.keys(bias).length <= limits.logitBias, `at most ${limits.logitBias} entries`);
+
+const tokenId = integerIn(0, 2 ** 31 - 1);
+
+/** What /chat/completions and /completions have in common. */
+export const generationFields = {
+  model: optional(string()),
+  stream: optional(boolean()),
+  stream_options: optional(
+    z.object(
+      { include_usage: optional(boolean()), continuous_usage_stats: optional(boolean()) },
+      { error: 'expected an object' },
+    ),
+  ),
+  n: optional(integerIn(1, limits.choices)),
+  best_of: optional(integerIn(1, limits.choices)),
+  temperature: optional(numberIn(0, 2)),
+  top_p: optional(z.number(expected('a number')).gt(0, 'expected a number above 0').max(1, 'expected a number up to 1')),
+  top_k: optional(integerIn(-1, 2 ** 31 - 1)),
+  min_p: optional(numberIn(0, 1)),
+  presence_penalty: optional(numberIn(-2, 2)),
+  frequency_penalty: optional(numberIn(-2, 2)),
+  repetition_penalty: optional(
+    z.number(expected('a number')).gt(0, 'expected a number above 0').max(10, 'expected a number up to 10'),
+  ),
+  seed: optional(z.int({ error: 'expected a whole number' })),
+  stop: optional(
+    z.union([
+      stopString,
+      z.array(stopString, expected('an array of strings')).max(limits.stopStrings, `at most ${limits.stopStrings} stop strings`),
+    ]),
+  ),
+  stop_token_ids: optional(z.array(tokenId, expected('an array')).max(limits.stopTokens, `at most ${limits.stopTokens} ids`)),
+  include_stop_str_in_output: optional(boolean()),
+  ignore_eos: optional(boolean()),
+  min_tokens: optional(integerIn(0, 2 ** 31 - 1)),
+  logit_bias: optional(logitBias),
+  allowed_token_ids: optional(z.array(tokenId, expected('an array')).max(2 ** 17, 'too many ids')),
+  priority: optional(z.int({ error: 'expected a whole number' })),
+  cache_salt: optional(string().max(512, 'longer than 512 characters')),
+  user_id: optional(string().max(512, 'longer than 512 characters')),
+};
+
+/** Fields that are known and not served; naming them beats silence. A value that asks for nothing is let through. */
+export const unsupportedFields: Record<string, { message: string; harmless?: (value: unknown) => boolean }> = {
+  functions: { message: 'functions is not supported; use tools' },
+  function_call: { message: 'function_call is not supported; use tool_choice' },
+  modalities: {
+    message: 'only text is served',
+    harmless: (value) => Array.isArray(value) && value.every((item) => item === 'text'),
+  },
+  audio: { message: 'only text is served' },
+  use_beam_search: { message: 'beam search is not supported', harmless: (value) => value === false },
+  best_of: { message: 'best_of is not supported; use n' },
+  suffix: { message: 'fill-in-the-middle is not supported yet', harmless: (value) => value === '' },
+  structured_outputs: { message: 'structured output is not supported yet' },
+  guided_json: { message: 'structured output is not supported yet' },
+  guided_regex: { message: 'structured output is not supported yet' },
+  guided_choice: { message: 'structured output is not supported yet' },
+  guided_grammar: { message: 'structured output is not supported yet' },
+  web_search_options: { message: 'web search is not supported' },
+  bad_words: {
+    message: 'bad_words is not supported; use logit_bias',
+    harmless: (value) => Array.isArray(value) && value.length === 0,
+  },
+};

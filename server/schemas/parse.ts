@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: MIT
+// A request body against its schema; the first mistake becomes the 400 that names the field.
+
+import type { z } from 'zod';
+import { invalid } from '../errors.ts';
+
+/** A JSON body with its source text, which keeps what parsing loses: key order and the spelling of numbers. */
+export interface JsonBody {
+  value: unknown;
+  text: string;
+}
+
+type Issue = z.core.$ZodIssue;
+
+/** @throws HttpError 400 with `param` as a path such as messages[2].content. */
+export function parseBody<T>(schema: z.ZodType<T>, body: JsonBody | undefined): T {
+  if (body === undefined) throw invalid('the request needs a JSON body', undefined, 'missing_required_parameter');
+  const result = schema.safeParse(body.value);
+  if (result.success) return result.data;
+  const issue = mostSpecific(result.error.issues[0]!);
+  const param = pathText(issue.path);
+  const given = valueAt(body.value, issue.path);
+  if (given === undefined && issue.path.length > 0 && issue.code !== 'custom') {
+    throw invalid(`${param} is required`, param, 'missing_required_parameter');
+  }
+  const code = issue.code === 'invalid_type' || issue.code === 'invalid_union' ? 'invalid_type' : 'invalid_value';
+  const subject = param === '' ? 'the body' : param;
+  throw invalid(`${subject}: ${issue.message}${shown(given)}`, param === '' ? undefined : param, code);
+}
+
+/** Of a union, the branch that got furthest: its mistake is the one that was meant. */
+function mostSpecific(issue: Issue, prefix: PropertyKey[] = []): Issue {
+  const path = [...prefix, ...issue.path];
+  if (issue.code !== 'invalid_union' || issue.errors.length === 0) return { ...issue, path };
+  const branches = issue.errors.flatMap((branch) => (branch[0] === undefined ? [] : [mostSpecific(branch[0], path)]));
+  const deepest = branches.reduce((best, branch) => (branch.path.length > best.path.length ? branch : best), branches[0]!);
+  if (deepest.path.length > path.length) return deepest;
+  const expected = branches.map((branch) => branch.message.replace(/^expected /, ''));
+  return { ...issue, path, message: `expected ${[...new Set(expected)].join(' or ')}` };
+}
+
+/** ["messages", 2, "content"] → messages[2].content */
+export function pathText(path: readonly PropertyKey[]): string {
+  return path.map((part, index) => (typeof part === 'number' ? `[${part}]` : `${index > 0 ? '.' : ''}${String(part)}`)).join('');
+}
+
+function valueAt(value: unknown, path: readonly PropertyKey[]): unknown {
+  return path.reduce<unknown>((at, key) => (at as Record<PropertyKey, unknown> | null | undefined)?.[key], value);
+}
+
+const longestShown = 60;
+
+/** Small values are repeated to the client; content of any size is not. */
+function shown(value: unknown): string {
+  if (value === null || typeof value === 'number' || typeof value === 'boolean') return `, got ${value}`;
+  if (typeof value === 'string') return value.length <= longestShown ? `, got ${JSON.stringify(value)}` : ', got a string';
+  return value === undefined ? '' : `, got ${Array.isArray(value) ? 'an array' : 'an object'}`;
+}

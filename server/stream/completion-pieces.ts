@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: MIT
+// Engine events of a text completion → pieces of its choices, and those → chunks or one text_completion. Pure.
+
+import type { FinishReason, GenerationEvent, TokenLogprob } from '../../engine/index.ts';
+import { finiteLogprob, finishReason, UsageTotal } from './wire.ts';
+import type { AnswerHeader, WireUsage } from './wire.ts';
+
+export interface CompletionOptions {
+  n: number;
+  /** Text of each prompt, when it is to be repeated in front of the answer. */
+  echo?: readonly string[];
+  logprobs: boolean;
+  includeUsage: boolean;
+  continuousUsage: boolean;
+  /** Text of one token. */
+  tokenText: (token: number) => string;
+}
+
+/** The older form of log-probabilities: parallel arrays. `text_offset` counts characters from the start of the text. */
+export interface LegacyLogprobs {
+  tokens: string[];
+  token_logprobs: (number | null)[];
+  top_logprobs: (Record<string, number> | null)[];
+  text_offset: number[];
+}
+
+interface Piece {
+  index: number;
+  text: string;
+  logprobs: LegacyLogprobs | null;
+  reason?: FinishReason;
+  stop?: string | number;
+}
+
+interface ChoiceState {
+  logprobs: LegacyLogprobs;
+  offset: number;
+  tokens: number;
+}
+
+const noLogprobs = (): LegacyLogprobs => ({ tokens: [], token_logprobs: [], top_logprobs: [], text_offset: [] });
+
+/** Follows the choices of all prompts; choice c of prompt p has the index p·n + c. */
+class CompletionPieces {
+  readonly #options: CompletionOptions;
+  readonly #choices = new Map<number, ChoiceState>();
+  readonly usage = new UsageTotal();
+
+  constructor(options: CompletionOptions) {
+    this.#options = options;
+  }
+
+  /** Tokens of choices that have not ended. */
+  runningTokens(): number {
+    return [...this.#choices.values()].reduce((sum, choice) => sum + choice.tokens, 0);
+  }
+
+  from(prompt: number, event: GenerationEvent): Piece[] {
+    const index = prompt * this.#options.n + event.choice;
+    const choice = this.#choice(index);
+    switch (event.kind) {
+      case 'prompt':
+        if (event.choice === 0) this.usage.addPrompt(event.tokens.length, event.cachedTokens);
+        return this.#echo(prompt, index, event);
+      case 'tokens':
+        choice.tokens += event.ids.length;
+        if (event.logprobs !== undefined) for (const entry of event.logprobs) addToken(choice, entry);
+        return [];
+      case 'reasoning':
+      case 'answer':
+        return [{ index, text: event.text, logprobs: this.#takeLogprobs(index) }];
+      case 'end': {
+        choice.tokens = 0;
+        this.usage.addCompletion(event.usage);
+        const stop = event.stop === undefined ? {} : { stop: event.stop };
+        return [{ index, text: '', logprobs: this.#takeLogprobs(index), reason: event.reason, ...stop }];
+      }
+      default:
+        return [];
+    }
+  }
+
+  #echo(prompt: number, index: number, event: GenerationEvent & { kind: 'prompt' }): Piece[] {
+    const text = this.#options.echo?.[prompt];
+    if (text === undefined) return [];
+    const choice = this.#choice(index);
+    const entries = event.logprobs ?? [];
+    // The first token has nothing before it that could predict it.
+    const unknown = this.#options.logprobs ? event.tokens.subarray(0, event.tokens.length - entries.length) : [];
+    for (const token of unknown) addUnknownToken(choice, this.#options.tokenText(token));
+    for (const entry of entries) {
+      if (Number.isNaN(entry.logprob)) addUnknownToken(choice, entry.text);
+      else addToken(choice, entry);
+    }
+    return [{ index, text, logprobs: this.#takeLogprobs(index) }];
+  }
+
+  #choice(index: number): ChoiceState {
+    let choice = this.#choices.get(index);
+    if (choice === undefined) {
+      choice = { logprobs: noLogprobs(), offset: 0, tokens: 0 };
+      this.#choices.set(index, choice);
+    }
+    return choice;
+  }
+
+  #takeLogprobs(index: number): LegacyLogprobs | null {
+    const choice = this.#choice(index);
+    if (!this.#options.logprobs) return null;
+    const taken = choice.logprobs;
+    choice.logprobs = noLogprobs();
+    return taken;
+  }
+}
+
+function addToken(choice: ChoiceState, entry: TokenLogprob): void {
+  // The sampled token is always among its alternatives.
+  const top = [...entry.top, entry].map(({ text, logprob }) => [text, finiteLogprob(logprob)] as const);
+  choice.logprobs.token_logprobs.push(finiteLogprob(entry.logprob));
+  choice.logprobs.top_logprobs.push(Object.fromEntries(top));
+  addText(choice, entry.text);
+}
+
+function addUnknownToken(choice: ChoiceState, text: string): void {
+  choice.logprobs.token_logprobs.push(null);
+  choice.logprobs.top_logprobs.push(null);
+  addText(choice, text);
+}
+
+function addText(choice: ChoiceState, text: string): void {
+  choice.logprobs.tokens.push(text);
+  choice.logprobs.text_offset.push(choice.offset);
+  choice.offset += [...text].length;
+}
+
+function frame({ id, created, model, fingerprint }: AnswerHeader): Record<string, unknown> {
+  return { id, object: 'text_completion', created, model, system_fingerprint: fingerprint };
+}
+
+/** Chunks of a streamed completion. */
+export class CompletionChunks {
+  readonly #header: AnswerHeader;
+  readonly #options: CompletionOptions;
+  readonly #pieces: CompletionPieces;
+
+  constructor(header: AnswerHeader, options: CompletionOptions) {
+    this.#header = header;
+    this.#options = options;
+    this.#pieces = new CompletionPieces(options);
+  }
+
+  from(prompt: number, events: readonly GenerationEvent[]): object[] {
+    return events
+      .flatMap((event) => this.#pieces.from(prompt, event))
+      .filter(({ reason }) => reason !== 'error' && reason !== 'aborted')
+      .map(({ index, text, logprobs, reason, stop }) => {
+        const end = { finish_reason: reason === undefined ? null : finishReason(reason), stop_reason: stop ?? null };
+        return { ...frame(this.#header), choices: [{ index, text, logprobs, ...end }], ...this.#usage() };
+      });
+  }
+
+  closing(): object[] {
+    if (!this.#options.includeUsage) return [];
+    return [{ ...frame(this.#header), choices: [], usage: this.#pieces.usage.wire() }];
+  }
+
+  #usage(): { usage?: WireUsage | null } {
+    if (this.#options.continuousUsage) return { usage: this.#pieces.usage.wire(this.#pieces.runningTokens()) };
+    return this.#options.includeUsage ? { usage: null } : {};
+  }
+}
+
+/** The whole completion as one object. */
+export class CompletionAnswer {
+  readonly #header: AnswerHeader;
+  readonly #pieces: CompletionPieces;
+  readonly #choices = new Map<number, Piece>();
+
+  constructor(header: AnswerHeader, options: CompletionOptions) {
+    this.#header = header;
+    this.#pieces = new CompletionPieces(options);
+  }
+
+  add(prompt: number, event: GenerationEvent): void {
+    for (const piece of this.#pieces.from(prompt, event)) {
+      const whole = this.#choices.get(piece.index);
+      if (whole === undefined) this.#choices.set(piece.index, piece);
+      else append(whole, piece);
+    }
+  }
+
+  body(): Record<string, unknown> {
+    const choices = [...this.#choices.values()].sort((a, b) => a.index - b.index);
+    return {
+      ...frame(this.#header),
+      choices: choices.map(({ index, text, logprobs, reason, stop }) => {
+        return { index, text, logprobs, finish_reason: finishReason(reason ?? 'stop'), stop_reason: stop ?? null };
+      }),
+      usage: this.#pieces.usage.wire(),
+    };
+  }
+}
+
+/** Adds a later piece of a choice to what there is of it. */
+function append(whole: Piece, next: Piece): void {
+  whole.text += next.text;
+  if (next.reason !== undefined) whole.reason = next.reason;
+  if (next.stop !== undefined) whole.stop = next.stop;
+  if (whole.logprobs === null || next.logprobs === null) return;
+  whole.logprobs.tokens.push(...next.logprobs.tokens);
+  whole.logprobs.token_logprobs.push(...next.logprobs.token_logprobs);
+  whole.logprobs.top_logprobs.push(...next.logprobs.top_logprobs);
+  whole.logprobs.text_offset.push(...next.logprobs.text_offset);
+}
