@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Attention over the window and the compressed entries, with its projections (spec/checkpoint.md, "Attention").
+#include <cstring>
+
 #include "cpu_ops.h"
 
 namespace twelvex::cpu {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "cache_store.h"
 
+#include <cstring>
+
 #include "number_formats.h"
 
 namespace twelvex::cpu {
@@ -79,11 +81,11 @@ const float* row_values(const Kernels& kernels, RowFormat format, const RowBlock
 
 CacheStore::CacheStore(const CacheLayout& layout, const CachePlan& plan) : layout_(layout) {
   for (const LayerCacheBytes& layer : layout_.layers) {
-    window_.push_back(static_cast<uint8_t*>(heap_.pages(layer.window_block * static_cast<size_t>(plan.window_blocks))));
-    context_.push_back(static_cast<uint8_t*>(heap_.pages(layer.context_block * static_cast<size_t>(plan.context_blocks))));
-    slots_.push_back(static_cast<uint8_t*>(heap_.pages(layer.slot * static_cast<size_t>(plan.slots))));
+    window_.push_back(static_cast<uint8_t*>(heap_.bytes(layer.window_block * static_cast<size_t>(plan.window_blocks))));
+    context_.push_back(static_cast<uint8_t*>(heap_.bytes(layer.context_block * static_cast<size_t>(plan.context_blocks))));
+    slots_.push_back(static_cast<uint8_t*>(heap_.bytes(layer.slot * static_cast<size_t>(plan.slots))));
   }
-  streams_ = static_cast<uint8_t*>(heap_.pages(layout_.streams_tail * static_cast<size_t>(plan.window_blocks)));
+  streams_ = static_cast<uint8_t*>(heap_.bytes(layout_.streams_tail * static_cast<size_t>(plan.window_blocks)));
 }
 
 RowBlock CacheStore::window(int layer, int block) const {

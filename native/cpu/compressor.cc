@@ -3,6 +3,8 @@
 //
 // Un-pooled positions live in rings addressed by absolute position, so a rejected draft is simply written again. Within a
 // step the order is: entries first, from the step's own projections and what the rings hold of earlier steps; then the rings.
+#include <cstring>
+
 #include "cpu_ops.h"
 
 namespace twelvex::cpu {

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Embedding, the four streams, and the MTP block's input.
+#include <cstring>
+
 #include "cpu_ops.h"
 
 namespace twelvex::cpu {

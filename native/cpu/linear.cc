@@ -2,6 +2,7 @@
 #include "linear.h"
 
 #include <algorithm>
+#include <cstring>
 #include <vector>
 
 #include "number_formats.h"

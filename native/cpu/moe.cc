@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Routing and experts (spec/checkpoint.md, "Router", "Expert").
+#include <cstring>
+
 #include "cpu_ops.h"
 
 namespace twelvex::cpu {
