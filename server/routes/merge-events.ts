@@ -18,7 +18,16 @@ type Source = AsyncIterator<GenerationEvent[]>;
 export async function startAll(engine: Engine, requests: readonly GenerationRequest[]): Promise<AsyncGenerator<PromptEvents>> {
   const sources = requests.map((request) => engine.generate(request)[Symbol.asyncIterator]());
   const firsts = await Promise.all(sources.map((source) => source.next()));
-  return merged(sources, firsts);
+  return sources.length === 1 ? only(sources[0]!, firsts[0]!) : merged(sources, firsts);
+}
+
+/** One source is read as its events are asked for, so that a slow client is felt by the engine's queue, not by one here. */
+async function* only(source: Source, first: IteratorResult<GenerationEvent[]>): AsyncGenerator<PromptEvents> {
+  try {
+    for (let result = first; result.done !== true; result = await source.next()) yield { prompt: 0, events: result.value };
+  } finally {
+    await source.return?.();
+  }
 }
 
 async function* merged(sources: Source[], firsts: IteratorResult<GenerationEvent[]>[]): AsyncGenerator<PromptEvents> {

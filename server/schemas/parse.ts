@@ -35,6 +35,9 @@ function mostSpecific(issue: Issue, prefix: PropertyKey[] = []): Issue {
   const branches = issue.errors.flatMap((branch) => (branch[0] === undefined ? [] : [mostSpecific(branch[0], path)]));
   const deepest = branches.reduce((best, branch) => (branch.path.length > best.path.length ? branch : best), branches[0]!);
   if (deepest.path.length > path.length) return deepest;
+  // A branch that accepts the type and not the value.
+  const ofType = branches.find((branch) => branch.code !== 'invalid_type' && branch.code !== 'invalid_union');
+  if (ofType !== undefined && branches.some((branch) => branch.code === 'invalid_type')) return ofType;
   const expected = branches.map((branch) => branch.message.replace(/^expected /, ''));
   return { ...issue, path, message: `expected ${[...new Set(expected)].join(' or ')}` };
 }

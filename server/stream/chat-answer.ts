@@ -59,6 +59,7 @@ export class ChatAnswer {
       case 'end':
         choice.reason = event.reason;
         choice.stop = event.stop ?? null;
+        if (event.reasoningIsAnswer === true) Object.assign(choice, { content: choice.reasoning, reasoning: '' });
         this.#usage.addCompletion(event.usage);
         return;
       case 'progress':

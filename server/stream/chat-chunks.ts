@@ -49,6 +49,8 @@ const pieceLength = 256;
 
 interface ChoiceState {
   logprobs: TokenLogprob[];
+  /** Thinking sent so far; it is sent again as the answer when it turns out to have been meant as that. */
+  reasoning: string;
   tokens: number;
   pieces: number;
   heldArguments: { index: number; text: string };
@@ -66,6 +68,7 @@ export class ChatChunks {
     this.#options = options;
     this.#choices = Array.from({ length: options.n }, () => ({
       logprobs: [],
+      reasoning: '',
       tokens: 0,
       pieces: 0,
       heldArguments: { index: 0, text: '' },
@@ -105,10 +108,11 @@ export class ChatChunks {
         if (event.logprobs !== undefined) choice.logprobs.push(...event.logprobs);
         return [];
       case 'reasoning':
+        choice.reasoning += event.text;
         if (!this.#options.includeReasoning) return [];
         return [this.#text(event.choice, { ...reasoningDelta(reasoningField, event.text), content: null })];
       case 'answer':
-        return [this.#text(event.choice, { content: event.text, ...reasoningDelta(reasoningField, null) })];
+        return [this.#answer(event.choice, event.text)];
       case 'tool-call': {
         const call = { index: event.index, id: event.id, type: 'function', function: { name: event.name, arguments: '' } };
         choice.pieces = 0;
@@ -141,15 +145,21 @@ export class ChatChunks {
   }
 
   #end(event: GenerationEvent & { kind: 'end' }): ChatChunk[] {
+    const state = this.#choices[event.choice]!;
     const held = this.#heldArguments(event.choice);
-    this.#choices[event.choice]!.tokens = 0;
+    state.tokens = 0;
     this.#usage.addCompletion(event.usage);
     if (event.reason === 'error' || event.reason === 'aborted') return held;
+    if (event.reasoningIsAnswer === true) held.push(this.#answer(event.choice, state.reasoning));
     const chunk = this.#chunk(event.choice, {}, this.#takeLogprobs(event.choice));
     const choice = chunk.choices[0]!;
     choice.finish_reason = finishReason(event.reason);
     choice.stop_reason = event.stop ?? null;
     return [...held, chunk];
+  }
+
+  #answer(choice: number, text: string): ChatChunk {
+    return this.#text(choice, { content: text, ...reasoningDelta(this.#options.reasoningField, null) });
   }
 
   #text(choice: number, delta: Record<string, unknown>): ChatChunk {

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: MIT
+// What happens on the connection of a stream: silence, slow readers, clients that leave.
+
+import assert from 'node:assert/strict';
+import { connect } from 'node:net';
+import { describe, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { eventually, post, sseFrames, testServer } from '../../helpers/http.ts';
+import { answer, delay, rateEngine, scriptedEngine } from '../../helpers/scripted-engine.ts';
+
+const chat = '/v1/chat/completions';
+const hello = { messages: [{ role: 'user', content: 'Hello' }] };
+
+/** The bytes of a request, for clients that fetch cannot imitate. */
+function requestBytes(body: object): string {
+  const text = JSON.stringify(body);
+  return `POST ${chat} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: ${text.length}\r\n\r\n${text}`;
+}
+
+describe('keepalive', () => {
+  test('comments fill silence during prefill and between tokens, and nothing else is sent', async (t) => {
+    const script = [delay(130), answer('Hi'), delay(130), answer('!')];
+    const { url } = await testServer(t, scriptedEngine(script), { keepaliveIntervalMs: '50ms' });
+    const response = await post(`${url}${chat}`, { ...hello, stream: true });
+    const frames = sseFrames(await response.text());
+    const kinds = frames.map((frame) => (frame.comment === undefined ? 'data' : 'comment'));
+    assert.equal(kinds[0], 'comment');
+    assert.ok(kinds.lastIndexOf('comment') > kinds.indexOf('data'), kinds.join(' '));
+    assert.ok(frames.every(({ comment }) => comment === undefined || comment === 'keep-alive'));
+  });
+
+  test('headers go out at acceptance, before the first token', async (t) => {
+    const { url } = await testServer(t, scriptedEngine([delay(10_000), answer('late')]));
+    const leave = new AbortController();
+    const response = await post(`${url}${chat}`, { ...hello, stream: true }, { signal: leave.signal });
+    assert.equal(response.status, 200);
+    leave.abort();
+  });
+
+  test('headers go out after one interval when acceptance takes longer', async (t) => {
+    const { url } = await testServer(t, scriptedEngine([answer('Hi')], { acceptMs: 400 }), { keepaliveIntervalMs: '50ms' });
+    const started = performance.now();
+    const response = await post(`${url}${chat}`, { ...hello, stream: true });
+    assert.ok(performance.now() - started < 350, 'headers came before acceptance');
+    const frames = sseFrames(await response.text());
+    assert.equal(frames[0]?.comment, 'keep-alive');
+    assert.equal(frames.at(-1)?.data, '[DONE]');
+  });
+});
+
+describe('a client that leaves', () => {
+  const bodies = { 'a stream': { ...hello, stream: true }, 'a whole answer': hello };
+  for (const [kind, body] of Object.entries(bodies)) {
+    test(`aborts ${kind} by closing its half of the connection`, async (t) => {
+      const engine = rateEngine({ stepMs: 5, tokens: 100_000 });
+      const { port } = await testServer(t, engine);
+      const socket = connect(port, '127.0.0.1', () => socket.write(requestBytes(body)));
+      socket.on('error', () => undefined);
+      await eventually(() => engine.active === 1, 'the request');
+      socket.end();
+      await eventually(() => engine.aborted === 1 && engine.active === 0, 'the abort');
+    });
+
+    test(`aborts ${kind} by resetting the connection`, async (t) => {
+      const engine = rateEngine({ stepMs: 5, tokens: 100_000 });
+      const { port } = await testServer(t, engine);
+      const socket = connect(port, '127.0.0.1', () => socket.write(requestBytes(body)));
+      socket.on('error', () => undefined);
+      await eventually(() => engine.active === 1, 'the request');
+      socket.resetAndDestroy();
+      await eventually(() => engine.aborted === 1 && engine.active === 0, 'the abort');
+    });
+
+    test(`aborts ${kind} while it waits to be accepted`, async (t) => {
+      const engine = scriptedEngine([delay(60_000)], { acceptMs: 60_000 });
+      const { url } = await testServer(t, engine);
+      const leave = new AbortController();
+      const response = post(`${url}${chat}`, body, { signal: leave.signal });
+      await eventually(() => engine.requests.length === 1, 'the request');
+      leave.abort();
+      await assert.rejects(response);
+      await eventually(() => engine.active === 0, 'the abort');
+      assert.ok(engine.requests[0]?.signal?.aborted);
+    });
+  }
+
+  test('does not disturb the others', async (t) => {
+    const engine = rateEngine({ stepMs: 2, tokens: 50 });
+    const { url } = await testServer(t, engine);
+    const leave = new AbortController();
+    const gone = post(`${url}${chat}`, { ...hello, stream: true }, { signal: leave.signal });
+    const stays = post(`${url}${chat}`, { ...hello, stream: true });
+    await gone;
+    leave.abort();
+    const frames = sseFrames(await (await stays).text());
+    assert.equal(frames.filter(({ data }) => data?.includes(' token')).length, 50);
+  });
+});
+
+describe('a client that reads slowly', () => {
+  const bigPieces = Array.from({ length: 400 }, () => answer('x'.repeat(50_000)));
+
+  test('gets everything, and the server holds only a little at a time', async (t) => {
+    const { app, port } = await testServer(t, scriptedEngine(bigPieces));
+    let buffered = 0;
+    app.server.on('request', (_, response) => {
+      const watch = setInterval(() => (buffered = Math.max(buffered, response.writableLength)), 1);
+      response.on('close', () => clearInterval(watch));
+    });
+    const socket = connect(port, '127.0.0.1', () => socket.write(requestBytes({ ...hello, stream: true })));
+    socket.pause();
+    await sleep(300);
+    let received = 0;
+    let tail = '';
+    socket.on('data', (data: Buffer) => {
+      received += data.length;
+      tail = (tail + data.toString('latin1')).slice(-100);
+    });
+    socket.resume();
+    await eventually(() => tail.includes('[DONE]'), 'the end of the stream', 10_000);
+    socket.destroy();
+    assert.ok(received > 400 * 50_000);
+    assert.ok(buffered < 300_000, `${buffered} bytes were held`);
+  });
+
+  test('is cut off when it does not read at all', async (t) => {
+    const engine = scriptedEngine(bigPieces);
+    const { port } = await testServer(t, engine, { stallTimeoutMs: '200ms' });
+    const socket = connect(port, '127.0.0.1', () => socket.write(requestBytes({ ...hello, stream: true })));
+    socket.on('error', () => undefined);
+    socket.pause();
+    await eventually(() => engine.active === 1, 'the request');
+    await eventually(() => engine.active === 0 && engine.aborted === 1, 'the cut', 5000);
+    socket.destroy();
+  });
+});
