@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: MIT
+// Models, tokenising, probes and metrics.
+
+import assert from 'node:assert/strict';
+import { describe, test } from 'node:test';
+import { post, testServer } from '../../helpers/http.ts';
+import { answer, rateEngine, scriptedEngine } from '../../helpers/scripted-engine.ts';
+
+const chat = { messages: [{ role: 'user', content: 'Hello' }] };
+
+async function json(response: Promise<Response>): Promise<Record<string, unknown>> {
+  return (await (await response).json()) as Record<string, unknown>;
+}
+
+describe('models', () => {
+  test('are listed with the fields that clients of other servers read, the same at every call', async (t) => {
+    const { url } = await testServer(t, scriptedEngine([]), { servedModelName: 'scripted,other' });
+    const list = await json(fetch(`${url}/v1/models`));
+    assert.equal(list['object'], 'list');
+    const [first, second] = list['data'] as Record<string, unknown>[];
+    assert.deepEqual([first?.['id'], first?.['object'], first?.['max_model_len']], ['scripted', 'model', 8192]);
+    assert.deepEqual([second?.['id'], second?.['root']], ['other', 'scripted']);
+    assert.deepEqual(await json(fetch(`${url}/v1/models`)), list);
+    assert.deepEqual(await json(fetch(`${url}/v1/models/scripted`)), first);
+  });
+
+  test('that are not served are 404', async (t) => {
+    const { url } = await testServer(t, scriptedEngine([]));
+    const response = await fetch(`${url}/v1/models/org/none`);
+    assert.equal(response.status, 404);
+    assert.match(await response.text(), /model_not_found/);
+  });
+
+  test('answer to any name when the served names say so', async (t) => {
+    const { url } = await testServer(t, scriptedEngine([answer('x')]), { servedModelName: '*' });
+    const body = await json(post(`${url}/v1/chat/completions`, { ...chat, model: 'gpt-9' }));
+    assert.equal(body['model'], 'gpt-9');
+  });
+});
+
+describe('tokenising', () => {
+  test('gives ids, their texts and the count of a prompt', async (t) => {
+    const { url } = await testServer(t, scriptedEngine([]));
+    const body = await json(post(`${url}/tokenize`, { prompt: 'Hi', return_token_strs: true }));
+    assert.deepEqual(body, { count: 2, max_model_len: 8192, tokens: [72, 105], token_strs: ['H', 'i'] });
+  });
+
+  test('gives the ids of a chat as its completion would see them', async (t) => {
+    const { url } = await testServer(t, scriptedEngine([]));
+    const body = await json(post(`${url}/tokenize`, chat));
+    assert.equal(Buffer.from(body['tokens'] as number[]).toString(), '<user>Hello<assistant>');
+  });
+
+  test('turns ids back into text, and refuses ids outside the vocabulary', async (t) => {
+    const { url } = await testServer(t, scriptedEngine([]));
+    assert.deepEqual(await json(post(`${url}/detokenize`, { tokens: [72, 105] })), { prompt: 'Hi' });
+    assert.equal((await post(`${url}/detokenize`, { tokens: [256] })).status, 400);
+  });
+});
+
+describe('probes', () => {
+  test('follow the life of the server: loading, ready, failed, draining', async (t) => {
+    const { url, lifecycle } = await testServer(t, undefined);
+    const probe = async (path: string): Promise<[number, unknown]> => {
+      const response = await fetch(`${url}${path}`);
+      return [response.status, await response.json()];
+    };
+    lifecycle.loading({ stage: 'weights', fraction: 0.5, detail: '' });
+    assert.deepEqual(await probe('/readyz'), [503, { status: 'loading', stage: 'weights', percent: 50 }]);
+    assert.deepEqual(await probe('/livez'), [200, { status: 'loading' }]);
+    const engine = scriptedEngine([]);
+    lifecycle.ready(engine);
+    assert.deepEqual(await probe('/health'), [200, { status: 'ok' }]);
+    engine.breakDown('gpu gone');
+    assert.deepEqual(await probe('/health'), [503, { status: 'failed', reason: 'gpu gone' }]);
+    assert.equal((await probe('/livez'))[0], 503);
+    lifecycle.drain();
+    assert.deepEqual(await probe('/readyz'), [503, { status: 'draining' }]);
+    assert.equal((await probe('/livez'))[0], 200);
+  });
+});
+
+describe('metrics', () => {
+  /** Value of a sample line; undefined when it is not there. */
+  const sample = (text: string, name: string, labels = ''): number | undefined => {
+    const line = text.split('\n').find((one) => one.startsWith(`${name}{`) && one.includes(labels));
+    return line === undefined ? undefined : Number(line.slice(line.lastIndexOf(' ') + 1));
+  };
+
+  test('carry the names that dashboards and scalers for vLLM read', async (t) => {
+    const { url } = await testServer(t, scriptedEngine([answer('a'), answer('b')]));
+    await post(`${url}/v1/chat/completions`, chat);
+    const response = await fetch(`${url}/metrics`);
+    assert.match(response.headers.get('content-type') ?? '', /^text\/plain/);
+    const text = await response.text();
+    assert.equal(sample(text, 'vllm:num_requests_running'), 0);
+    assert.equal(sample(text, 'vllm:num_requests_waiting'), 0);
+    assert.equal(sample(text, 'vllm:kv_cache_usage_perc'), 0);
+    assert.equal(sample(text, 'vllm:prompt_tokens_total'), 22);
+    assert.equal(sample(text, 'vllm:generation_tokens_total'), 2);
+    assert.equal(sample(text, 'vllm:request_success_total', 'finished_reason="stop"'), 1);
+    assert.equal(sample(text, 'vllm:time_to_first_token_seconds_count'), 1);
+    assert.equal(sample(text, 'vllm:inter_token_latency_seconds_count'), 1);
+    assert.equal(sample(text, 'vllm:request_prompt_tokens_sum'), 22);
+    assert.equal(sample(text, 'vllm:cache_config_info', 'block_size="128"'), 1);
+    for (const name of ['num_preemptions', 'prefix_cache_queries', 'prefix_cache_hits', 'spec_decode_num_accepted_tokens']) {
+      assert.equal(sample(text, `vllm:${name}_total`), 0, name);
+    }
+    for (const name of ['steps_total', 'gathers_overlapped_total', 'free_slots'])
+      assert.ok(sample(text, `twelvex:${name}`) !== undefined);
+    assert.match(text, /vllm:num_requests_running\{model_name="scripted",engine="0"\}/);
+  });
+
+  test('show what runs at this moment', async (t) => {
+    const { url } = await testServer(t, rateEngine({ stepMs: 5, tokens: 100_000 }));
+    const leave = new AbortController();
+    await post(`${url}/v1/chat/completions`, { ...chat, stream: true }, { signal: leave.signal });
+    assert.equal(sample(await (await fetch(`${url}/metrics`)).text(), 'vllm:num_requests_running'), 1);
+    leave.abort();
+  });
+
+  test('answer while the model loads', async (t) => {
+    const { url } = await testServer(t, undefined);
+    assert.equal((await fetch(`${url}/metrics`)).status, 200);
+  });
+});
