@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: MIT
+// y[T, N] = x[T, K] . W[N, K]^T for prepared weights (weight_layout.h), dense or grouped by expert.
+//
+// Two kernel families, same bits: `gemm_stream` reads every weight once, straight to registers, for few rows; `gemm_tile` shares
+// tiles of weights and rows in shared memory for many. Both widen weights exactly to bf16, multiply on tensor cores with f32
+// accumulation and add the sums of 256-column chunks in ascending order (kChunkCols). A row's result depends on that row
+// and the weights alone.
+//
+// Served numerics: `quantise` rounds activations per row and 128 columns to e4m3 times a power of two before the product (such
+// values are exact in bf16).
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "gemm/weight_layout.h"
+
+namespace twelvex::cuda {
+
+inline constexpr int kMaxSegments = 16;
+
+/// One product of a launch. Segments of a launch share the weight format, K and T, not necessarily the input.
+struct GemmSegment {
+  const uint8_t* weights = nullptr;   // prepared [rows, K]
+  const uint8_t* scales = nullptr;    // prepared; null for bf16
+  const __nv_bfloat16* x = nullptr;   // [T, K], rows GemmParams::ldx apart; 16-byte aligned
+  void* y = nullptr;                  // [T, rows], bf16 or f32, rows `ldy` apart
+  int rows = 0;                       // N
+  int ldy = 0;
+  bool f32 = false;
+};
+
+/// A run of consecutive sorted rows of one expert.
+struct GroupTile {
+  int expert = 0;
+  int first = 0;  // sorted row
+  int rows = 0;
+};
+
+struct GemmParams {
+  WeightFormat format = WeightFormat::kFp8Block128;
+  int rows = 0;               // T; grouped: sorted rows (tokens x experts per token)
+  int cols = 0;               // K, a multiple of 32
+  int ldx = 0;                // elements from row to row of x
+  bool quantise = false;      // served numerics
+  int num_segments = 0;
+  GemmSegment segments[kMaxSegments];
+  // Paired: segment 0 is the gate, segment 1 the up projection, of equal rows (a multiple of 16); y of segment 0 receives
+  //   silu(min(gate, limit)) * clamp(up, +-limit) [* row_weight], bf16 [T, rows]; limit 0: no clamps.
+  bool paired = false;
+  float limit = 0;
+  // Grouped: weights and scales of segment s for expert e start e * expert_*_bytes behind the segment's pointers.
+  const GroupTile* tiles = nullptr;   // [tile_count] device; null: dense
+  const int* tile_count = nullptr;    // device
+  int max_tiles = 0;                  // host bound on *tile_count
+  int experts = 0;                    // E
+  size_t expert_weight_bytes = 0, expert_scale_bytes = 0;
+  const int* gather = nullptr;        // [rows] row of x for each sorted row; null: the same row
+  const float* row_weight = nullptr;  // [rows] routing weight of each sorted row; null: 1
+  // Launches that do not quantise while they load first write a quantised copy of x: the x_rows x x_cols elements behind
+  // segment 0's x (0: rows and cols), among which lie the inputs of all segments.
+  __nv_bfloat16* quantised = nullptr;  // [x_rows, x_cols]
+  int x_rows = 0, x_cols = 0;
+  int num_sms = 0;
+  cudaStream_t stream = nullptr;
+};
+
+/// Launches the product. The choice of kernel depends on the shape alone and does not change the result.
+void run_gemm(const GemmParams& params);
+
+// ---- launch plans: pure functions of the shape
+
+/// Activation rows of a streaming launch (8 or 16), 0 when the tile kernel runs.
+int stream_rows(const GemmParams& params);
+/// Rows of a group tile: the dispatcher cuts experts' rows into tiles of this many. `rows` = tokens x experts per token.
+int group_tile_rows(int rows, int experts);
+
+/// Warps of a streaming block for 8 or 16 activation rows.
+TWELVEX_GEMM_HD constexpr int stream_warps(int tile_rows_m) { return tile_rows_m == 8 ? 16 : 8; }
+
+struct StreamPlan {
+  int chunks = 0;        // of kChunkCols columns
+  int split = 0;         // warps along K, a power of two
+  int rounds = 0;        // chunks of a warp
+  int row_groups = 0;    // warps / split
+  int units = 0;         // row units of 16 or 32 rows over all segments
+  int buffers = 0;       // of partial sums: 2 overlaps a reduction with the next unit
+  int grid = 0;
+  int smem_bytes = 0;
+};
+StreamPlan plan_stream(const GemmParams& params, int tile_rows_m);
+
+struct TilePlan {
+  int rows_m = 0;  // activation rows of a block: 32, 64 or 128
+  int grid_n = 0, grid_m = 0;
+};
+TilePlan plan_tile(const GemmParams& params);
+
+
+
+
+}  // namespace twelvex::cuda

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: MIT
+#include <algorithm>
+
+#include "common/device.h"
+#include "gemm/gemm.h"
+
+namespace twelvex::cuda {
+
+int group_tile_rows(int rows, int experts) {
+  // Weights are read once per tile of rows: eight rows while most experts have no more, then tiles that fill the tensor cores.
+  if (rows <= 8 * experts) return 8;
+  return rows < 96 * experts ? 64 : 128;
+}
+
+int stream_rows(const GemmParams& p) {
+  if (p.tiles != nullptr) return group_tile_rows(p.rows, p.experts) == 8 ? 8 : 0;
+  if (p.rows <= 8) return 8;
+  return p.rows <= 16 && !p.paired ? 16 : 0;
+}
+
+StreamPlan plan_stream(const GemmParams& p, int tile_rows_m) {
+  const int unit_tiles = p.paired || p.format == WeightFormat::kFp4Group32 ? 2 : 1;
+  const int warps = stream_warps(tile_rows_m);
+  StreamPlan plan;
+  plan.chunks = static_cast<int>(ceil_div(p.cols, kChunkCols));
+  plan.split = 1;
+  while (plan.split < plan.chunks && plan.split < warps) plan.split *= 2;
+  plan.rounds = static_cast<int>(ceil_div(plan.chunks, plan.split));
+  plan.row_groups = warps / plan.split;
+  for (int s = 0; s < (p.paired ? 1 : p.num_segments); ++s) {
+    plan.units += static_cast<int>(p.paired ? row_tiles(p.segments[s].rows) : ceil_div(row_tiles(p.segments[s].rows), unit_tiles));
+  }
+  const int bytes = plan.row_groups * unit_tiles * plan.split * plan.rounds * tile_rows_m * (kCellRows + 4) * 4;
+  plan.buffers = 2 * bytes <= kMaxSharedBytes ? 2 : 1;
+  plan.smem_bytes = plan.buffers * bytes;
+  const int64_t units = static_cast<int64_t>(plan.units) * (p.tiles != nullptr ? p.max_tiles : 1);
+  plan.grid = static_cast<int>(std::min<int64_t>(ceil_div(units, plan.row_groups), p.num_sms));
+  return plan;
+}
+
+TilePlan plan_tile(const GemmParams& p) {
+  TilePlan plan;
+  const int block_rows = p.paired ? 64 : 128;
+  for (int s = 0; s < (p.paired ? 1 : p.num_segments); ++s) plan.grid_n += static_cast<int>(ceil_div(p.segments[s].rows, block_rows));
+  if (p.tiles != nullptr) {
+    plan.rows_m = group_tile_rows(p.rows, p.experts);
+    plan.grid_m = p.max_tiles;
+    return plan;
+  }
+  // Blocks of 128 rows once they fill the device; smaller ones spread a short prompt over more multiprocessors.
+  plan.rows_m = p.rows <= 32 && !p.paired ? 32 : 64;
+  if (ceil_div(p.rows, 128) * plan.grid_n >= p.num_sms) plan.rows_m = 128;
+  plan.grid_m = static_cast<int>(ceil_div(p.rows, plan.rows_m));
+  return plan;
+}
+
+}  // namespace twelvex::cuda

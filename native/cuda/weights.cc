@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: MIT
+#include "weights.h"
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+
+#include "common/check.h"
+#include "gemm/prepare.h"
+#include "runtime/error.h"
+
+namespace twelvex::cuda {
+
+namespace {
+
+constexpr size_t kStagingBytes = size_t{32} << 20;
+
+size_t row_payload(WeightFormat format, int64_t cols) {
+  switch (format) {
+    case WeightFormat::kF32:
+      return static_cast<size_t>(cols) * 4;
+    case WeightFormat::kBF16:
+      return static_cast<size_t>(cols) * 2;
+    case WeightFormat::kFp8Block128:
+      return static_cast<size_t>(cols);
+    case WeightFormat::kFp4Group32:
+      return static_cast<size_t>(cols) / 2;
+  }
+  return 0;
+}
+
+size_t align16(size_t bytes) { return (bytes + 15) / 16 * 16; }
+
+/// Widening re-biases in bf16 (gemm/widen.cuh), which bounds the scales from above.
+void check_scales(const uint8_t* row, size_t count, WeightFormat format) {
+  const int most = format == WeightFormat::kFp8Block128 ? kFp8MaxScaleByte : kFp4MaxScaleByte;
+  const int largest = *std::max_element(row, row + count);
+  if (largest > most) {
+    throw Error(ErrorCode::kBadCheckpoint, "weight scale 2^" + std::to_string(largest - 127) + " is over 2^" +
+                                               std::to_string(most - 127) + ", the largest that the CUDA backend can widen");
+  }
+}
+
+}  // namespace
+
+WeightStore::WeightStore(cudaStream_t stream) : stream_(stream) {
+  try {
+    for (Staging& s : staging_) {
+      check(cudaMallocHost(reinterpret_cast<void**>(&s.host), kStagingBytes), "cudaMallocHost of a staging buffer");
+      s.device = static_cast<uint8_t*>(device_alloc(kStagingBytes, "staging"));
+      check(cudaEventCreateWithFlags(&s.free, cudaEventDisableTiming), "cudaEventCreate");
+    }
+  } catch (...) {
+    release_staging();
+    throw;
+  }
+}
+
+WeightStore::~WeightStore() {
+  cudaStreamSynchronize(stream_);
+  release_staging();
+  for (void* pointer : owned_) cudaFree(pointer);
+}
+
+void WeightStore::release_staging() noexcept {
+  for (Staging& s : staging_) {
+    cudaFreeHost(s.host);
+    cudaFree(s.device);
+    if (s.free != nullptr) cudaEventDestroy(s.free);
+    s = {};
+  }
+}
+
+void WeightStore::finish() {
+  check(cudaStreamSynchronize(stream_), "upload of weights");
+  release_staging();
+}
+
+void* WeightStore::allocate(size_t bytes, const char* purpose) {
+  owned_.reserve(owned_.size() + 1);
+  owned_.push_back(device_alloc(bytes, purpose));
+  bytes_ += bytes;
+  return owned_.back();
+}
+
+WeightStore::Staging& WeightStore::next_staging() {
+  if (staging_[0].host == nullptr) throw Error(ErrorCode::kInternal, "weights were loaded after the store was finished");
+  Staging& s = staging_[turn_++ % 2];
+  check(cudaEventSynchronize(s.free), "upload of weights");
+  return s;
+}
+
+Linear WeightStore::empty_like(WeightFormat format, int64_t rows, int64_t cols, int64_t count) {
+  Linear linear{.format = format, .rows = rows, .cols = cols};
+  if (rows == 0 || cols == 0 || count == 0) return linear;
+  if (format == WeightFormat::kF32) {
+    throw Error(ErrorCode::kUnsupported, "f32 projection of " + std::to_string(rows) + " x " + std::to_string(cols) +
+                                             ": the CUDA backend multiplies bf16, fp8 and fp4 weights");
+  }
+  linear.data = allocate(weight_bytes(format, rows, cols) * count, "weights");
+  const size_t scales = scale_bytes(format, rows, cols) * count;
+  if (scales != 0) linear.scale = allocate(scales, "weight scales");
+  return linear;
+}
+
+void WeightStore::upload(const MatrixView& view, uint8_t* data, uint8_t* scale, int64_t first_tile) {
+  const size_t payload = row_payload(view.format, view.cols);
+  const size_t pitch = align16(payload);
+  const int64_t rows_at_once = static_cast<int64_t>(kStagingBytes / pitch) / kCellRows * kCellRows;
+  TWELVEX_NEED_LE(kCellRows, rows_at_once);
+  for (int64_t row = 0; row < view.rows; row += rows_at_once) {
+    const int64_t rows = std::min(rows_at_once, view.rows - row);
+    Staging& s = next_staging();
+    for (int64_t r = 0; r < rows; ++r) std::memcpy(s.host + r * pitch, view.data + (row + r) * view.row_bytes, payload);
+    check(cudaMemcpyAsync(s.device, s.host, rows * pitch, cudaMemcpyHostToDevice, stream_), "upload of weights");
+    run_prepare({.format = view.format, .rows = rows, .cols = view.cols, .raw = s.device, .pitch = pitch,
+                 .first_tile = first_tile + row / kCellRows, .prepared = data, .stream = stream_});
+    check(cudaEventRecord(s.free, stream_), "cudaEventRecord");
+  }
+  if (view.format != WeightFormat::kBF16) upload_scales(view, scale, first_tile);
+}
+
+void WeightStore::upload_scales(const MatrixView& view, uint8_t* scale, int64_t first_tile) {
+  const bool fp8 = view.format == WeightFormat::kFp8Block128;
+  const int64_t rows = fp8 ? ceil_div(view.rows, kScaleBlock) : view.rows;
+  const size_t payload = static_cast<size_t>(ceil_div(view.cols, fp8 ? kScaleBlock : 32));
+  const size_t pitch = fp8 ? payload : align16(payload);
+  const int64_t rows_at_once = static_cast<int64_t>(kStagingBytes / pitch) / kCellRows * kCellRows;
+  for (int64_t row = 0; row < rows; row += rows_at_once) {
+    const int64_t count = std::min(rows_at_once, rows - row);
+    Staging& s = next_staging();
+    for (int64_t r = 0; r < count; ++r) {
+      const uint8_t* from = view.scale + (row + r) * view.scale_row_bytes;
+      check_scales(from, payload, view.format);
+      std::memcpy(s.host + r * pitch, from, payload);
+    }
+    uint8_t* to = fp8 ? scale + row * payload : s.device;
+    check(cudaMemcpyAsync(to, s.host, count * pitch, cudaMemcpyHostToDevice, stream_), "upload of weight scales");
+    if (!fp8) {
+      run_prepare_fp4_scales({.format = view.format, .rows = count, .cols = view.cols, .raw = s.device, .pitch = pitch,
+                              .first_tile = first_tile + row / kCellRows, .prepared = scale, .stream = stream_});
+    }
+    check(cudaEventRecord(s.free, stream_), "cudaEventRecord");
+  }
+}
+
+Linear WeightStore::linear(const MatrixView& view) {
+  Linear linear = empty_like(view.format, view.rows, view.cols, 1);
+  if (linear.data != nullptr) upload(view, static_cast<uint8_t*>(linear.data), static_cast<uint8_t*>(linear.scale), 0);
+  return linear;
+}
+
+Experts WeightStore::experts(std::span<const ExpertView> views) {
+  Experts experts;
+  experts.count = static_cast<int>(views.size());
+  if (views.empty()) return experts;
+  const MatrixView& gate = views[0].w1;
+  const MatrixView& down = views[0].w2;
+  TWELVEX_NEED(gate.rows % kCellRows, 0);
+  experts.gate_up = empty_like(gate.format, 2 * gate.rows, gate.cols, experts.count);
+  experts.down = empty_like(down.format, down.rows, down.cols, experts.count);
+  if (experts.gate_up.data == nullptr) return experts;
+  uint8_t* up_data = static_cast<uint8_t*>(experts.gate_up.data);
+  uint8_t* up_scale = static_cast<uint8_t*>(experts.gate_up.scale);
+  uint8_t* down_data = static_cast<uint8_t*>(experts.down.data);
+  uint8_t* down_scale = static_cast<uint8_t*>(experts.down.scale);
+  for (const ExpertView& expert : views) {
+    upload(expert.w1, up_data, up_scale, 0);
+    upload(expert.w3, up_data, up_scale, row_tiles(gate.rows));
+    upload(expert.w2, down_data, down_scale, 0);
+    up_data += weight_bytes(gate.format, 2 * gate.rows, gate.cols);
+    up_scale += scale_bytes(gate.format, 2 * gate.rows, gate.cols);
+    down_data += weight_bytes(down.format, down.rows, down.cols);
+    down_scale += scale_bytes(down.format, down.rows, down.cols);
+  }
+  return experts;
+}
+
+Array WeightStore::matrix_f32(const MatrixView& view) {
+  const size_t count = static_cast<size_t>(view.rows * view.cols);
+  Array array{.data = allocate(count * 4, "f32 weights"), .bytes = count * 4};
+  const size_t pitch = static_cast<size_t>(view.cols) * 4;
+  const int64_t rows_at_once = static_cast<int64_t>(kStagingBytes / std::max<size_t>(pitch, 4));
+  TWELVEX_NEED_LE(1, rows_at_once);
+  for (int64_t row = 0; row < view.rows; row += rows_at_once) {
+    const int64_t rows = std::min(rows_at_once, view.rows - row);
+    Staging& s = next_staging();
+    for (int64_t r = 0; r < rows; ++r) {
+      const uint8_t* from = view.data + (row + r) * view.row_bytes;
+      if (view.format == WeightFormat::kF32) {
+        std::memcpy(s.host + r * pitch, from, pitch);
+        continue;
+      }
+      if (view.format != WeightFormat::kBF16) throw Error(ErrorCode::kBadCheckpoint, "expected an f32 or bf16 tensor, got a quantised one");
+      for (int64_t c = 0; c < view.cols; ++c) {
+        uint16_t half;
+        std::memcpy(&half, from + c * 2, 2);
+        const uint32_t bits = static_cast<uint32_t>(half) << 16;
+        std::memcpy(s.host + r * pitch + c * 4, &bits, 4);
+      }
+    }
+    check(cudaMemcpyAsync(static_cast<uint8_t*>(array.data) + row * pitch, s.host, rows * pitch, cudaMemcpyHostToDevice, stream_),
+          "upload of weights");
+    check(cudaEventRecord(s.free, stream_), "cudaEventRecord");
+  }
+  return array;
+}
+
+Array WeightStore::vector(const MatrixView& view) { return matrix_f32(view); }
+
+Array WeightStore::token_table(std::span<const int32_t> table) {
+  return matrix_f32({.format = WeightFormat::kF32,  // the same bytes
+                     .rows = static_cast<int64_t>(table.size()),
+                     .cols = 1,
+                     .data = reinterpret_cast<const uint8_t*>(table.data()),
+                     .row_bytes = 4});
+}
+
+}  // namespace twelvex::cuda

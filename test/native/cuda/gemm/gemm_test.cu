@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: MIT
+// Dense products of every weight format against float64, the quantiser to the bit, and the promise that a row's result does
+// not depend on how many rows are computed or by which kernel. With --bench: TFLOP/s (many rows) and GB/s (few).
+#include "common/device.h"
+#include "gemm/gemm.h"
+#include "gemm/quantise.h"
+#include "gemm_reference.h"
+#include "weights.h"
+
+using namespace twelvex;
+using namespace twelvex::test;
+using cuda::GemmParams;
+using cuda::WeightStore;
+using bf16 = __nv_bfloat16;
+
+namespace {
+
+const char* name_of(WeightFormat f) {
+  return f == WeightFormat::kBF16 ? "bf16" : f == WeightFormat::kFp8Block128 ? "fp8" : f == WeightFormat::kFp4Group32 ? "fp4" : "f32";
+}
+
+/// Inputs and outputs of one product; `scratch` for quantised copies.
+struct Problem {
+  HostMatrix weights;
+  Linear linear;
+  int rows;
+  std::vector<bf16> x;
+  DeviceArray<bf16> device_x, scratch;
+
+  Problem(WeightStore& store, WeightFormat format, int t, int n, int k)
+      : weights(format, n, k), linear(store.linear(weights.view())), rows(t), x(random_bf16(static_cast<size_t>(t) * k)), device_x(x),
+        scratch(static_cast<size_t>(t) * k) {}
+
+  GemmParams params(int t, void* y, bool f32, bool quantise) const {
+    GemmParams p;
+    p.format = weights.format;
+    p.rows = t;
+    p.cols = p.ldx = static_cast<int>(weights.cols);
+    p.quantise = quantise;
+    p.quantised = scratch;
+    p.num_segments = 1;
+    p.segments[0] = {.weights = static_cast<const uint8_t*>(linear.data), .scales = static_cast<const uint8_t*>(linear.scale), .x = device_x,
+                     .y = y, .rows = static_cast<int>(weights.rows), .ldy = static_cast<int>(weights.rows), .f32 = f32};
+    p.num_sms = cuda::device_info().multiprocessors;
+    return p;
+  }
+};
+
+std::vector<float> run_f32(const Problem& problem, int t, bool quantise) {
+  DeviceArray<float> y(static_cast<size_t>(t) * problem.weights.rows);
+  y.poison();
+  cuda::run_gemm(problem.params(t, y, true, quantise));
+  sync("run_gemm");
+  return y.download();
+}
+
+void test_dense(WeightStore& store, WeightFormat format, int t, int n, int k) {
+  const Problem problem(store, format, t, n, k);
+  for (const bool quantise : {false, true}) {
+    if (quantise && format == WeightFormat::kBF16) continue;
+    std::vector<float> x = to_floats(problem.x);
+    if (quantise) {
+      for (int r = 0; r < t; ++r) quantise_row(&x[static_cast<size_t>(r) * k], k);
+    }
+    const std::vector<float> y = run_f32(problem, t, quantise);
+    DeviceArray<bf16> rounded(static_cast<size_t>(t) * n);
+    rounded.poison();
+    cuda::run_gemm(problem.params(t, rounded, false, quantise));
+    sync("run_gemm");
+    const std::vector<float> z = to_floats(rounded.download());
+    Difference exact, bf;
+    const int step = std::max(1, t * n / 20000);  // a fresh sample of the rows of W when there are many outputs
+    for (int j = below(step); j < n; j += step) {
+      const std::vector<float> w = problem.weights.row(j);
+      for (int r = 0; r < t; ++r) {
+        const double sum = dot(w.data(), &x[static_cast<size_t>(r) * k], k);
+        exact.add(y[static_cast<size_t>(r) * n + j], sum);
+        bf.add(z[static_cast<size_t>(r) * n + j], sum);
+      }
+    }
+    char what[128];
+    std::snprintf(what, sizeof what, "%s T=%d N=%d K=%d%s", name_of(format), t, n, k, quantise ? " quantised" : "");
+    expect_close(exact, 5e-5, std::string(what) + ", f32 out");
+    expect_close(bf, 3e-3, std::string(what) + ", bf16 out");
+    expect(std::none_of(y.begin(), y.end(), [](float v) { return std::isnan(v); }) &&
+               std::none_of(z.begin(), z.end(), [](float v) { return std::isnan(v); }),
+           std::string(what) + ": every output written");
+  }
+}
+
+/// Streaming (8 and 16 rows) and tiles (32, 64, 128 rows) give a row the same bits.
+void test_invariance(WeightStore& store, WeightFormat format, int n, int k, bool quantise) {
+  const Problem problem(store, format, 700, n, k);
+  const std::vector<float> all = run_f32(problem, 700, quantise);
+  for (const int t : {1, 3, 8, 9, 16, 17, 33, 64, 192}) {
+    const std::vector<float> some = run_f32(problem, t, quantise);
+    char what[128];
+    std::snprintf(what, sizeof what, "%s N=%d K=%d%s: rows of T=%d equal those of T=700 to the bit", name_of(format), n, k,
+                  quantise ? " quantised" : "", t);
+    expect(std::equal(some.begin(), some.end(), all.begin(), [](float a, float b) { return std::memcmp(&a, &b, 4) == 0; }), what);
+  }
+}
+
+/// Several products of one launch, with column slices of one input (the grouped output projection).
+void test_segments(WeightStore& store, int t) {
+  constexpr int kGroups = 4, kCols = 512, kRows = 256;
+  const HostMatrix w(WeightFormat::kFp8Block128, kGroups * kRows, kCols);
+  const Linear linear = store.linear(w.view());
+  const std::vector<bf16> x = random_bf16(static_cast<size_t>(t) * kGroups * kCols);
+  const DeviceArray<bf16> device_x(x), y(static_cast<size_t>(t) * kGroups * kRows), scratch(x.size());
+  y.poison();
+  GemmParams p;
+  p.rows = t;
+  p.cols = kCols;
+  p.ldx = p.x_cols = kGroups * kCols;
+  p.quantise = true;
+  p.quantised = scratch;
+  p.num_segments = kGroups;
+  p.num_sms = cuda::device_info().multiprocessors;
+  for (int g = 0; g < kGroups; ++g) {
+    p.segments[g] = {.weights = static_cast<const uint8_t*>(linear.data) + g * cuda::weight_bytes(w.format, kRows, kCols),
+                     .scales = static_cast<const uint8_t*>(linear.scale) + g * cuda::scale_bytes(w.format, kRows, kCols),
+                     .x = device_x + g * kCols, .y = y + g * kRows, .rows = kRows, .ldy = kGroups * kRows};
+  }
+  cuda::run_gemm(p);
+  sync("run_gemm");
+  std::vector<float> quantised = to_floats(x);
+  quantise_row(quantised.data(), static_cast<int>(quantised.size()));
+  const std::vector<float> out = to_floats(y.download());
+  Difference d;
+  for (int j = 0; j < kGroups * kRows; ++j) {
+    const std::vector<float> row = w.row(j);
+    for (int r = 0; r < t; ++r) {
+      d.add(out[static_cast<size_t>(r) * kGroups * kRows + j],
+            dot(row.data(), &quantised[(static_cast<size_t>(r) * kGroups + j / kRows) * kCols], kCols));
+    }
+  }
+  expect_close(d, 3e-3, "four groups in one launch, T=" + std::to_string(t));
+}
+
+/// The shared expert: gate and up in one pass.
+void test_paired(WeightStore& store, int t, int n, int k) {
+  const HostMatrix gate(WeightFormat::kFp8Block128, n, k), up(WeightFormat::kFp8Block128, n, k);
+  const Linear device_gate = store.linear(gate.view()), device_up = store.linear(up.view());
+  const std::vector<bf16> x = random_bf16(static_cast<size_t>(t) * k, 4.0f);
+  const DeviceArray<bf16> device_x(x), y(static_cast<size_t>(t) * n);
+  y.poison();
+  GemmParams p;
+  p.rows = t;
+  p.cols = p.ldx = k;
+  p.paired = true;
+  p.limit = 10;
+  p.num_segments = 2;
+  p.num_sms = cuda::device_info().multiprocessors;
+  const Linear* linears[2] = {&device_gate, &device_up};
+  for (int s = 0; s < 2; ++s) {
+    p.segments[s] = {.weights = static_cast<const uint8_t*>(linears[s]->data), .scales = static_cast<const uint8_t*>(linears[s]->scale),
+                     .x = device_x, .y = y, .rows = n, .ldy = n};
+  }
+  cuda::run_gemm(p);
+  sync("run_gemm");
+  const std::vector<float> in = to_floats(x), out = to_floats(y.download());
+  Difference d;
+  bool clamped = false;
+  for (int j = 0; j < n; ++j) {
+    const std::vector<float> g = gate.row(j), u = up.row(j);
+    for (int r = 0; r < t; ++r) {
+      const double a = dot(g.data(), &in[static_cast<size_t>(r) * k], k), b = dot(u.data(), &in[static_cast<size_t>(r) * k], k);
+      clamped |= a > 10 && b > 10;
+      d.add(out[static_cast<size_t>(r) * n + j], twelvex::test::swiglu(a, b, 10));
+    }
+  }
+  expect_close(d, 4e-3, "gate and up with SwiGLU, T=" + std::to_string(t) + (clamped ? ", clamps reached" : ""));
+}
+
+void test_quantiser() {
+  constexpr int kRows = 37, kCols = 352;  // the last group is short
+  std::vector<bf16> x = random_bf16(kRows * kCols, 3.0f);
+  for (int i = 0; i < kCols; ++i) x[i] = __float2bfloat16(0.0f), x[kCols + i] = __float2bfloat16(gauss(1e-6f));
+  x[2 * kCols] = __float2bfloat16(448.0f);  // a scale of exactly one
+  const DeviceArray<bf16> device_x(x), y(x.size());
+  y.poison();
+  cuda::run_quantise({.rows = kRows, .cols = kCols, .ldx = kCols, .x = device_x, .y = y});
+  sync("run_quantise");
+  const std::vector<float> out = to_floats(y.download());
+  std::vector<float> expected = to_floats(x);
+  for (int r = 0; r < kRows; ++r) quantise_row(&expected[r * kCols], kCols);
+  expect(std::equal(out.begin(), out.end(), expected.begin()), "quantiser equals the rule on real numbers");
+}
+
+void test_prepared_bf16(WeightStore& store) {
+  const HostMatrix w(WeightFormat::kBF16, 37, 160);
+  const Linear linear = store.linear(w.view());
+  sync("prepare");
+  std::vector<uint8_t> bytes(cuda::weight_bytes(w.format, w.rows, w.cols));
+  check(cudaMemcpy(bytes.data(), linear.data, bytes.size(), cudaMemcpyDeviceToHost), "download");
+  bool same = true;
+  for (int r = 0; r < w.rows; ++r) {
+    for (int c = 0; c < w.cols; ++c) same &= std::memcmp(&bytes[cuda::bf16_offset(r, c, w.cols)], &w.data[(r * w.cols + c) * 2], 2) == 0;
+  }
+  expect(same, "bf16_offset finds every element of a prepared matrix");
+}
+
+void bench(WeightStore& store) {
+  DeviceArray<uint8_t> a(size_t{1} << 30), b(size_t{1} << 30);
+  const double copy_us = time_us([&] { cudaMemcpyAsync(b, a, a.size(), cudaMemcpyDeviceToDevice); });
+  const double copy = 2.0 * a.size() / copy_us / 1e3;
+  std::printf("  device-to-device copy %.0f GB/s (read + written)\n", copy);
+  struct Shape {
+    WeightFormat format;
+    int n, k;
+    const char* what;
+  };
+  const Shape shapes[] = {
+      {WeightFormat::kFp8Block128, 4096, 4096, "wo_b"},       {WeightFormat::kFp8Block128, 16384, 1024, "wq_b"},
+      {WeightFormat::kFp8Block128, 1536, 4096, "wq_a + wkv"}, {WeightFormat::kBF16, 2048, 4096, "compressor"},
+      {WeightFormat::kBF16, 64640, 4096, "lm_head"},
+  };
+  for (const Shape& s : shapes) {
+    const Problem problem(store, s.format, 4096, s.n, s.k);
+    // Enough copies of the weights that repeated launches do not read them from L2.
+    const size_t bytes = cuda::weight_bytes(s.format, s.n, s.k);
+    const int copies = static_cast<int>(std::max<size_t>(2, (size_t{400} << 20) / bytes));
+    DeviceArray<uint8_t> many(bytes * copies);
+    for (int i = 0; i < copies; ++i) cudaMemcpy(many + i * bytes, problem.linear.data, bytes, cudaMemcpyDeviceToDevice);
+    DeviceArray<bf16> y(static_cast<size_t>(4096) * s.n);
+    for (const int t : {1, 3, 8, 16, 64, 512, 4096}) {
+      if (s.n > 60000 && t > 64) continue;
+      // One timed call is several products with different copies of the weights.
+      const int inner = t <= 16 ? std::min(copies, 20) : 1;
+      int turn = 0;
+      const double us = time_us(
+                            [&] {
+                              for (int i = 0; i < inner; ++i) {
+                                GemmParams p = problem.params(t, y, false, s.format != WeightFormat::kBF16);
+                                p.segments[0].weights = many + (turn++ % copies) * bytes;
+                                cuda::run_gemm(p);
+                              }
+                            },
+                            10) /
+                        inner;
+      std::printf("  %-10s %s N=%5d K=%4d T=%4d  %9.2f us  %7.1f TFLOP/s  %6.0f GB/s of weights (%.0f %% of copy)\n", s.what,
+                  name_of(s.format), s.n, s.k, t, us, 2.0 * t * s.n * s.k / us / 1e6, bytes / us / 1e3, 100 * bytes / us / 1e3 / copy);
+    }
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const bool timed = start("gemm", argc, argv);
+  WeightStore store(nullptr);
+  test_prepared_bf16(store);
+  test_quantiser();
+  constexpr WeightFormat kBf16 = WeightFormat::kBF16, kFp8 = WeightFormat::kFp8Block128;
+  for (const WeightFormat format : {kBf16, kFp8}) {
+    test_dense(store, format, 1, 256, 128);
+    test_dense(store, format, 3, 384, 384);
+    test_dense(store, format, 8, 1536, 4096);
+    test_dense(store, format, 13, 1024, 1024);
+    test_dense(store, format, 16, 128, 8192);
+    test_dense(store, format, 29, 384, 1152);
+    test_dense(store, format, 77, 640, 640);
+    test_dense(store, format, 333, 896, 2048);
+    test_dense(store, format, 1500, 1536, 256);
+  }
+  test_dense(store, kBf16, 5, 12, 96);  // row and column tails
+  test_dense(store, kBf16, 70, 12, 96);
+  test_dense(store, kBf16, 2, 4100, 160);
+  test_invariance(store, kFp8, 512, 4096, true);
+  test_invariance(store, kFp8, 256, 8192, false);
+  test_invariance(store, kBf16, 300, 1056, false);
+  for (const int t : {2, 15, 200}) test_segments(store, t);
+  for (const int t : {1, 8, 50, 129}) test_paired(store, t, 256, 512);
+  if (timed) bench(store);
+  return finish("gemm");
+}
