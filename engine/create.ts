@@ -1,7 +1,28 @@
 // SPDX-License-Identifier: MIT
 
-import { EngineError } from './errors.ts';
+import { KvCache } from './cache/kv-cache.ts';
+import { ServingEngine } from './engine.ts';
+import { allocateCache, resolveSettings } from './load-settings.ts';
+import { describeModel } from './model-info.ts';
+import { fromNative } from './native-error.ts';
+import { loadAddon } from './native.ts';
+import { Prompts } from './prompts.ts';
+import { Scheduler } from './scheduler/scheduler.ts';
+import type { SchedulerLimits } from './scheduler/scheduler.ts';
+import { THINK_CLOSE } from './text/chat-constants.ts';
+import { loadTokenizer } from './text/tokenizer.ts';
 import type { Engine, EngineLogger, EngineOptions, LoadProgress } from './types.ts';
+import { warmUp } from './warm-up.ts';
+
+/** Share of the whole load that a stage begins at. */
+const STAGE_START: Record<LoadProgress['stage'], number> = {
+  tokenizer: 0,
+  config: 0.02,
+  weights: 0.05,
+  cache: 0.9,
+  warmup: 0.95,
+  ready: 1,
+};
 
 /**
  * Loads a checkpoint and starts serving it.
@@ -9,8 +30,70 @@ import type { Engine, EngineLogger, EngineOptions, LoadProgress } from './types.
  */
 export async function createEngine(
   options: EngineOptions,
-  _logger: EngineLogger,
-  _onProgress: (progress: LoadProgress) => void,
+  logger: EngineLogger,
+  onProgress: (progress: LoadProgress) => void,
 ): Promise<Engine> {
-  throw new EngineError('UNSUPPORTED', `cannot serve ${options.modelPath}: the native addon is not built yet`);
+  const report = (stage: LoadProgress['stage'], detail: string, within = 0): void => {
+    const begin = STAGE_START[stage];
+    const end = stage === 'weights' ? STAGE_START.cache : begin;
+    onProgress({ stage, fraction: begin + within * (end - begin), detail });
+  };
+  report('tokenizer', 'reading tokenizer.json');
+  const tokenizer = await loadTokenizer(options.modelPath);
+  report('config', 'reading configuration and tensor headers');
+  const addon = loadAddon();
+  const checkpoint = calling(() => addon.inspect(options.modelPath));
+  const settings = resolveSettings(options, checkpoint, tokenizer);
+  report('weights', 'loading weights');
+  const native = await addon
+    .loadModel(options.modelPath, settings.native, (fraction, detail) => report('weights', detail, fraction))
+    .catch((cause: unknown) => {
+      throw fromNative(cause);
+    });
+  try {
+    report('cache', 'allocating the cache');
+    const plan = await allocateCache(native, options, settings);
+    report('warmup', 'first step');
+    const limits: SchedulerLimits = {
+      slots: plan.slots,
+      stepTokens: settings.native.stepTokens,
+      mtp: native.mtp,
+      maxModelLen: plan.maxModelLen,
+      maxItlMs: options.maxItlMs,
+    };
+    await warmUp(native, limits, plan);
+    const info = await describeModel({ options, checkpoint, tokenizer, native, plan, nativeOptions: settings.native });
+    logger.info({ model: info.id, maxModelLen: info.maxModelLen, cache: info.cache, mtp: info.mtp }, 'engine is ready');
+    report('ready', `${info.id} is ready`);
+    const cache = new KvCache({ ...plan, mtp: native.mtp });
+    return new ServingEngine({
+      info,
+      native,
+      cache,
+      scheduler: new Scheduler(limits, cache),
+      tokenizer,
+      prompts: new Prompts(tokenizer, info.encoderRevision, native.vocabSize),
+      limits: {
+        vocabSize: native.vocabSize,
+        maxModelLen: plan.maxModelLen,
+        eosToken: info.eosToken,
+        thinkCloseToken: tokenizer.controlId(THINK_CLOSE),
+      },
+      queue: options,
+      prefixCache: options.prefixCache,
+      promptLogprobs: settings.native.diagnostics,
+      logger,
+    });
+  } catch (cause) {
+    await native.close();
+    throw fromNative(cause);
+  }
+}
+
+function calling<T>(action: () => T): T {
+  try {
+    return action();
+  } catch (cause) {
+    throw fromNative(cause);
+  }
 }

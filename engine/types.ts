@@ -133,6 +133,7 @@ export interface Timing {
 
 /** Events of one choice. Order: prompt, progress*, (tokens | reasoning | answer | tool…)*, end. Exactly one `end`. */
 export type GenerationEvent =
+  /** `logprobs`: one entry a prompt token; the first, which nothing predicts, has NaN. Such a prompt has no progress events. */
   | { kind: 'prompt'; choice: number; tokens: Int32Array; cachedTokens: number; logprobs?: TokenLogprob[] }
   | { kind: 'progress'; choice: number; computedTokens: number; cachedTokens: number; promptTokens: number }
   /** Sampled ids of one step, before the text they lead to; control tokens included. */
@@ -148,6 +149,8 @@ export type GenerationEvent =
       reason: FinishReason;
       /** The stop string or token id that ended it, if one did. */
       stop?: string | number;
+      /** The model stopped without closing its reasoning: what came as 'reasoning' was meant as the answer. */
+      reasoningIsAnswer?: boolean;
       usage: Usage;
       timing: Timing;
       error?: EngineError;

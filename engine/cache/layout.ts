@@ -9,8 +9,11 @@ export const BLOCK_TOKENS = 128;
 /** Sliding window of every layer, the current token included. */
 export const WINDOW_TOKENS = 128;
 
-/** Window blocks a running sequence holds at most between chunks: the window's tail, the current one, the next for drafts. */
-const LIVE_WINDOW_BLOCKS = 3;
+/**
+ * Window blocks of a running sequence: the window's tail, the current one, and a share of a third, which it holds only
+ * while its drafts reach across a border.
+ */
+const LIVE_WINDOW_BLOCKS = 2.25;
 
 /** Cached restart points: one window block for this many context blocks (1,024 tokens). See KvCache, `isAnchor`. */
 export const CONTEXT_BLOCKS_PER_ANCHOR = 8;
@@ -48,7 +51,7 @@ export interface CachePlan {
  */
 export function planCache(demand: CacheDemand): CachePlan {
   const { bytes, budgetBytes, slots, stepTokens, mtp } = demand;
-  const liveWindows = slots * LIVE_WINDOW_BLOCKS + Math.ceil((stepTokens + mtp) / BLOCK_TOKENS) + 1;
+  const liveWindows = Math.ceil(slots * LIVE_WINDOW_BLOCKS) + Math.ceil((stepTokens + mtp) / BLOCK_TOKENS) + 1;
   const fixedBytes = slots * bytes.slotBytes + liveWindows * bytes.windowBlockBytes;
   const left = budgetBytes - fixedBytes;
   const unitBytes = CONTEXT_BLOCKS_PER_ANCHOR * bytes.contextBlockBytes + bytes.windowBlockBytes;

@@ -8,6 +8,8 @@ export interface StepOutcome {
   sequence: Sequence;
   /** Tokens sampled in this step and kept, in order. */
   tokens: number[];
+  /** The forced tokens of the request were put behind them. */
+  forced: boolean;
   /** Tokens the model accepted, the ones behind a stop included. */
   accepted: number;
   /** Drafts that were verified. */
@@ -35,6 +37,7 @@ export function commitRow(row: StepRow, result: StepResult, place: ResultPlace):
   const outcome: StepOutcome = {
     sequence,
     tokens: [],
+    forced: false,
     accepted: 0,
     drafts,
     sample: row.sample ? place.sample : -1,
@@ -49,20 +52,44 @@ export function commitRow(row: StepRow, result: StepResult, place: ResultPlace):
     if (sequence.computed === sequence.tokens.length) outcome.finish = { reason: 'length' };
     return outcome;
   }
+  takeSampled(sequence, result, place, outcome);
+  const kept = outcome.tokens.length;
+  if (outcome.forced) {
+    // The last sampled token is computed again: drafts behind it have left their traces in the MTP rows.
+    sequence.computed = position + count - drafts + kept - 1;
+    sequence.phase = 'prefilling';
+    sequence.drafts = [];
+  } else {
+    // Accepted drafts were computed in this step, the last accepted token was not.
+    sequence.computed = position + count - drafts + Math.min(kept, outcome.accepted - 1);
+    sequence.phase = 'decoding';
+    sequence.drafts = draftsOf(result, place.sample);
+  }
+  return outcome;
+}
+
+/** Appends accepted tokens up to the first stop or the place where forced tokens come in. */
+function takeSampled(sequence: Sequence, result: StepResult, place: ResultPlace, outcome: StepOutcome): void {
+  const { forced } = sequence.request;
   const width = result.accepted.length / result.acceptedCount.length;
   outcome.accepted = result.acceptedCount[place.sample]!;
-  for (let i = 0; i < outcome.accepted && outcome.finish === undefined; i++) {
+  for (let i = 0; i < outcome.accepted; i++) {
     const token = result.accepted[place.sample * width + i]!;
     sequence.push(token);
     outcome.tokens.push(token);
     const finish = finishOf(sequence, token, place.maxModelLen);
-    if (finish !== undefined) outcome.finish = finish;
+    if (finish !== undefined) {
+      outcome.finish = finish;
+      return;
+    }
+    if (token !== forced?.after || sequence.forcedDone) continue;
+    outcome.forced = sequence.forcedDone = true;
+    for (const next of forced.tokens) sequence.push(next);
+    // No room for one more sampled token behind them.
+    const end = finishOf(sequence, -1, place.maxModelLen);
+    if (end !== undefined) outcome.finish = end;
+    return;
   }
-  // Accepted drafts were computed in this step; tokens behind a stop are dropped with what was computed for them.
-  sequence.computed = Math.min(position + count - drafts + outcome.accepted - 1, sequence.tokens.length);
-  sequence.phase = 'decoding';
-  sequence.drafts = draftsOf(result, place.sample);
-  return outcome;
 }
 
 function finishOf(sequence: Sequence, token: number, maxModelLen: number): StepOutcome['finish'] {

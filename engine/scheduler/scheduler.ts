@@ -199,8 +199,7 @@ export class Scheduler {
     const decoding = this.#running.filter((sequence) => sequence.phase === 'decoding').length;
     for (const { sequence, tokens } of grantPrefill(candidates, budget)) {
       const position = sequence.computed;
-      // Every answer may need its next window block soon; do not make it preempt somebody.
-      const count = Math.min(tokens, this.#cache.reach(sequence.blocks, position, decoding));
+      const count = Math.min(tokens, this.#cache.reach(sequence.blocks, position, spareWindows(decoding)));
       if (count === 0 || !this.#cache.reserve(sequence.blocks, position, count)) continue;
       const sample = count === sequence.remaining && sequence.request.maxTokens > 0;
       const promptLogprobs = sequence.request.promptLogprobs >= 0 && sequence.promptLogprobsDone < sequence.promptLength;
@@ -309,4 +308,9 @@ export class Scheduler {
     this.counters.draftTokens += row.drafts;
     for (let i = 0; i < accepted - 1; i++) this.counters.acceptedPerPosition[i]! += 1;
   }
+}
+
+/** Window blocks left alone for answers that reach their next block soon, so that they need not preempt anybody. */
+function spareWindows(decoding: number): number {
+  return Math.ceil(decoding / 4);
 }

@@ -21,6 +21,8 @@ export interface SequenceRequest {
   /** Lower runs first. */
   priority: number;
   salt: string;
+  /** When `after` is sampled for the first time, `tokens` follow it as if they had been sampled. */
+  forced?: { after: number; tokens: Int32Array };
   /** Another choice of the same request, whose prompt blocks this one shares once they are computed. */
   leader?: Sequence;
 }
@@ -90,6 +92,8 @@ export class Sequence {
   cachedTokens = -1;
   /** Prompt positions whose following token's log-probability is known. */
   promptLogprobsDone = 0;
+  /** The forced tokens are in. */
+  forcedDone = false;
   /** The reader does not keep up: no further steps until it does. */
   paused = false;
   /** Times a later sequence was admitted in front of this one for want of room. */

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: MIT
+// From options to what native is asked to load and how the cache is divided.
+
+import { freemem } from 'node:os';
+import { planCache } from './cache/layout.ts';
+import type { CachePlan } from './cache/layout.ts';
+import { EngineError } from './errors.ts';
+import type { CheckpointInfo, NativeLoadOptions, NativeModel } from './native.ts';
+import { MIN_PREFILL_TOKENS } from './scheduler/policy.ts';
+import type { Tokenizer } from './text/tokenizer.ts';
+import type { EngineOptions } from './types.ts';
+
+const DEFAULT_MTP = 2;
+
+/** Cache of the CPU backend unless said otherwise; with the demo model room for 16 sequences and 8K context. */
+const CPU_CACHE_BYTES = 160 * 2 ** 20;
+
+/** Share of free device memory the cache takes; the rest is for allocations of the driver and its libraries. */
+const CUDA_CACHE_SHARE = 0.95;
+
+/** Logits of every token of a step are kept for prompt log-probabilities while they fit in this. */
+const MAX_LOGITS_BYTES = 512 * 2 ** 20;
+
+export interface LoadSettings {
+  native: NativeLoadOptions;
+  maxModelLen: number;
+}
+
+/** @throws EngineError BAD_OPTIONS when options contradict each other or the checkpoint. */
+export function resolveSettings(options: EngineOptions, { config }: CheckpointInfo, tokenizer: Tokenizer): LoadSettings {
+  const mtp = options.mtp >= 0 ? options.mtp : config.numMtpLayers > 0 ? DEFAULT_MTP : 0;
+  if (mtp > 0 && config.numMtpLayers === 0) {
+    throw new EngineError('BAD_OPTIONS', `--mtp ${mtp}: the checkpoint has no MTP block; use --mtp 0`);
+  }
+  const least = options.maxSequences * (1 + mtp) + MIN_PREFILL_TOKENS;
+  if (options.stepTokens < least) {
+    throw new EngineError(
+      'BAD_OPTIONS',
+      `--step-tokens ${options.stepTokens} is too few for ${options.maxSequences} sequences with ${mtp} drafts; ` +
+        `use at least ${least} or lower --max-sequences`,
+    );
+  }
+  const longest = Math.min(config.maxContext, tokenizer.maxLength ?? Infinity);
+  if (options.maxModelLen > config.maxContext) {
+    throw new EngineError(
+      'BAD_OPTIONS',
+      `--max-model-len ${options.maxModelLen} is more than the checkpoint's ${config.maxContext} positions`,
+    );
+  }
+  const maxModelLen = options.maxModelLen > 0 ? options.maxModelLen : longest;
+  return {
+    maxModelLen,
+    native: {
+      device: options.device,
+      devices: options.devices,
+      tp: options.tp,
+      threads: options.threads,
+      numerics: options.numerics,
+      rowFormat: options.kvCache,
+      mtp,
+      loadFormat: options.loadFormat,
+      dummySeed: options.dummySeed,
+      layers: options.layers,
+      stepTokens: options.stepTokens,
+      maxRows: options.maxSequences,
+      contextTokens: maxModelLen,
+      diagnostics: options.stepTokens * config.vocabSize * 4 <= MAX_LOGITS_BYTES,
+    },
+  };
+}
+
+/** @throws EngineError OUT_OF_MEMORY naming the option to turn. */
+export async function allocateCache(native: NativeModel, options: EngineOptions, settings: LoadSettings): Promise<CachePlan> {
+  const plan = planCache({
+    bytes: native,
+    budgetBytes: options.kvMemoryBytes > 0 ? options.kvMemoryBytes : defaultCacheBytes(native, options),
+    slots: options.maxSequences,
+    stepTokens: options.stepTokens,
+    mtp: native.mtp,
+    maxModelLen: settings.maxModelLen,
+  });
+  if (options.maxModelLen > plan.maxModelLen) {
+    throw new EngineError(
+      'OUT_OF_MEMORY',
+      `--max-model-len ${options.maxModelLen} does not fit: the cache has room for ${plan.maxModelLen} tokens of one ` +
+        'sequence; lower it or give the cache more with --kv-memory',
+    );
+  }
+  await native.allocateCache({ slots: plan.slots, windowBlocks: plan.windowBlocks, contextBlocks: plan.contextBlocks });
+  return plan;
+}
+
+function defaultCacheBytes(native: NativeModel, { device }: EngineOptions): number {
+  if (device === 'cpu') return Math.min(CPU_CACHE_BYTES, freemem() / 2);
+  return Math.min(...native.memory().map(({ freeBytes }) => freeBytes)) * CUDA_CACHE_SHARE;
+}

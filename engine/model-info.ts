@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: MIT
+// What is told about a loaded model, with what its files say about prompts and sampling.
+
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { BLOCK_TOKENS } from './cache/layout.ts';
+import type { CachePlan } from './cache/layout.ts';
+import { EngineError } from './errors.ts';
+import type { CheckpointInfo, NativeLoadOptions, NativeModel } from './native.ts';
+import type { EncoderRevision } from './text/chat-constants.ts';
+import type { Tokenizer } from './text/tokenizer.ts';
+import type { EngineOptions, ModelInfo } from './types.ts';
+
+export interface LoadedModel {
+  options: EngineOptions;
+  checkpoint: CheckpointInfo;
+  tokenizer: Tokenizer;
+  native: NativeModel;
+  plan: CachePlan;
+  nativeOptions: NativeLoadOptions;
+}
+
+export async function describeModel({
+  options,
+  checkpoint,
+  tokenizer,
+  native,
+  plan,
+  nativeOptions,
+}: LoadedModel): Promise<ModelInfo> {
+  const { config } = checkpoint;
+  const served = config.layers.slice(0, options.layers > 0 ? options.layers : config.layers.length);
+  const count = (kind: 'swa' | 'csa' | 'hca'): number => served.filter((layer) => layer === kind).length;
+  return {
+    id: options.modelId,
+    path: options.modelPath,
+    created: Math.floor(Date.now() / 1000),
+    vocabSize: native.vocabSize,
+    maxModelLen: plan.maxModelLen,
+    bosToken: tokenizer.bosToken,
+    eosToken: tokenizer.eosToken,
+    encoderRevision: await encoderRevision(options, checkpoint),
+    layers: { swa: count('swa'), csa: count('csa'), hca: count('hca') },
+    mtp: native.mtp,
+    device: options.device,
+    ranks: options.tp,
+    numerics: nativeOptions.numerics,
+    rowFormat: nativeOptions.rowFormat,
+    generationDefaults: await generationDefaults(options.modelPath),
+    fingerprint: `fp_${native.fingerprint}`,
+    cache: {
+      blockTokens: BLOCK_TOKENS,
+      contextBlocks: plan.contextBlocks,
+      windowBlocks: plan.windowBlocks,
+      slots: plan.slots,
+    },
+  };
+}
+
+/** The encoder shipped with the checkpoint knows the effort "low" since revision 0731; without one, dspark_* keys tell. */
+async function encoderRevision({ encoder, modelPath }: EngineOptions, { config }: CheckpointInfo): Promise<EncoderRevision> {
+  if (encoder !== 'auto') return encoder;
+  const source = await readOptional(join(modelPath, 'encoding', 'encoding_dsv4.py'));
+  if (source !== undefined) return /["']low["']\s*:/.test(source) ? '0731' : 'preview';
+  return config.dspark ? '0731' : 'preview';
+}
+
+/** Of generation_config.json; what it does not say is 1. Without do_sample the checkpoint asks for greedy answers. */
+async function generationDefaults(modelPath: string): Promise<ModelInfo['generationDefaults']> {
+  const path = join(modelPath, 'generation_config.json');
+  const text = await readOptional(path);
+  if (text === undefined) return { temperature: 1, topP: 1 };
+  let file: Record<string, unknown>;
+  try {
+    file = JSON.parse(text) as Record<string, unknown>;
+  } catch (cause) {
+    throw new EngineError('BAD_CHECKPOINT', `${path} is not JSON: ${String(cause)}`, {}, cause);
+  }
+  const number = (value: unknown): number => (typeof value === 'number' && Number.isFinite(value) ? value : 1);
+  const temperature = file['do_sample'] === false ? 0 : number(file['temperature']);
+  return { temperature, topP: number(file['top_p']) };
+}
+
+async function readOptional(path: string): Promise<string | undefined> {
+  try {
+    return await readFile(path, 'utf8');
+  } catch (cause) {
+    if ((cause as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
+    throw new EngineError('BAD_CHECKPOINT', `cannot read ${path}: ${String(cause)}`, {}, cause);
+  }
+}

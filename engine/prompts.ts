@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: MIT
+
+import { EngineError } from './errors.ts';
+import type { ParserOptions } from './text/content-parser.ts';
+import type { EncoderRevision } from './text/chat-constants.ts';
+import { promptText, renderChat } from './text/prompt.ts';
+import type { Segment } from './text/segment.ts';
+import type { Tokenizer } from './text/tokenizer.ts';
+import type { ChatInput, PromptInput } from './types.ts';
+
+/** A prompt ready to be scheduled, with what is needed to read the completion behind it. */
+export interface PreparedPrompt {
+  tokens: Int32Array;
+  parser: ParserOptions;
+  /** Markup of a forced tool call; part of the prompt, or to come behind the reasoning when `forcedTokens` is there. */
+  forced?: readonly Segment[];
+  forcedTokens?: Int32Array;
+}
+
+/** Renders and tokenises prompts. */
+export class Prompts {
+  readonly #tokenizer: Tokenizer;
+  readonly #revision: EncoderRevision;
+  readonly #vocabSize: number;
+
+  constructor(tokenizer: Tokenizer, revision: EncoderRevision, vocabSize: number) {
+    this.#tokenizer = tokenizer;
+    this.#revision = revision;
+    this.#vocabSize = vocabSize;
+  }
+
+  /** @throws EngineError INVALID_REQUEST naming the field at fault; what `signal` was aborted with. */
+  async prepare(input: PromptInput, signal?: AbortSignal): Promise<PreparedPrompt> {
+    if (input.kind === 'chat') return this.#prepareChat(input, signal);
+    const parser: ParserOptions = { start: 'plain', toolCalls: false };
+    if (input.kind === 'text') {
+      return { tokens: await this.#tokenizer.encodeText(input.text, { control: true }, signal), parser };
+    }
+    const wrong = input.tokens.find((token) => token < 0 || token >= this.#vocabSize);
+    if (wrong !== undefined) {
+      throw new EngineError('INVALID_REQUEST', `token ${wrong} is not in the vocabulary of ${this.#vocabSize}`, {
+        param: 'prompt',
+      });
+    }
+    return { tokens: input.tokens, parser };
+  }
+
+  /** The prompt as text; ids as the text they stand for. */
+  render(input: PromptInput, decode: (tokens: Int32Array) => string): string {
+    if (input.kind === 'text') return input.text;
+    return input.kind === 'tokens' ? decode(input.tokens) : promptText(renderChat(input, this.#revision).segments);
+  }
+
+  async #prepareChat(input: ChatInput, signal?: AbortSignal): Promise<PreparedPrompt> {
+    const { segments, start, forced, tools } = renderChat(input, this.#revision);
+    const tokens = await this.#tokenizer.encodeSegments(segments, signal);
+    const parser: ParserOptions = {
+      start,
+      toolCalls: tools.length > 0,
+      tools,
+      parallel: input.parallelToolCalls ?? true,
+    };
+    if (forced === undefined) return { tokens, parser };
+    if (start === 'tool-calls') return { tokens, parser, forced };
+    return { tokens, parser, forced, forcedTokens: await this.#tokenizer.encodeSegments(forced, signal) };
+  }
+}
+
+/** Guess of a prompt's tokens from its size, for admission before it is rendered and tokenised. */
+export function estimateTokens(input: PromptInput): number {
+  if (input.kind === 'tokens') return input.tokens.length;
+  if (input.kind === 'text') return Math.ceil(input.text.length / CHARACTERS_PER_TOKEN);
+  let characters = 0;
+  for (const message of input.messages) {
+    characters += typeof message.content === 'string' ? message.content.length : 0;
+  }
+  return Math.ceil(characters / CHARACTERS_PER_TOKEN);
+}
+
+const CHARACTERS_PER_TOKEN = 4;

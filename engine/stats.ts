@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: MIT
+
+import type { KvCache } from './cache/kv-cache.ts';
+import type { StepResult } from './native.ts';
+import type { Scheduler } from './scheduler/scheduler.ts';
+import type { EngineStats, FinishReason, GenerationEvent, Usage } from './types.ts';
+
+/** The counters of an engine; gauges are read off scheduler and cache. */
+export class StatsKeeper {
+  readonly #scheduler: Scheduler;
+  readonly #cache: KvCache;
+  readonly #finished: Record<FinishReason, number> = { stop: 0, length: 0, tool_calls: 0, aborted: 0, error: 0 };
+  #steps = 0;
+  #gathersOverlapped = 0;
+  #gathersInline = 0;
+  #promptTokens = 0;
+  #cachedPromptTokens = 0;
+  #generatedTokens = 0;
+
+  constructor(scheduler: Scheduler, cache: KvCache) {
+    this.#scheduler = scheduler;
+    this.#cache = cache;
+  }
+
+  addStep(result: StepResult): void {
+    this.#steps += 1;
+    this.#gathersOverlapped += result.gathersOverlapped;
+    this.#gathersInline += result.gathersInline;
+  }
+
+  addStart(usage: Readonly<Usage>): void {
+    this.#promptTokens += usage.promptTokens;
+    this.#cachedPromptTokens += usage.cachedTokens;
+  }
+
+  addTokens(count: number): void {
+    this.#generatedTokens += count;
+  }
+
+  addEnd(event: GenerationEvent): void {
+    if (event.kind === 'end') this.#finished[event.reason] += 1;
+  }
+
+  /** `preparing`: requests that are not yet with the scheduler. */
+  snapshot(preparing: number): EngineStats {
+    const { counters, running, waiting, freeSlots } = this.#scheduler;
+    const { contextPool, windowPool } = this.#cache;
+    const held = (pool: { available: number; size: number }): number => 1 - pool.available / pool.size;
+    return {
+      running: running.length,
+      waiting: waiting.length + preparing,
+      kvUsage: Math.max(held(contextPool), held(windowPool)),
+      promptTokens: this.#promptTokens,
+      cachedPromptTokens: this.#cachedPromptTokens,
+      generatedTokens: this.#generatedTokens,
+      preemptions: counters.preemptions,
+      prefixQueries: counters.prefixQueries,
+      prefixHits: counters.prefixHits,
+      drafts: counters.drafts,
+      draftTokens: counters.draftTokens,
+      acceptedTokens: counters.acceptedPerPosition.reduce((sum, count) => sum + count, 0),
+      acceptedPerPosition: [...counters.acceptedPerPosition],
+      steps: this.#steps,
+      gathersOverlapped: this.#gathersOverlapped,
+      gathersInline: this.#gathersInline,
+      finished: { ...this.#finished },
+      freeContextBlocks: contextPool.available,
+      freeWindowBlocks: windowPool.available,
+      freeSlots,
+    };
+  }
+}
