@@ -82,10 +82,11 @@ int keep_candidates(const SamplingParams& params, const float* weights, std::spa
     double sum = 0;
     size_t taken = 0;
     // Sorted piece by piece: the prefix is short as a rule.
-    for (size_t begin = 0, size = 64; begin < kept && (taken == 0 || sum < goal); begin += size, size *= 2) {
+    for (size_t begin = 0, size = 64; begin < kept && (taken == 0 || sum < goal); begin += size, size *= 4) {
       const auto first = tokens.begin() + static_cast<int64_t>(begin);
       const auto end = tokens.begin() + static_cast<int64_t>(std::min(kept, begin + size));
-      std::partial_sort(first, end, tokens.begin() + static_cast<int64_t>(kept), falls);
+      std::nth_element(first, end, tokens.begin() + static_cast<int64_t>(kept), falls);
+      std::sort(first, end, falls);
       for (auto token = first; token != end && (taken == 0 || sum < goal); ++token, ++taken) sum += weights[*token];
     }
     kept = taken;
