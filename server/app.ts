@@ -8,15 +8,24 @@ import Fastify, { LogController } from 'fastify';
 import type { FastifyBaseLogger, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { Config } from './config.ts';
 import { badRequest, invalid, methodNotAllowed, notFound, toHttpError } from './errors.ts';
+import type { HttpError } from './errors.ts';
 import type { Lifecycle } from './lifecycle.ts';
 import { ServerMetrics } from './metrics.ts';
 import { loggedAnswers } from './routes/answer.ts';
 import { chatCompletionsRoute } from './routes/chat-completions.ts';
 import { completionsRoute } from './routes/completions.ts';
 import { healthRoutes } from './routes/health.ts';
+import { messagesRoute } from './routes/messages.ts';
 import { modelsRoute } from './routes/models.ts';
 import { registerPlayground } from './routes/playground.ts';
 import { tokenizeRoute } from './routes/tokenize.ts';
+
+declare module 'fastify' {
+  interface FastifyContextConfig {
+    /** How failures of this route read, where it is not OpenAI's way. */
+    errorBody?: (error: HttpError) => object;
+  }
+}
 
 const methods = ['GET', 'POST', 'PUT', 'PATCH', 'DELETE'] as const;
 
@@ -54,6 +63,7 @@ export function buildApp(lifecycle: Lifecycle, config: Config, logger?: FastifyB
     const context = { lifecycle, config, metrics: new ServerMetrics(lifecycle) };
     chatCompletionsRoute(app, context);
     completionsRoute(app, context);
+    messagesRoute(app, context);
     modelsRoute(app, context);
     tokenizeRoute(app, context);
     healthRoutes(app, context);
@@ -106,7 +116,7 @@ function sendError(error: unknown, request: FastifyRequest, reply: FastifyReply)
     .code(answer.status)
     .headers(answer.options.headers ?? {})
     .type('application/json; charset=utf-8')
-    .send(JSON.stringify(answer.body()));
+    .send(JSON.stringify(request.routeOptions.config.errorBody?.(answer) ?? answer.body()));
 }
 
 /** What does not even parse as HTTP gets the same kind of body as every other mistake. */

@@ -7,6 +7,7 @@ import { EngineError } from '../../engine/index.ts';
 import type { Engine, GenerationEvent, GenerationRequest } from '../../engine/index.ts';
 import type { Config } from '../config.ts';
 import { toHttpError } from '../errors.ts';
+import type { HttpError } from '../errors.ts';
 import type { RequestMeter } from '../metrics.ts';
 import { SseWriter } from '../stream/sse.ts';
 import { startAll } from './merge-events.ts';
@@ -22,6 +23,16 @@ export interface Exchange {
   /** Aborted when the client is gone or the answer has failed; every engine request carries its signal. */
   controller: AbortController;
 }
+
+/** How a protocol writes its stream. */
+export interface StreamProtocol {
+  framing: 'data' | 'named';
+  ping?: object;
+  /** The event that ends a stream on a failure. */
+  failure(error: HttpError): object;
+}
+
+const openai: StreamProtocol = { framing: 'data', failure: (error) => error.body() };
 
 export interface ChunkSource {
   from(prompt: number, events: readonly GenerationEvent[]): object[];
@@ -50,7 +61,12 @@ export const loggedAnswers = new WeakSet<FastifyRequest>();
  * interval, so that a client waiting behind a long queue or prompt is kept.
  * @throws what the engine refuses with, before anything is sent.
  */
-export function streamAnswer(exchange: Exchange, requests: GenerationRequest[], chunks: ChunkSource): Promise<void> {
+export function streamAnswer(
+  exchange: Exchange,
+  requests: GenerationRequest[],
+  chunks: ChunkSource,
+  protocol: StreamProtocol = openai,
+): Promise<void> {
   return logged(exchange, async () => {
     const { reply, config, controller } = exchange;
     const accepted = startAll(exchange.engine, requests);
@@ -59,6 +75,8 @@ export function streamAnswer(exchange: Exchange, requests: GenerationRequest[], 
       keepaliveIntervalMs: config.keepaliveIntervalMs,
       stallTimeoutMs: config.stallTimeoutMs,
       headers: sentHeaders(reply),
+      framing: protocol.framing,
+      ...(protocol.ping !== undefined && { ping: protocol.ping }),
     });
     reply.hijack();
     if (!reply.raw.destroyed) writer.open();
@@ -69,7 +87,7 @@ export function streamAnswer(exchange: Exchange, requests: GenerationRequest[], 
       writer.end(chunks.closing());
     } catch (error) {
       reportFailure(exchange, error);
-      writer.end([toHttpError(error).body()]);
+      writer.end([protocol.failure(toHttpError(error))]);
     }
   });
 }

@@ -107,9 +107,14 @@ function effortWord(body: ChatCompletionBody): EffortWord | undefined {
   return body.reasoning_effort ?? body.reasoning?.effort ?? body.chat_template_kwargs?.reasoning_effort;
 }
 
-function effortOf(body: ChatCompletionBody, { config, info }: ChatContext): Effort {
-  const word = effortWord(body) ?? config.reasoningEffort;
-  return efforts[info.encoderRevision][word === 'none' ? config.reasoningEffort : word];
+function effortOf(body: ChatCompletionBody, context: ChatContext): Effort {
+  return effortFor(effortWord(body), context);
+}
+
+/** What the encoder renders for a client's word; the server's default for an absent or unknown one. */
+export function effortFor(word: string | undefined, { config, info }: ChatContext): Effort {
+  const known: Record<string, Effort> = efforts[info.encoderRevision];
+  return known[word ?? config.reasoningEffort] ?? efforts[info.encoderRevision][config.reasoningEffort];
 }
 
 function messagesOf(body: ChatCompletionBody, source: JsonBody, root: JsonNode | undefined): ChatMessage[] {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Server-sent events on a raw response: frames, keepalive comments by wall clock, back-pressure, stalled readers.
 //
-// Comments are the only keepalive that every client ignores; `event:`, `id:` and `retry:` lines break some, so none is sent.
+// On OpenAI's routes comments are the only keepalive that every client ignores; `event:`, `id:` and `retry:` lines break
+// some, so none is sent there.
 
 import type { ServerResponse } from 'node:http';
 
@@ -11,6 +12,13 @@ export interface SseOptions {
   /** A reader that takes nothing for this long is cut off. */
   stallTimeoutMs: number;
   headers: Record<string, string>;
+  /**
+   * data: OpenAI's frames without names, comments as keepalive, [DONE] at the end.
+   * named: every frame carries its payload's `type` as event name, pings as keepalive, no end mark (Anthropic, Responses).
+   */
+  framing: 'data' | 'named';
+  /** Event that keeps the connection alive; a comment where there is none. */
+  ping?: object;
 }
 
 export class SseWriter {
@@ -48,21 +56,28 @@ export class SseWriter {
   async send(payloads: readonly object[]): Promise<void> {
     if (payloads.length === 0 || this.#raw.destroyed) return;
     this.#keepalive?.refresh();
-    if (!this.#raw.write(payloads.map((payload) => `data: ${JSON.stringify(payload)}\n\n`).join(''))) await this.#drained();
+    if (!this.#raw.write(this.#frames(payloads))) await this.#drained();
   }
 
   /** Writes the last objects and the end mark in one piece, and ends the response. */
   end(payloads: readonly object[] = []): void {
     clearTimeout(this.#keepalive);
     if (this.#raw.destroyed) return;
-    this.#raw.end(`${payloads.map((payload) => `data: ${JSON.stringify(payload)}\n\n`).join('')}data: [DONE]\n\n`);
+    this.#raw.end(this.#frames(payloads) + (this.#options.framing === 'data' ? 'data: [DONE]\n\n' : ''));
     this.#cutWhenStalled();
+  }
+
+  #frames(payloads: readonly object[]): string {
+    const name = (payload: object): string =>
+      this.#options.framing === 'named' ? `event: ${(payload as { type: string }).type}\n` : '';
+    return payloads.map((payload) => `${name(payload)}data: ${JSON.stringify(payload)}\n\n`).join('');
   }
 
   #comment(): void {
     if (this.#raw.destroyed) return;
+    const { ping } = this.#options;
     // A reader that does not even take what there is needs no reminder; the stall timer watches it.
-    if (!this.#raw.writableNeedDrain) this.#raw.write(': keep-alive\n\n');
+    if (!this.#raw.writableNeedDrain) this.#raw.write(ping === undefined ? ': keep-alive\n\n' : this.#frames([ping]));
     this.#keepalive?.refresh();
   }
 
