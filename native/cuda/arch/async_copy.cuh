@@ -36,6 +36,20 @@ __device__ __forceinline__ void mbarrier_arrive(uint64_t* barrier) {
   asm volatile("{\n .reg .b64 state;\n mbarrier.arrive.shared::cta.b64 state, [%0];\n}\n" ::"r"(smem_address(barrier)) : "memory");
 }
 
+// One lane arrives for its warp, after __syncwarp. racecheck follows only a thread's own arrivals, so it gets a build in which
+// every lane arrives (scripts/gpu-tests.sh --sanitize); the order that it then checks is the same.
+#if defined(TWELVEX_RACECHECK)
+inline constexpr int kArrivalsPerWarp = 32;
+#else
+inline constexpr int kArrivalsPerWarp = 1;
+#endif
+
+/// Everything the warp has read or written so far is done before the barrier's phase completes.
+__device__ __forceinline__ void mbarrier_arrive_warp(uint64_t* barrier, int lane) {
+  __syncwarp();
+  if (lane < kArrivalsPerWarp) mbarrier_arrive(barrier);
+}
+
 /// Announces `bytes` of bulk copies; the arrival follows.
 __device__ __forceinline__ void mbarrier_expect(uint64_t* barrier, uint32_t bytes) {
   asm volatile("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;\n" ::"r"(smem_address(barrier)), "r"(bytes) : "memory");

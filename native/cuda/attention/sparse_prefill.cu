@@ -8,13 +8,12 @@ namespace twelvex::cuda {
 
 namespace {
 
-// What sm_12x runs: the block's shared memory there is 99 KiB.
-using Heads32 = prefill::Config<32, 32, 2, false>;
-using Heads16 = prefill::Config<16, 32, 2, false>;
-using Heads32Fp8 = prefill::Config<32, 32, 2, true>;
-using Heads16Fp8 = prefill::Config<16, 32, 2, true>;
-static_assert(sizeof(prefill::SmemPlan<Heads32>) <= kMaxSharedBytes);
-static_assert(sizeof(prefill::SmemPlan<Heads32Fp8>) <= kMaxSharedBytes);
+// A tile of 64 candidates wants 175 KB of shared memory, which sm_90 has; sm_12x gives a block 99 KiB: tiles of 32.
+template <int kHeads, int kTile, bool kFp8>
+using Shape = prefill::Config<kHeads, kTile, 2, kFp8>;
+static_assert(sizeof(prefill::SmemPlan<Shape<32, 32, false>>) <= kMaxSharedBytes);
+static_assert(sizeof(prefill::SmemPlan<Shape<32, 32, true>>) <= kMaxSharedBytes);
+static_assert(sizeof(prefill::SmemPlan<Shape<32, 64, false>>) <= 227 * 1024);
 
 template <class C>
 void launch(const SparsePrefillParams& p, int blocks, cudaStream_t queue) {
@@ -24,14 +23,18 @@ void launch(const SparsePrefillParams& p, int blocks, cudaStream_t queue) {
   check_launch("sparse_prefill_kernel");
 }
 
+template <int kTile, bool kFp8>
+void launch_heads(const SparsePrefillParams& p, const SparsePrefillPlan& plan, cudaStream_t queue) {
+  plan.head_block == 16 ? launch<Shape<16, kTile, kFp8>>(p, plan.blocks, queue) : launch<Shape<32, kTile, kFp8>>(p, plan.blocks, queue);
+}
+
 }  // namespace
 
-SparsePrefillPlan plan_sparse_prefill(int tokens, int heads, int multiprocessors, int arch) {
-  (void)arch;
+SparsePrefillPlan plan_sparse_prefill(int tokens, int heads, int multiprocessors, int arch, bool fp8) {
   SparsePrefillPlan plan;
   plan.head_block = heads <= 16 ? 16 : 32;
   plan.head_groups = (heads + plan.head_block - 1) / plan.head_block;
-  plan.tile = 32;
+  plan.tile = arch == 90 && !fp8 ? 64 : 32;
   const int items = tokens * plan.head_groups;
   plan.blocks = items < multiprocessors ? items : multiprocessors;
   return plan;
@@ -40,12 +43,12 @@ SparsePrefillPlan plan_sparse_prefill(int tokens, int heads, int multiprocessors
 void run_sparse_prefill(const SparsePrefillParams& p, cudaStream_t queue) {
   if (p.tokens == 0 || p.heads == 0) return;
   const DeviceInfo& device = device_info();
-  const SparsePrefillPlan plan = plan_sparse_prefill(p.tokens, p.heads, device.multiprocessors, device.arch);
   const bool fp8 = p.kv.workspace == nullptr && p.kv.window.format == RowFormat::kFp8;
-  if (plan.head_block == 16) {
-    fp8 ? launch<Heads16Fp8>(p, plan.blocks, queue) : launch<Heads16>(p, plan.blocks, queue);
+  const SparsePrefillPlan plan = plan_sparse_prefill(p.tokens, p.heads, device.multiprocessors, device.arch, fp8);
+  if (fp8) {
+    launch_heads<32, true>(p, plan, queue);
   } else {
-    fp8 ? launch<Heads32Fp8>(p, plan.blocks, queue) : launch<Heads32>(p, plan.blocks, queue);
+    plan.tile == 64 ? launch_heads<64, false>(p, plan, queue) : launch_heads<32, false>(p, plan, queue);
   }
 }
 

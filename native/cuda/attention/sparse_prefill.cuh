@@ -7,8 +7,9 @@
 //   four producer warps -> ring of kStages slots (kTile rows of 1,024 + 16 bytes) -> eight math warps
 //     full[s]:  the slot's rows are there. Bulk copies complete it by bytes (bf16 rows); widening warps arrive (fp8).
 //     empty[s]: one arrival per math warp; the slot may be overwritten.
-//   Producers take tiles in turns (each warp one bf16 tile, each pair one fp8 tile), so that the chain index -> block table ->
-//   row of one tile runs beside the others'. (One warp for all tiles: 142 TFLOP/s on an H100, waiting for that chain.)
+//   Two pairs of producers take slots in turns, so that the chain index -> block table -> row of one tile runs beside the
+//   other's. (One warp for all tiles: 142 TFLOP/s on an H100, waiting for that chain.) A slot always belongs to the same pair:
+//   a wait by parity must not run two phases ahead.
 //   The item's query is a slot of the same ring, in front of its candidate tiles, so that it is prefetched like them.
 //
 //   Per tile, math warp w:  S: candidates half (w & 1), dims quarter (w >> 1), query fragments held in registers.
@@ -19,13 +20,12 @@
 // Row stride 1,040 = 65 x 16 bytes; 65 is odd, so the eight rows of one ldmatrix fall into eight bank groups.
 #pragma once
 
-#include <type_traits>
-
 #include "arch/async_copy.cuh"
 #include "arch/mma.cuh"
 #include "attention/candidates.cuh"
 #include "attention/sparse_prefill.h"
 #include "common/convert.cuh"
+#include "common/device.h"
 #include "common/reduce.cuh"
 
 namespace twelvex::cuda::prefill {
@@ -33,8 +33,11 @@ namespace twelvex::cuda::prefill {
 inline constexpr int kMathWarps = 8;
 inline constexpr int kMathThreads = kMathWarps * 32;
 inline constexpr int kProducerWarps = 4;        // registers move between groups of four warps
+inline constexpr int kTeams = 2;                // of two producers
+inline constexpr int kTeamWarps = kProducerWarps / kTeams;
 inline constexpr int kQuarters = 4;             // of the 512 dims
 inline constexpr int kRowStride = kBf16RowBytes + 16;
+inline constexpr int kEntryRegisters = 168;     // of 384 threads, one block a multiprocessor
 inline constexpr int kMathBarrier = 1;
 inline constexpr float kLog2e = 1.4426950408889634f;
 
@@ -42,11 +45,12 @@ template <int kHeads, int kTile, int kStages, bool kFp8>
 struct Config {
   static constexpr int heads = kHeads, tile = kTile, stages = kStages;
   static constexpr bool fp8 = kFp8;
-  static constexpr int warps_per_tile = kFp8 ? 2 : 1;  // of the four producers
   static constexpr int threads = kMathThreads + kProducerWarps * 32;
   // Two math warps and one producer share a quarter of the 64 K registers: 512 a lane.
-  static constexpr int math_registers = kFp8 ? 184 : 208, producer_registers = kFp8 ? 136 : 88;
+  static constexpr int math_registers = kHeads == 16 ? 168 : kFp8 ? 184 : 208;
+  static constexpr int producer_registers = kHeads == 16 ? 168 : kFp8 ? 136 : 88;
   static_assert(2 * math_registers + producer_registers <= 512);
+  static_assert(kStages % kTeams == 0);
   static_assert(kHeads <= kTile, "the query takes one slot");
 };
 
@@ -79,51 +83,47 @@ template <class C>
 __device__ __forceinline__ void load_query(const SparsePrefillParams& p, SmemPlan<C>& s, int slot, int token, int head0, int lane) {
   const int heads = min(C::heads, p.heads - head0);
   asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory");
-  if (lane == 0) mbarrier_arrive_expect(&s.full[slot], heads * kBf16RowBytes);
-  __syncwarp();
+  if (lane == 0) mbarrier_expect(&s.full[slot], heads * kBf16RowBytes);
+  mbarrier_arrive_warp(&s.full[slot], lane);
   const __nv_bfloat16* q = p.query + (static_cast<size_t>(token) * p.heads + head0) * kHeadDim;
   for (int h = lane; h < heads; h += 32) bulk_copy(s.rows[slot][h], q + h * kHeadDim, kBf16RowBytes, &s.full[slot]);
 }
 
+/// The team member's half of the tile's validity bits.
+template <class C>
+__device__ __forceinline__ void set_valid(SmemPlan<C>& s, int slot, int member, uint32_t mask) {
+  if constexpr (C::tile == 64) {
+    s.valid[slot][member] = mask;
+  } else {
+    reinterpret_cast<uint16_t*>(s.valid[slot])[member] = static_cast<uint16_t>(mask);
+  }
+}
+
 /// bf16 rows: one bulk copy a row. Invalid candidates load the token's own row (finite) and are masked.
 template <class C>
-struct Bf16Tile {
-  static constexpr int kRows = C::tile / 32;  // of this lane
-  const uint8_t* row[kRows];
-  uint32_t mask[kRows];
-
-  __device__ __forceinline__ void load(const SparsePrefillParams& p, const CandidateList& list, int first, int lane) {
-#pragma unroll
-    for (int i = 0; i < kRows; ++i) {
-      const int c = first + i * 32 + lane, id = list.id(c);
-      mask[i] = __ballot_sync(kFullWarp, id >= 0);
-      row[i] = bf16_row(p.batch, p.kv, list.row, id >= 0 && c < list.compressed, id >= 0 ? id : list.own_position());
-    }
+__device__ __forceinline__ void bring_bf16(const SparsePrefillParams& p, const CandidateList& list, SmemPlan<C>& s, Cursor at, int first,
+                                           int member, int lane) {
+  constexpr int kRows = C::tile / kTeamWarps;  // of this warp: 16 or 32
+  first += member * kRows;
+  const int id = lane < kRows ? list.id(first + lane) : -1;
+  const uint32_t mask = __ballot_sync(kFullWarp, id >= 0);
+  const uint8_t* row = bf16_row(p.batch, p.kv, list.row, id >= 0 && first + lane < list.compressed, id >= 0 ? id : list.own_position());
+  mbarrier_wait(&s.empty[at.slot], at.phase ^ 1);
+  if (lane == 0) {
+    set_valid(s, at.slot, member, mask);
+    mbarrier_expect(&s.full[at.slot], kRows * kBf16RowBytes);
   }
+  mbarrier_arrive_warp(&s.full[at.slot], lane);
+  if (lane < kRows) bulk_copy(s.rows[at.slot][member * kRows + lane], row, kBf16RowBytes, &s.full[at.slot]);
+}
 
-  __device__ __forceinline__ void store(SmemPlan<C>& s, int slot, int member, int lane) const {
-    if (lane == 0) {
-#pragma unroll
-      for (int i = 0; i < kRows; ++i) s.valid[slot][i] = mask[i];
-      mbarrier_arrive_expect(&s.full[slot], C::tile * kBf16RowBytes);
-    }
-    __syncwarp();
-#pragma unroll
-    for (int i = 0; i < kRows; ++i) bulk_copy(s.rows[slot][i * 32 + lane], row[i], kBf16RowBytes, &s.full[slot]);
-  }
-};
-
-/// fp8 rows, widened on the way: each warp of the pair brings half the rows. The 28 pieces of 16 e4m3 of a row pass through
-/// registers, loaded before the slot is free so that their latency hides behind the wait; the 128 bytes of bf16 follow as a
-/// bulk copy.
-template <class C>
-struct Fp8Tile {
-  static constexpr int kRows = C::tile / 2;          // of this warp
-  static constexpr int kPieces = kRows * 28 / 32;    // of this lane
-  static_assert(kRows == 16);
+/// 16 fp8 rows on their way through a warp's registers: 28 pieces of 16 e4m3 a row.
+struct Fp8Rows {
+  static constexpr int kRows = 16;
+  static constexpr int kPieces = kRows * 28 / 32;  // of this lane
   const uint8_t* data;   // of row `lane`, lanes < kRows
   uint2 scales;
-  uint32_t mask;         // validity of this warp's rows
+  uint32_t mask;         // validity
   uint4 piece[kPieces];
 
   __device__ __forceinline__ void load(const SparsePrefillParams& p, const CandidateList& list, int first, int lane) {
@@ -137,7 +137,7 @@ struct Fp8Tile {
       data = at.pages->row_fp8(at.block, at.row);
       scales = *reinterpret_cast<const uint2*>(at.pages->scales_fp8(at.block, at.row));
     }
-    mask = __ballot_sync(kFullWarp, id >= 0) & ((1u << kRows) - 1);
+    mask = __ballot_sync(kFullWarp, id >= 0);
 #pragma unroll
     for (int i = 0; i < kPieces; ++i) {
       const int c = i * 32 + lane;
@@ -146,14 +146,7 @@ struct Fp8Tile {
     }
   }
 
-  __device__ __forceinline__ void store(SmemPlan<C>& s, int slot, int member, int lane) const {
-    uint8_t(*rows)[kRowStride] = s.rows[slot] + member * kRows;
-    if (lane == 0) {
-      reinterpret_cast<uint16_t*>(s.valid[slot])[member] = static_cast<uint16_t>(mask);
-      mbarrier_expect(&s.full[slot], kRows * kRopeDim * 2);
-    }
-    __syncwarp();
-    if (lane < kRows) bulk_copy(rows[lane] + kNopeDim * 2, data + kNopeDim, kRopeDim * 2, &s.full[slot]);
+  __device__ __forceinline__ void store(uint8_t (*rows)[kRowStride], int lane) const {
 #pragma unroll
     for (int i = 0; i < kPieces; ++i) {
       const int c = i * 32 + lane, row = c / 28, at = c % 28, group = at / 4;
@@ -169,15 +162,38 @@ struct Fp8Tile {
       out[0] = make_uint4(wide[0].x, wide[0].y, wide[1].x, wide[1].y);
       out[1] = make_uint4(wide[2].x, wide[2].y, wide[3].x, wide[3].y);
     }
-    __syncwarp();
-    if (lane == 0) mbarrier_arrive(&s.full[slot]);
   }
 };
 
+/// fp8 rows, widened on the way: each warp of the pair brings half the rows, 16 at a time. The first are loaded before the
+/// slot is free, so that their latency hides behind the wait; the 128 bytes of bf16 of a row follow as a bulk copy.
+template <class C>
+__device__ __forceinline__ void bring_fp8(const SparsePrefillParams& p, const CandidateList& list, SmemPlan<C>& s, Cursor at, int first,
+                                          int member, int lane) {
+  constexpr int kBatches = C::tile / kTeamWarps / Fp8Rows::kRows;
+  uint8_t(*rows)[kRowStride] = s.rows[at.slot] + member * kBatches * Fp8Rows::kRows;
+  first += member * kBatches * Fp8Rows::kRows;
+  Fp8Rows batch;
+  uint32_t mask = 0;
+#pragma unroll 1
+  for (int i = 0; i < kBatches; ++i) {
+    batch.load(p, list, first + i * Fp8Rows::kRows, lane);
+    if (i == 0) mbarrier_wait(&s.empty[at.slot], at.phase ^ 1);
+    mask |= batch.mask << (i * Fp8Rows::kRows);
+    if (lane == 0) mbarrier_expect(&s.full[at.slot], Fp8Rows::kRows * kRopeDim * 2);
+    __syncwarp();
+    if (lane < Fp8Rows::kRows) {
+      bulk_copy(rows[i * Fp8Rows::kRows + lane] + kNopeDim * 2, batch.data + kNopeDim, kRopeDim * 2, &s.full[at.slot]);
+    }
+    batch.store(rows + i * Fp8Rows::kRows, lane);
+  }
+  if (lane == 0) set_valid(s, at.slot, member, mask);
+  mbarrier_arrive_warp(&s.full[at.slot], lane);
+}
+
 template <class C>
 __device__ void produce(const SparsePrefillParams& p, SmemPlan<C>& s, int items, int groups, int warp, int lane) {
-  constexpr int kTeams = kProducerWarps / C::warps_per_tile;
-  const int team = warp / C::warps_per_tile, member = warp % C::warps_per_tile;
+  const int team = warp / kTeamWarps, member = warp % kTeamWarps;
   Cursor at;
   int turn = 0;
   for (int item = blockIdx.x; item < items; item += gridDim.x) {
@@ -188,17 +204,18 @@ __device__ void produce(const SparsePrefillParams& p, SmemPlan<C>& s, int items,
       mbarrier_wait(&s.empty[at.slot], at.phase ^ 1);
       if (member == 0) {
         load_query<C>(p, s, at.slot, token, item % groups * C::heads, lane);
-      } else if (lane == 0) {
-        mbarrier_arrive(&s.full[at.slot]);
+      } else {
+        mbarrier_arrive_warp(&s.full[at.slot], lane);
       }
     }
     at.next<C::stages>();
     for (int first = 0; first < list.total; first += C::tile) {
       if (turn++ % kTeams == team) {
-        std::conditional_t<C::fp8, Fp8Tile<C>, Bf16Tile<C>> tile;
-        tile.load(p, list, first + member * (C::tile / C::warps_per_tile), lane);
-        mbarrier_wait(&s.empty[at.slot], at.phase ^ 1);
-        tile.store(s, at.slot, member, lane);
+        if constexpr (C::fp8) {
+          bring_fp8<C>(p, list, s, at, first, member, lane);
+        } else {
+          bring_bf16<C>(p, list, s, at, first, member, lane);
+        }
       }
       at.next<C::stages>();
     }
@@ -396,8 +413,7 @@ __device__ void consume(const SparsePrefillParams& p, SmemPlan<C>& s, int items,
     if (list.total == 0) continue;
     mbarrier_wait(&s.full[at.slot], at.phase);
     read_query<C>(r, s.rows[at.slot], warp, lane);
-    __syncwarp();
-    if (lane == 0) mbarrier_arrive(&s.empty[at.slot]);
+    mbarrier_arrive_warp(&s.empty[at.slot], lane);
     at.next<C::stages>();
 #pragma unroll
     for (int m = 0; m < MathState<C>::kM; ++m)
@@ -412,8 +428,7 @@ __device__ void consume(const SparsePrefillParams& p, SmemPlan<C>& s, int items,
       softmax_tile<C>(r, s, at.slot, scale);
       named_barrier(kMathBarrier, kMathThreads);
       value_tile<C>(r, s, at.slot, warp, lane);
-      __syncwarp();
-      if (lane == 0) mbarrier_arrive(&s.empty[at.slot]);
+      mbarrier_arrive_warp(&s.empty[at.slot], lane);
       at.next<C::stages>();
     }
     named_barrier(kMathBarrier, kMathThreads);  // every warp has read `rescale`
@@ -423,23 +438,26 @@ __device__ void consume(const SparsePrefillParams& p, SmemPlan<C>& s, int items,
 
 template <class C>
 __global__ void __launch_bounds__(C::threads, 1) sparse_prefill_kernel(const __grid_constant__ SparsePrefillParams p) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+  if constexpr (sizeof(SmemPlan<C>) > kMaxSharedBytes) return;  // a configuration of sm_90a
+#endif
   extern __shared__ __align__(128) uint8_t shared[];
   auto& s = *reinterpret_cast<SmemPlan<C>*>(shared);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   if (threadIdx.x == 0) {
     for (int i = 0; i < C::stages; ++i) {
-      mbarrier_init(&s.full[i], C::warps_per_tile);
-      mbarrier_init(&s.empty[i], kMathWarps);
+      mbarrier_init(&s.full[i], kTeamWarps * kArrivalsPerWarp);
+      mbarrier_init(&s.empty[i], kMathWarps * kArrivalsPerWarp);
     }
     mbarrier_fence_init();
   }
   __syncthreads();
   const int groups = (p.heads + C::heads - 1) / C::heads, items = p.tokens * groups;
   if (warp >= kMathWarps) {
-    release_registers<C::producer_registers>();
+    if constexpr (C::producer_registers < kEntryRegisters) release_registers<C::producer_registers>();
     produce<C>(p, s, items, groups, warp - kMathWarps, lane);
   } else {
-    acquire_registers<C::math_registers>();
+    if constexpr (C::math_registers > kEntryRegisters) acquire_registers<C::math_registers>();
     consume<C>(p, s, items, groups, warp, lane);
   }
 }

@@ -32,7 +32,7 @@ struct SparsePrefillPlan {
   int tile;         // candidates a tile
   int blocks;       // persistent blocks
 };
-SparsePrefillPlan plan_sparse_prefill(int tokens, int heads, int multiprocessors, int arch);
+SparsePrefillPlan plan_sparse_prefill(int tokens, int heads, int multiprocessors, int arch, bool fp8_pages);
 
 void run_sparse_prefill(const SparsePrefillParams& params, cudaStream_t queue);
 

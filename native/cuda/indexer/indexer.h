@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: MIT
+// The lightning indexer: scores of the visible csa entries of each token, and the exact top-k of them.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_runtime_api.h>
+
+#include "layout/batch_view.h"
+
+namespace twelvex::cuda {
+
+inline constexpr int kScoreGroup = 16;   // tokens that share a block's entries
+inline constexpr int kScoreTile = 256;   // entries of a block
+
+/// Tokens of one batch row that are scored together: [first, first + count), count <= kScoreGroup.
+struct ScoreGroups {
+  const int32_t* first = nullptr;  // [groups]
+  const int32_t* count = nullptr;  // [groups], 0: padding
+  int groups = 0;
+};
+
+struct IndexScoreParams {
+  BatchView batch;
+  RowPages entries;                      // indexer rows, bf16 or fp8
+  ScoreGroups groups;
+  int heads = 0;                         // index heads, 1 .. 64
+  int topk = 0;                          // groups that see at most this many entries are not scored
+  int entry_limit = 0;                   // most entries a token of this batch can see (bounds the launch)
+  const __nv_bfloat16* query = nullptr;  // [T, heads, 128], rotated
+  const __nv_bfloat16* weights = nullptr;  // [T, heads]
+  float scale = 1;                       // 128^-0.5 * heads^-0.5
+  int first_token = 0;                   // token of scores row 0
+  float* scores = nullptr;               // [tokens of the groups, stride]
+  int64_t stride = 0;                    // >= entries any of these tokens sees
+};
+
+/// scores[t, e] = sum over heads of weight_h * relu(query_h . entry_e) * scale, for the entries that token t sees.
+void run_index_scores(const IndexScoreParams& params, cudaStream_t queue);
+
+struct TopkParams {
+  BatchView batch;
+  int first_token = 0, tokens = 0;
+  int topk = 0;                    // K <= 2048
+  const float* scores = nullptr;   // [tokens, stride]; not read for tokens that see at most K entries
+  int64_t stride = 0;
+  int32_t* selection = nullptr;    // [T, K], ascending, -1 padded
+};
+
+/// The K best of the (position + 1) / 4 visible entries, equal scores to the lower entry.
+void run_topk(const TopkParams& params, cudaStream_t queue);
+
+/// Rotates the last 64 of 128 dims of every index query in place.
+struct RotateIndexParams {
+  BatchView batch;
+  int heads = 0;
+  __nv_bfloat16* query = nullptr;  // [T, heads, 128]
+};
+void run_rotate_index(const RotateIndexParams& params, cudaStream_t queue);
+
+/// Tokens whose scores fit the fixed buffer at once: at least one group.
+inline int score_chunk_tokens(int64_t buffer_floats, int64_t stride) {
+  const int64_t fit = stride > 0 ? buffer_floats / stride : buffer_floats;
+  return static_cast<int>(fit < kScoreGroup ? kScoreGroup : fit / kScoreGroup * kScoreGroup);
+}
+
+}  // namespace twelvex::cuda
