@@ -15,6 +15,7 @@ namespace {
 constexpr const char* kConfigName = "config.json";
 constexpr const char* kSingleName = "model.safetensors";
 constexpr const char* kIndexName = "model.safetensors.index.json";
+constexpr size_t kMaxTextBytes = 100'000'000;
 
 std::string in(const std::string& directory, const std::string& name) {
   return (std::filesystem::path(directory) / name).string();
@@ -31,6 +32,9 @@ bool exists(const std::string& path) {
 
 std::string read_text(const std::string& path) {
   const MappedFile file(path);
+  if (file.size() > kMaxTextBytes) {
+    fail(path, "expected at most " + std::to_string(kMaxTextBytes) + " bytes, found " + std::to_string(file.size()));
+  }
   return std::string(reinterpret_cast<const char*>(file.data()), file.size());
 }
 

@@ -87,6 +87,7 @@ class Parser {
 
   JsonValue value(int depth) {
     if (depth > kJsonMaxDepth) fail(at_, "nested deeper than " + std::to_string(kJsonMaxDepth) + " levels");
+    if (++values_ > kJsonMaxValues) fail(at_, "more than " + std::to_string(kJsonMaxValues) + " values");
     skip_space();
     switch (peek()) {
       case '{': return JsonValue(object(depth));
@@ -229,6 +230,7 @@ class Parser {
   const std::string& where_;
   ErrorCode code_;
   size_t at_ = 0;
+  int values_ = 0;
 };
 
 }  // namespace

@@ -49,6 +49,7 @@ class JsonValue {
 std::string in_quotes(std::string_view text);
 
 inline constexpr int kJsonMaxDepth = 64;
+inline constexpr int kJsonMaxValues = 1 << 23;  // the header of the largest release in one file has about 1.2 million
 
 /// @throws Error `code` with `where`, the byte offset, what was expected and what was found.
 JsonValue parse_json(std::string_view text, const std::string& where, ErrorCode code);

@@ -97,6 +97,11 @@ TEST("absent files are named") {
   CHECK(!CheckpointFiles::present(empty.path()));
   std::filesystem::create_directory(empty.path("config.json"));
   CHECK_THROWS_CODE(read_config(empty.path()), kBad, "expected a regular file");
+  std::filesystem::remove(empty.path("config.json"));
+  empty.write("config.json", "");
+  CHECK_THROWS_CODE(read_config(empty.path()), ErrorCode::kBadConfig, "config.json: byte 0", "found the end of the text");
+  std::filesystem::resize_file(empty.path("config.json"), 100'000'001);
+  CHECK_THROWS_CODE(read_config(empty.path()), kBad, "expected at most 100000000 bytes, found 100000001");
   empty.write("model.safetensors", "");
   CHECK_THROWS_CODE(CheckpointFiles::open(empty.path()), kBad, "model.safetensors", "found 0");
 }

@@ -102,6 +102,12 @@ TEST("nesting is bounded") {
   refuse(std::string(1 << 20, '{'), "expected a key");
 }
 
+TEST("the number of values is bounded") {
+  std::string text = "[0";
+  for (int i = 0; i < kJsonMaxValues; ++i) text += ",0";
+  refuse(text + "]", "more than 8388608 values");
+}
+
 TEST("a number beyond the range of a double is refused") {
   refuse("1e999", "range of a double");
   refuse("-1e999", "range of a double");
