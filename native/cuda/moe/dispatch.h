@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: MIT
+// Sorts a step's (token, pick) slots by expert, stably, on the device: no host round trip and always the same order.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "gemm/gemm.h"
+
+namespace twelvex::cuda {
+
+struct DispatchParams {
+  int slots = 0;                       // S = T * K
+  int picks = 0;                       // K
+  int experts = 0;                     // E
+  int tile_rows = 0;                   // rows of a group tile (gemm.h)
+  const int32_t* ids = nullptr;        // [T, K]; negative: no expert
+  const float* weights = nullptr;      // [T, K]
+  int32_t* sorted_token = nullptr;     // [S] token of each sorted row
+  float* sorted_weight = nullptr;      // [S] its routing weight
+  int32_t* row_of_slot = nullptr;      // [S] sorted row of each slot, -1: none
+  int32_t* begin = nullptr;            // [E + 1] first sorted row of each expert
+  GroupTile* tiles = nullptr;          // [max_group_tiles]
+  int32_t* tile_count = nullptr;       // [1]
+  cudaStream_t stream = nullptr;
+};
+void run_dispatch(const DispatchParams& params);
+
+/// Most tiles that any distribution of `slots` rows over `experts` can need.
+inline int max_group_tiles(int slots, int experts, int tile_rows) {
+  return slots / tile_rows + (slots < experts ? slots : experts);
+}
+
+/// y[t] = sum over k of rows[row_of_slot[t, k]] + shared[t], f32 in this order, rounded once.
+struct CombineParams {
+  int tokens = 0;                            // T
+  int cols = 0;                              // D, a multiple of 8
+  int picks = 0;                             // K
+  const int32_t* row_of_slot = nullptr;      // [T, K]
+  const __nv_bfloat16* rows = nullptr;       // [S, D]; null: no routed experts on this rank
+  const __nv_bfloat16* shared = nullptr;     // [T, D]; null: no shared expert on this rank
+  __nv_bfloat16* y = nullptr;                // [T, D]
+  cudaStream_t stream = nullptr;
+};
+void run_combine(const CombineParams& params);
+
+}  // namespace twelvex::cuda

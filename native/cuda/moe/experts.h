@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: MIT
+// The expert sub-layer of one rank: routed experts (MXFP4) and the shared expert (FP8), summed.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_runtime_api.h>
+
+#include "gemm/gemm.h"
+#include "runtime/ops.h"
+
+namespace twelvex::cuda {
+
+struct MoeShape {
+  int tokens = 0;        // T, the most that a step has
+  int hidden = 0;        // D
+  int experts = 0;       // E
+  int picks = 0;         // K
+  int width = 0;         // I, this rank's share of an expert's width; 0: none
+  int shared_width = 0;  // this rank's share of the shared expert's width; 0: none
+};
+
+/// Buffers of run_experts, carved out of one allocation of moe_workspace_bytes(shape).
+struct MoeWorkspace {
+  float* logits = nullptr;               // [T, E] router
+  int32_t* sorted_token = nullptr;       // [T K]
+  float* sorted_weight = nullptr;        // [T K]
+  int32_t* row_of_slot = nullptr;        // [T K]
+  int32_t* begin = nullptr;              // [E + 1]
+  GroupTile* tiles = nullptr;            // [max_group_tiles(T K, E, 8)]
+  int32_t* tile_count = nullptr;         // [1]
+  __nv_bfloat16* quantised = nullptr;    // [T, D]
+  __nv_bfloat16* act = nullptr;          // [T K, I]
+  __nv_bfloat16* down = nullptr;         // [T K, D]
+  __nv_bfloat16* shared_act = nullptr;   // [T, shared I]
+  __nv_bfloat16* shared_down = nullptr;  // [T, D]
+};
+size_t moe_workspace_bytes(const MoeShape& shape);
+MoeWorkspace carve_moe_workspace(void* base, const MoeShape& shape);
+
+struct MoeParams {
+  int tokens = 0;                          // T
+  int picks = 0;                           // K
+  float limit = 0;                         // swiglu_limit
+  bool quantise = false;                   // served numerics
+  const MoeWeights* weights = nullptr;
+  const __nv_bfloat16* hidden = nullptr;   // [T, D]
+  const int32_t* ids = nullptr;            // [T, K]
+  const float* routing = nullptr;          // [T, K]
+  __nv_bfloat16* output = nullptr;         // [T, D]
+  MoeWorkspace workspace;
+  int num_sms = 0;
+  cudaStream_t stream = nullptr;
+};
+void run_experts(const MoeParams& params);
+
+}  // namespace twelvex::cuda

@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: MIT
+// Router, dispatch and the whole expert sub-layer against host references; rows do not depend on the batch. With --bench: time
+// by number of tokens at Flash's shapes for a rank of two.
+#include <numeric>
+
+#include "../gemm/gemm_reference.h"
+#include "common/device.h"
+#include "moe/dispatch.h"
+#include "moe/experts.h"
+#include "moe/route.h"
+#include "weights.h"
+
+using namespace twelvex;
+using namespace twelvex::test;
+using bf16 = __nv_bfloat16;
+
+namespace {
+
+float score_of(float logit) { return std::sqrt(logit > 20 ? logit : std::log1p(std::exp(logit))); }
+
+void test_route(int tokens, int experts, int picks, bool table) {
+  std::vector<float> logits = random_f32(static_cast<size_t>(tokens) * experts, 2.0f), bias = random_f32(experts, 0.3f);
+  for (int e = 0; e + 1 < experts; e += 5) {  // ties: the lower id wins
+    bias[e + 1] = bias[e];
+    for (int t = 0; t < tokens; ++t) logits[static_cast<size_t>(t) * experts + e + 1] = logits[static_cast<size_t>(t) * experts + e];
+  }
+  logits[0] = 25;  // the linear part of softplus
+  std::vector<int32_t> rows(tokens, 0), token_ids(tokens), entries(100 * static_cast<size_t>(picks));
+  if (tokens > 2) rows[tokens / 2] = -1;
+  for (int32_t& id : token_ids) id = below(100);
+  for (int i = 0; i < 100; ++i) {
+    for (int k = 0; k < picks; ++k) entries[static_cast<size_t>(i) * picks + k] = (i * 7 + k) % experts;
+  }
+  const DeviceArray<float> d_logits(logits), d_bias(bias), weights(static_cast<size_t>(tokens) * picks);
+  const DeviceArray<int32_t> d_rows(rows), d_tokens(token_ids), d_table(entries), ids(static_cast<size_t>(tokens) * picks);
+  weights.poison(), ids.poison();
+  cuda::run_route({.tokens = tokens, .experts = experts, .picks = picks, .scale = 1.5f, .logits = d_logits, .bias = table ? nullptr : d_bias.get(),
+                   .table = table ? d_table.get() : nullptr, .token_id = d_tokens, .token_row = d_rows, .ids = ids, .weights = weights});
+  sync("run_route");
+  const std::vector<int32_t> got = ids.download();
+  const std::vector<float> w = weights.download();
+  bool same = true;
+  Difference d;
+  for (int t = 0; t < tokens; ++t) {
+    const float* row = &logits[static_cast<size_t>(t) * experts];
+    std::vector<int> order(experts);
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return score_of(row[a]) + bias[a] > score_of(row[b]) + bias[b]; });
+    double total = 0;
+    for (int k = 0; k < picks; ++k) {
+      const int32_t id = got[static_cast<size_t>(t) * picks + k];
+      if (rows[t] < 0) {
+        same &= id == -1;
+        continue;
+      }
+      const int32_t expected = table ? entries[static_cast<size_t>(token_ids[t]) * picks + k] : order[k];
+      // Scores of the device and the host may differ by an ulp: an exchange of near-equals is no error.
+      same &= id == expected || (!table && id >= 0 && std::abs(score_of(row[id]) + bias[id] - score_of(row[expected]) - bias[expected]) < 1e-6f);
+      total += id >= 0 ? score_of(row[id]) : 0;
+    }
+    for (int k = 0; k < picks && rows[t] >= 0; ++k) {
+      const size_t at = static_cast<size_t>(t) * picks + k;
+      d.add(w[at], score_of(row[got[at]]) / total * 1.5);
+    }
+  }
+  const std::string what = "T=" + std::to_string(tokens) + " E=" + std::to_string(experts) + (table ? " by table" : " by score");
+  expect(same, "router, " + what + ": experts");
+  expect_close(d, 1e-5, "router, " + what + ": weights");
+}
+
+void test_dispatch(int tokens, int experts, int picks, int tile_rows) {
+  const int slots = tokens * picks;
+  std::vector<int32_t> ids(slots);
+  for (int i = 0; i < slots; ++i) ids[i] = i / picks % 11 == 10 ? -1 : below(3) == 0 ? below(experts) : below(1 + experts / 8);  // skewed
+  const std::vector<float> weights = random_f32(slots);
+  const int most = cuda::max_group_tiles(slots, experts, tile_rows);
+  const DeviceArray<int32_t> d_ids(ids), token(slots), row(slots), begin(experts + 1), count(1);
+  const DeviceArray<float> d_weights(weights), weight(slots);
+  const DeviceArray<cuda::GroupTile> tiles(most);
+  token.poison(), row.poison(), begin.poison(), count.poison(), weight.poison(), tiles.poison();
+  cuda::run_dispatch({.slots = slots, .picks = picks, .experts = experts, .tile_rows = tile_rows, .ids = d_ids, .weights = d_weights,
+                      .sorted_token = token, .sorted_weight = weight, .row_of_slot = row, .begin = begin, .tiles = tiles, .tile_count = count});
+  sync("run_dispatch");
+  std::vector<int> order;
+  for (int e = 0; e < experts; ++e) {
+    for (int i = 0; i < slots; ++i) {
+      if (ids[i] == e) order.push_back(i);
+    }
+  }
+  const auto got_token = token.download(), got_row = row.download(), got_begin = begin.download();
+  const auto got_weight = weight.download();
+  bool same = got_begin[experts] == static_cast<int>(order.size());
+  std::vector<int32_t> expected_row(slots, -1);
+  for (size_t r = 0; r < order.size(); ++r) {
+    same &= got_token[r] == order[r] / picks && got_weight[r] == weights[order[r]];
+    expected_row[order[r]] = static_cast<int32_t>(r);
+  }
+  same &= got_row == expected_row;
+  // Tiles cover every expert's run, in order, without gaps.
+  const int tile_count = count.download()[0];
+  const auto got_tiles = tiles.download();
+  int at = 0, tile = 0;
+  for (int e = 0; e < experts; ++e) {
+    same &= got_begin[e] == at;
+    const int end = at + static_cast<int>(std::count(ids.begin(), ids.end(), e));
+    for (; at < end; at += tile_rows, ++tile) {
+      same &= tile < tile_count && got_tiles[tile].expert == e && got_tiles[tile].first == at && got_tiles[tile].rows == std::min(tile_rows, end - at);
+      if (!same) break;
+    }
+    at = end;
+  }
+  expect(same && tile == tile_count && tile_count <= most,
+         "dispatch, " + std::to_string(slots) + " slots to " + std::to_string(experts) + " experts, tiles of " + std::to_string(tile_rows));
+}
+
+/// A layer's experts on the host and on the device.
+struct Layer {
+  int hidden, width, experts, picks;
+  std::vector<HostMatrix> w1, w3, w2;
+  HostMatrix shared_gate, shared_up, shared_down;
+  MoeWeights weights;
+
+  Layer(cuda::WeightStore& store, int d, int i, int e, int k)
+      : hidden(d), width(i), experts(e), picks(k), shared_gate(WeightFormat::kFp8Block128, i, d), shared_up(WeightFormat::kFp8Block128, i, d),
+        shared_down(WeightFormat::kFp8Block128, d, i) {
+    std::vector<ExpertView> views;
+    for (int n = 0; n < e; ++n) {
+      w1.emplace_back(WeightFormat::kFp4Group32, i, d);
+      w3.emplace_back(WeightFormat::kFp4Group32, i, d);
+      w2.emplace_back(WeightFormat::kFp4Group32, d, i);
+    }
+    for (int n = 0; n < e; ++n) views.push_back({w1[n].view(), w3[n].view(), w2[n].view()});
+    weights.experts = store.experts(views);
+    weights.gate.cols = d;
+    weights.shared_gate = store.linear(shared_gate.view());
+    weights.shared_up = store.linear(shared_up.view());
+    weights.shared_down = store.linear(shared_down.view());
+  }
+};
+
+std::vector<float> run(const Layer& layer, int tokens, const bf16* x, const int32_t* ids, const float* routing, bool quantise) {
+  const cuda::MoeShape shape{tokens, layer.hidden, layer.experts, layer.picks, layer.width, layer.width};
+  const DeviceArray<uint8_t> workspace(cuda::moe_workspace_bytes(shape));
+  const DeviceArray<bf16> y(static_cast<size_t>(tokens) * layer.hidden);
+  workspace.poison(), y.poison();
+  cuda::run_experts({.tokens = tokens, .picks = layer.picks, .limit = 10, .quantise = quantise, .weights = &layer.weights, .hidden = x,
+                     .ids = ids, .routing = routing, .output = y, .workspace = cuda::carve_moe_workspace(workspace, shape),
+                     .num_sms = cuda::device_info().multiprocessors});
+  sync("run_experts");
+  return to_floats(y.download());
+}
+
+/// y += weight * expert(x) with the roundings of the specification.
+void add_expert(const HostMatrix& w1, const HostMatrix& w3, const HostMatrix& w2, const std::vector<float>& x, float weight, bool quantise,
+                std::vector<double>& y) {
+  std::vector<float> act(w1.rows);
+  for (int64_t i = 0; i < w1.rows; ++i) {
+    const std::vector<float> g = w1.row(i), u = w3.row(i);
+    act[i] = bf16_round(static_cast<float>(twelvex::test::swiglu(dot(g.data(), x.data(), w1.cols), dot(u.data(), x.data(), w1.cols), 10) * weight));
+  }
+  if (quantise) quantise_row(act.data(), static_cast<int>(act.size()));
+  for (int64_t d = 0; d < w2.rows; ++d) {
+    const std::vector<float> row = w2.row(d);
+    y[d] += dot(row.data(), act.data(), w2.cols);
+  }
+}
+
+void test_experts(const Layer& layer, int tokens, bool quantise) {
+  const std::vector<bf16> x = random_bf16(static_cast<size_t>(tokens) * layer.hidden, 0.5f);
+  std::vector<int32_t> ids(static_cast<size_t>(tokens) * layer.picks);
+  std::vector<float> routing(ids.size());
+  for (int t = 0; t < tokens; ++t) {
+    const int first = below(layer.experts);
+    for (int k = 0; k < layer.picks; ++k) {
+      ids[t * layer.picks + k] = t == 1 ? -1 : (first + k * k) % layer.experts;  // a padding token; expert counts uneven, some empty
+      routing[t * layer.picks + k] = 0.1f + 0.2f * k;
+    }
+  }
+  const DeviceArray<bf16> d_x(x);
+  const DeviceArray<int32_t> d_ids(ids);
+  const DeviceArray<float> d_routing(routing);
+  const std::vector<float> y = run(layer, tokens, d_x, d_ids, d_routing, quantise);
+  Difference d;
+  for (int t = 0; t < tokens; t += std::max(1, tokens / 6)) {
+    std::vector<float> in(layer.hidden);
+    for (int c = 0; c < layer.hidden; ++c) in[c] = __bfloat162float(x[static_cast<size_t>(t) * layer.hidden + c]);
+    if (quantise) quantise_row(in.data(), layer.hidden);
+    std::vector<double> expected(layer.hidden, 0);
+    for (int k = 0; k < layer.picks; ++k) {
+      const int e = ids[t * layer.picks + k];
+      if (e >= 0) add_expert(layer.w1[e], layer.w3[e], layer.w2[e], in, routing[t * layer.picks + k], quantise, expected);
+    }
+    add_expert(layer.shared_gate, layer.shared_up, layer.shared_down, in, 1, quantise, expected);
+    for (int c = 0; c < layer.hidden; ++c) d.add(y[static_cast<size_t>(t) * layer.hidden + c], expected[c]);
+  }
+  // Served: an activation on a rounding border may fall to the other side; exact: roundings to bf16 alone.
+  expect_close(d, quantise ? 1e-2 : 5e-3, "experts D=" + std::to_string(layer.hidden) + " I=" + std::to_string(layer.width) + " E=" +
+                                              std::to_string(layer.experts) + " T=" + std::to_string(tokens) + (quantise ? " served" : " exact"));
+  expect(std::none_of(y.begin(), y.end(), [](float v) { return std::isnan(v); }), "  every output written");
+  for (const int fewer : {1, 3, tokens / 3}) {
+    if (fewer == 0 || fewer >= tokens) continue;
+    const std::vector<float> some = run(layer, fewer, d_x, d_ids, d_routing, quantise);
+    expect(std::equal(some.begin(), some.end(), y.begin()), "  the first " + std::to_string(fewer) + " alone give the same bits");
+  }
+}
+
+void bench() {
+  constexpr int kHidden = 4096, kWidth = 1024, kExperts = 256, kPicks = 6;  // Flash, one rank of two
+  const size_t up_bytes = cuda::weight_bytes(WeightFormat::kFp4Group32, 2 * kWidth, kHidden) * kExperts;
+  const size_t up_scales = cuda::scale_bytes(WeightFormat::kFp4Group32, 2 * kWidth, kHidden) * kExperts;
+  const size_t shared_bytes = static_cast<size_t>(kWidth) * kHidden;
+  // Any bytes are valid fp4; one random block repeated.
+  const auto filled = [](size_t bytes, uint8_t low, int spread) {
+    std::vector<uint8_t> block(size_t{1} << 20);
+    for (uint8_t& b : block) b = static_cast<uint8_t>(low + below(spread));
+    DeviceArray<uint8_t> array(bytes);
+    for (size_t at = 0; at < bytes; at += block.size()) {
+      check(cudaMemcpy(array + at, block.data(), std::min(block.size(), bytes - at), cudaMemcpyHostToDevice), "fill");
+    }
+    return array;
+  };
+  const DeviceArray<uint8_t> up = filled(up_bytes, 0, 256), down = filled(up_bytes / 2, 0, 256), up_scale = filled(up_scales, 117, 4),
+                             down_scale = filled(up_scales / 2, 117, 4), shared = filled(3 * shared_bytes, 0, 120),
+                             shared_scale = filled(3 * shared_bytes / 16384, 112, 4);
+  MoeWeights weights;
+  weights.gate.cols = kHidden;
+  weights.experts = {kExperts, {WeightFormat::kFp4Group32, 2 * kWidth, kHidden, up, up_scale}, {WeightFormat::kFp4Group32, kHidden, kWidth, down, down_scale}, nullptr};
+  weights.shared_gate = {WeightFormat::kFp8Block128, kWidth, kHidden, shared, shared_scale};
+  weights.shared_up = {WeightFormat::kFp8Block128, kWidth, kHidden, shared + shared_bytes, shared_scale + shared_bytes / 16384};
+  weights.shared_down = {WeightFormat::kFp8Block128, kHidden, kWidth, shared + 2 * shared_bytes, shared_scale + 2 * shared_bytes / 16384};
+  for (const int tokens : {1, 3, 8, 24, 64, 192, 512, 1024, 4096, 8192}) {
+    const cuda::MoeShape shape{tokens, kHidden, kExperts, kPicks, kWidth, kWidth};
+    const DeviceArray<uint8_t> workspace(cuda::moe_workspace_bytes(shape));
+    const DeviceArray<bf16> x(random_bf16(static_cast<size_t>(tokens) * kHidden)), y(static_cast<size_t>(tokens) * kHidden);
+    // Eight routings in turn, so that decode reads other experts than the ones just left in L2.
+    constexpr int kTurns = 8;
+    std::vector<int32_t> ids(static_cast<size_t>(tokens) * kPicks * kTurns);
+    double hit = 0;
+    for (int turn = 0; turn < kTurns; ++turn) {
+      std::vector<bool> seen(kExperts);
+      for (int t = 0; t < tokens; ++t) {
+        const int first = below(kExperts), step = 1 + 2 * below(100);
+        for (int k = 0; k < kPicks; ++k) {
+          const int e = (first + k * step) % kExperts;
+          ids[(static_cast<size_t>(turn) * tokens + t) * kPicks + k] = e;
+          seen[e] = true;
+        }
+      }
+      hit += static_cast<double>(std::count(seen.begin(), seen.end(), true)) / kTurns;
+    }
+    const DeviceArray<int32_t> d_ids(ids);
+    const DeviceArray<float> routing(random_f32(static_cast<size_t>(tokens) * kPicks));
+    int turn = 0;
+    const double us = time_us(
+                          [&] {
+                            for (int i = 0; i < kTurns; ++i) {
+                              cuda::run_experts({.tokens = tokens, .picks = kPicks, .limit = 10, .quantise = true, .weights = &weights, .hidden = x,
+                                                 .ids = d_ids + static_cast<size_t>(turn++ % kTurns) * tokens * kPicks, .routing = routing,
+                                                 .output = y, .workspace = cuda::carve_moe_workspace(workspace, shape),
+                                                 .num_sms = cuda::device_info().multiprocessors});
+                            }
+                          },
+                          tokens >= 4096 ? 3 : 10) /
+                      kTurns;
+    const double flops = 2.0 * tokens * (kPicks + 1) * 3 * kHidden * kWidth;
+    const double bytes = hit * 3 * kHidden * kWidth * (0.5 + 1.0 / 32) + 3.0 * shared_bytes;
+    std::printf("  experts T=%4d  %5.1f experts hit  %9.1f us  %6.1f TFLOP/s  %6.0f GB/s of weights\n", tokens, hit, us, flops / us / 1e6,
+                bytes / us / 1e3);
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const bool timed = start("moe", argc, argv);
+  for (const bool table : {false, true}) {
+    test_route(1, 12, 2, table);
+    test_route(37, 256, 6, table);
+    test_route(5, 384, 8, table);
+  }
+  test_dispatch(1, 256, 6, 8);
+  test_dispatch(85, 256, 6, 8);
+  test_dispatch(86, 12, 6, 8);
+  test_dispatch(1000, 384, 6, 64);
+  test_dispatch(8192, 256, 6, 128);
+  {
+    cuda::WeightStore store(nullptr);
+    const Layer small(store, 384, 128, 12, 2), narrow(store, 256, 64, 8, 2), large(store, 1024, 384, 24, 6);
+    for (const bool quantise : {false, true}) {
+      for (const int tokens : {1, 2, 7, 30, 150, 500}) test_experts(small, tokens, quantise);
+      for (const int tokens : {3, 40, 400}) test_experts(narrow, tokens, quantise);
+      for (const int tokens : {1, 8, 33, 64, 700}) test_experts(large, tokens, quantise);
+    }
+  }
+  if (timed) bench();
+  return finish("moe");
+}
