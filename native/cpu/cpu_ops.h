@@ -58,7 +58,7 @@ inline constexpr int kHyperTile = 8;
 /// Cache rows that attention takes at a time: 128 KiB of float rows, which a second-level cache holds.
 inline constexpr int kAttendChunk = 64;
 
-class CpuOps final : public Ops {
+class CpuOps : public Ops {
  public:
   explicit CpuOps(const BackendOptions& options);
 

@@ -15,9 +15,9 @@ namespace twelvex {
 enum class Numerics : uint8_t { kExact, kServed };
 
 struct BackendOptions {
-  ModelConfig config;
-  RankShape shape;
-  std::shared_ptr<RankGroup> group;
+  ModelConfig config = {};
+  RankShape shape = {};
+  std::shared_ptr<RankGroup> group = {};
   Numerics numerics = Numerics::kExact;
   RowFormat rows = RowFormat::kF32;
   bool with_mtp = false;

@@ -20,7 +20,7 @@ enum class Device : uint8_t { kCpu, kCuda };
 
 struct LoadOptions {
   Device device = Device::kCpu;
-  std::vector<int> devices;  // CUDA device of every rank; empty: 0, 1, ...
+  std::vector<int> devices = {};  // CUDA device of every rank; empty: 0, 1, ...
   int tp = 1;
   int threads = 0;           // CPU threads of all ranks together; 0: all cores
   Numerics numerics = Numerics::kExact;

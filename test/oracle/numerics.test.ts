@@ -1,54 +1,68 @@
 // SPDX-License-Identifier: MIT
-// What served numerics (FP8 activations) and FP8 cache rows cost on the demo checkpoint: measured against exact.
+// What served numerics (FP8 activations) and FP8 cache rows cost on the demo oracle: measured against exact, whose own
+// distance from the ground truth forward.test.ts bounds, so that all positions count and not only those the oracle stores.
 
 import assert from 'node:assert/strict';
-import { test } from 'node:test';
+import { before, suite, test } from 'node:test';
 import type { NativeLoadOptions } from '../../engine/native.ts';
-import { argmax, driveOracleModel, expectedRow, LogitTrace, prefill, readOracle } from '../helpers/oracle.ts';
-import type { OracleSequence } from '../helpers/oracle.ts';
+import { argmax, driveOracleModel, LogitTrace, margin, prefill, readOracle } from '../helpers/oracle.ts';
 
-const variants: { name: string; options: Partial<NativeLoadOptions> }[] = [
-  { name: 'bf16 rows', options: { rowFormat: 'bf16' } },
-  { name: 'fp8 rows', options: { rowFormat: 'fp8' } },
-  { name: 'served numerics', options: { numerics: 'served' } },
-  { name: 'served numerics with fp8 rows', options: { numerics: 'served', rowFormat: 'fp8' } },
+const variants: { name: string; options: Partial<NativeLoadOptions>; most: number }[] = [
+  { name: 'bf16 rows', options: { rowFormat: 'bf16' }, most: 0.0002 },
+  { name: 'fp8 rows', options: { rowFormat: 'fp8' }, most: 0.01 },
+  { name: 'served numerics', options: { numerics: 'served' }, most: 0.02 },
+  { name: 'served numerics with fp8 rows', options: { numerics: 'served', rowFormat: 'fp8' }, most: 0.02 },
 ];
 
-for (const { name, options } of variants) {
-  test(`${name} stay close to exact on the demo checkpoint`, async (t) => {
-    const driver = await driveOracleModel('demo', options);
-    t.after(() => driver.model.close());
-    let positions = 0;
-    let divergence = 0;
-    let agreeing = 0;
-    for (const expected of readOracle('demo').sequences) {
-      driver.reset();
-      const trace = new LogitTrace(driver.model.vocabSize);
-      await prefill(driver, driver.start(expected.tokens), { chunks: [1024], trace });
-      for (const { truth, got } of pairs(trace, expected)) {
-        positions += 1;
-        divergence += klDivergence(truth, got);
-        agreeing += argmax(truth) === argmax(got) ? 1 : 0;
-      }
-    }
-    const [kl, top1] = [divergence / positions, agreeing / positions];
-    t.diagnostic(`${name}: mean KL ${kl.toExponential(2)} nats, top-1 agreement ${(100 * top1).toFixed(1)} %, ${positions} positions`);
-    assert.ok(kl > 0, 'the variant computes something else than exact');
-    assert.ok(kl <= 0.02, `mean KL divergence ${kl}`);
-    assert.ok(top1 >= 0.97, `top-1 agreement ${top1}`);
+/** A best logit that is ahead of the second by this much is a decision; less is a coin toss between near-equals. */
+const decisiveMargin = 0.5;
+
+suite('on the demo oracle', () => {
+  let exact: Float32Array[];
+  let exactLog: Float64Array[];
+
+  before(async () => {
+    exact = await allLogits({});
+    exactLog = exact.map(logSoftmax);
   });
-}
 
-function* pairs(trace: LogitTrace, expected: OracleSequence): Generator<{ truth: Float32Array; got: Float32Array }> {
-  for (let position = expected.logits.first; position < expected.tokens.length; position += 1) {
-    yield { truth: expectedRow(expected.logits, position), got: trace.logits.get(position)! };
+  for (const { name, options, most } of variants) {
+    test(`${name} stay close to exact`, async (t) => {
+      const got = await allLogits(options);
+      const divergence = exactLog.reduce((sum, truth, i) => sum + klDivergence(truth, got[i]!), 0) / exact.length;
+      const agrees = exact.map((truth, i) => argmax(truth) === argmax(got[i]!));
+      const decided = agrees.filter((_, i) => margin(exact[i]!) >= decisiveMargin);
+      const [top1, decisiveTop1] = [agrees, decided].map((list) => list.filter(Boolean).length / list.length) as [number, number];
+      t.diagnostic(
+        `${name}: mean KL ${divergence.toExponential(2)} nats over ${exact.length} positions; top-1 agreement ` +
+          `${(100 * top1).toFixed(1)} %, ${(100 * decisiveTop1).toFixed(1)} % of the ${decided.length} decisive positions`,
+      );
+      assert.ok(divergence > 0, 'the variant computes something else than exact');
+      assert.ok(divergence <= most, `mean KL divergence ${divergence}`);
+      assert.ok(decisiveTop1 >= 0.98, `top-1 agreement at decisive positions ${decisiveTop1}`);
+      assert.ok(top1 >= 0.92, `top-1 agreement ${top1}`);
+    });
   }
+});
+
+/** Logits of every position of every demo sequence. */
+async function allLogits(options: Partial<NativeLoadOptions>): Promise<Float32Array[]> {
+  const driver = await driveOracleModel('demo', { ...options, mtp: 1 });
+  const rows: Float32Array[] = [];
+  for (const { tokens } of readOracle('demo').sequences) {
+    driver.reset();
+    const trace = new LogitTrace(driver.model.vocabSize);
+    await prefill(driver, driver.start(tokens), { chunks: [1024], trace });
+    for (let position = 0; position < tokens.length; position += 1) rows.push(trace.logits.get(position)!);
+  }
+  await driver.model.close();
+  return rows;
 }
 
-/** KL(softmax(truth) || softmax(got)) in nats. */
-function klDivergence(truth: Float32Array, got: Float32Array): number {
-  const [p, q] = [logSoftmax(truth), logSoftmax(got)];
-  return p.reduce((sum, logp, i) => sum + Math.exp(logp) * (logp - q[i]!), 0);
+/** KL(truth || softmax(got)) in nats; `truth` are log-probabilities. */
+function klDivergence(truth: Float64Array, got: Float32Array): number {
+  const log = logSoftmax(got);
+  return truth.reduce((sum, logp, i) => sum + Math.exp(logp) * (logp - log[i]!), 0);
 }
 
 function logSoftmax(logits: Float32Array): Float64Array {

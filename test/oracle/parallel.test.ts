@@ -3,7 +3,7 @@
 
 import { after, before, suite, test } from 'node:test';
 import type { NativeDriver } from '../helpers/native-driver.ts';
-import { driveOracleModel, LogitTrace, prefill, readOracle } from '../helpers/oracle.ts';
+import { completeTruth, driveOracleModel, LogitTrace, prefill, readOracle } from '../helpers/oracle.ts';
 import type { OracleName } from '../helpers/oracle.ts';
 
 for (const name of ['tiny', 'small', 'pro-pattern', 'demo'] satisfies OracleName[]) {
@@ -19,7 +19,7 @@ for (const name of ['tiny', 'small', 'pro-pattern', 'demo'] satisfies OracleName
 
       for (const chunks of [[1024], [100, 1, 1, 1]]) {
         test(`prefill chunks of ${chunks.join(', ')}`, async () => {
-          const expected = oracle.sequences.at(-1)!;
+          const expected = await completeTruth(driver, oracle.sequences.at(-1)!);
           driver.reset();
           const trace = new LogitTrace(driver.model.vocabSize);
           await prefill(driver, driver.start(expected.tokens), { chunks, trace });

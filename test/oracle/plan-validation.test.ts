@@ -5,7 +5,7 @@ import assert from 'node:assert/strict';
 import { after, before, suite, test } from 'node:test';
 import type { StepPlan } from '../../engine/native.ts';
 import type { NativeDriver } from '../helpers/native-driver.ts';
-import { driveOracleModel, LogitTrace, prefill, readOracle } from '../helpers/oracle.ts';
+import { completeTruth, driveOracleModel, LogitTrace, prefill, readOracle } from '../helpers/oracle.ts';
 
 const mutations = 4000;
 
@@ -27,7 +27,7 @@ suite('step plans', () => {
     'more drafts than tokens': [(plan) => (plan.drafts[1] = 3), /row 1: drafts 3/],
     'a token outside the vocabulary': [(plan) => (plan.tokens[2] = 256), /tokens\[2\] 256 is not in \[0, 256\)/],
     'a token count that does not add up': [(plan) => (plan.tokens = plan.tokens.slice(1)), /tokens has \d+ entries, expected/],
-    'an unknown flag': [(plan) => (plan.flags[0] = 128), /row 0: flags 128/],
+    'an unknown flag': [(plan) => (plan.flags[1] = 128), /row 1: flags 128/],
     'resuming inside a block': [(plan) => (plan.flags[0]! |= 2), /row 0: resumes at position 130/],
     'a window table that starts elsewhere': [(plan) => (plan.windowBase[0] = 1), /row 0: window_base 1, position 130 needs 0/],
     'a window block that does not exist': [(plan) => (plan.windowBlocks[0] = 48), /row 0: window block 48 is not in/],
@@ -74,10 +74,11 @@ suite('step plans', () => {
     }
     assert.ok(refused > mutations / 2);
     t.diagnostic(`${refused} of ${mutations} were refused`);
+    const truth = await completeTruth(driver, oracle.sequences[0]!);
     driver.reset();
     const trace = new LogitTrace(driver.model.vocabSize);
-    await prefill(driver, driver.start(oracle.sequences[0]!.tokens), { chunks: [300], trace });
-    trace.assertMatches(oracle.sequences[0]!);
+    await prefill(driver, driver.start(truth.tokens), { chunks: [70], trace });
+    trace.assertMatches(truth);
   });
 });
 
