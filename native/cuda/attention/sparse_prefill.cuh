@@ -37,7 +37,6 @@ inline constexpr int kTeams = 2;                // of two producers
 inline constexpr int kTeamWarps = kProducerWarps / kTeams;
 inline constexpr int kQuarters = 4;             // of the 512 dims
 inline constexpr int kRowStride = kBf16RowBytes + 16;
-inline constexpr int kEntryRegisters = 168;     // of 384 threads, one block a multiprocessor
 inline constexpr int kMathBarrier = 1;
 inline constexpr float kLog2e = 1.4426950408889634f;
 
@@ -47,8 +46,7 @@ struct Config {
   static constexpr bool fp8 = kFp8;
   static constexpr int threads = kMathThreads + kProducerWarps * 32;
   // Two math warps and one producer share a quarter of the 64 K registers: 512 a lane.
-  static constexpr int math_registers = kHeads == 16 ? 168 : kFp8 ? 184 : 208;
-  static constexpr int producer_registers = kHeads == 16 ? 168 : kFp8 ? 136 : 88;
+  static constexpr int math_registers = kFp8 ? 184 : 208, producer_registers = kFp8 ? 136 : 88;
   static_assert(2 * math_registers + producer_registers <= 512);
   static_assert(kStages % kTeams == 0);
   static_assert(kHeads <= kTile, "the query takes one slot");
@@ -165,29 +163,23 @@ struct Fp8Rows {
   }
 };
 
-/// fp8 rows, widened on the way: each warp of the pair brings half the rows, 16 at a time. The first are loaded before the
-/// slot is free, so that their latency hides behind the wait; the 128 bytes of bf16 of a row follow as a bulk copy.
+/// fp8 rows, widened on the way: each warp of the pair brings half of the tile. Loaded before the slot is free, so that the
+/// latency hides behind the wait; the 128 bytes of bf16 of a row follow as a bulk copy.
 template <class C>
 __device__ __forceinline__ void bring_fp8(const SparsePrefillParams& p, const CandidateList& list, SmemPlan<C>& s, Cursor at, int first,
                                           int member, int lane) {
-  constexpr int kBatches = C::tile / kTeamWarps / Fp8Rows::kRows;
-  uint8_t(*rows)[kRowStride] = s.rows[at.slot] + member * kBatches * Fp8Rows::kRows;
-  first += member * kBatches * Fp8Rows::kRows;
+  static_assert(C::tile == kTeamWarps * Fp8Rows::kRows);
+  uint8_t(*rows)[kRowStride] = s.rows[at.slot] + member * Fp8Rows::kRows;
   Fp8Rows batch;
-  uint32_t mask = 0;
-#pragma unroll 1
-  for (int i = 0; i < kBatches; ++i) {
-    batch.load(p, list, first + i * Fp8Rows::kRows, lane);
-    if (i == 0) mbarrier_wait(&s.empty[at.slot], at.phase ^ 1);
-    mask |= batch.mask << (i * Fp8Rows::kRows);
-    if (lane == 0) mbarrier_expect(&s.full[at.slot], Fp8Rows::kRows * kRopeDim * 2);
-    __syncwarp();
-    if (lane < Fp8Rows::kRows) {
-      bulk_copy(rows[i * Fp8Rows::kRows + lane] + kNopeDim * 2, batch.data + kNopeDim, kRopeDim * 2, &s.full[at.slot]);
-    }
-    batch.store(rows + i * Fp8Rows::kRows, lane);
+  batch.load(p, list, first + member * Fp8Rows::kRows, lane);
+  mbarrier_wait(&s.empty[at.slot], at.phase ^ 1);
+  if (lane == 0) {
+    set_valid(s, at.slot, member, batch.mask);
+    mbarrier_expect(&s.full[at.slot], Fp8Rows::kRows * kRopeDim * 2);
   }
-  if (lane == 0) set_valid(s, at.slot, member, mask);
+  __syncwarp();
+  if (lane < Fp8Rows::kRows) bulk_copy(rows[lane] + kNopeDim * 2, batch.data + kNopeDim, kRopeDim * 2, &s.full[at.slot]);
+  batch.store(rows, lane);
   mbarrier_arrive_warp(&s.full[at.slot], lane);
 }
 
@@ -454,10 +446,10 @@ __global__ void __launch_bounds__(C::threads, 1) sparse_prefill_kernel(const __g
   __syncthreads();
   const int groups = (p.heads + C::heads - 1) / C::heads, items = p.tokens * groups;
   if (warp >= kMathWarps) {
-    if constexpr (C::producer_registers < kEntryRegisters) release_registers<C::producer_registers>();
+    release_registers<C::producer_registers>();
     produce<C>(p, s, items, groups, warp - kMathWarps, lane);
   } else {
-    if constexpr (C::math_registers > kEntryRegisters) acquire_registers<C::math_registers>();
+    acquire_registers<C::math_registers>();
     consume<C>(p, s, items, groups, warp, lane);
   }
 }
