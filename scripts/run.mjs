@@ -16,6 +16,7 @@ const commands = {
   build,
   test,
   lint,
+  docs,
   format: async (files) => formatted('--write', files),
   'test:native': async (filters) => nativeTests(filters),
   'test:gpu': gpuTests,
@@ -41,6 +42,12 @@ async function build() {
 async function lint() {
   await exclusively(ensurePackages);
   return runVisibly(bin('eslint'), ['--max-warnings=0', '.'], { cwd: root });
+}
+
+/** Brings generated parts of the documents up to date. */
+async function docs() {
+  await build();
+  await import('./options-table.mjs');
 }
 
 async function formatted(mode, files) {
