@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: MIT
+// mHC: four residual streams mixed around every sub-layer (spec, "mHC pre" and "mHC post").
+//
+// leave  streams = post * output + comb^T * streams        enter  mix = streams * fn^T; pre, post, comb; hidden = norm(pre * streams)
+// A launch does leave, enter or both. It is two kernels over chunks of tokens small enough for the streams of a chunk to stay
+// in L2, so device memory sees the streams once in each direction:
+//   hyper_mix_kernel    leaves, and sums stream * fn over a slice of the dims (tensor cores; fn split into two bf16 parts)
+//   hyper_finish_kernel adds the slices, applies sigmoids and Sinkhorn, and forms the normalised input
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_runtime_api.h>
+
+namespace twelvex::cuda {
+
+inline constexpr int kHyperMixes = 24;   // pre 4, post 4, comb 16
+inline constexpr int kHyperKept = 20;    // post, comb: what `leave` reads
+inline constexpr int kHyperSlice = 128;  // dims of a slice
+inline constexpr int kHyperChunk = 1024; // tokens of a chunk
+
+struct HyperParams {
+  int tokens = 0;
+  int dim = 0;                          // D, a multiple of 128, <= 8192
+  float norm_eps = 1e-6f, hc_eps = 1e-6f;
+  int sinkhorn_iters = 20;
+  bool leave = false, enter = false;
+  __nv_bfloat16* streams = nullptr;     // [T, 4, D]
+  const __nv_bfloat16* output = nullptr;  // leave: [T, D]
+  float* mix = nullptr;                 // [T, 20] read by leave, written by enter
+  const float* fn = nullptr;            // enter: [24, 4 D]
+  const float* base = nullptr;          // [24]
+  const float* scale = nullptr;         // [3]
+  const float* norm = nullptr;          // [D]
+  __nv_bfloat16* hidden = nullptr;      // enter: [T, D]
+  float* partial = nullptr;             // scratch, hyper_scratch_floats()
+};
+
+/// Floats of `partial` for any batch.
+inline size_t hyper_scratch_floats(int dim) { return static_cast<size_t>(kHyperChunk) * (dim / kHyperSlice) * 25; }
+
+void run_hyper(const HyperParams& params, cudaStream_t queue);
+
+/// hidden[n] = norm(sum over streams of (sigmoid(mix * scale + base) + eps) * stream) for the N tokens of `index`.
+struct HyperHeadParams {
+  int rows = 0;                         // N
+  int dim = 0;
+  float norm_eps = 1e-6f, hc_eps = 1e-6f;
+  const int32_t* index = nullptr;       // [N] token of every row, -1: padding
+  const __nv_bfloat16* streams = nullptr;  // [T, 4, D]
+  const float* fn = nullptr;            // [4, 4 D]
+  const float* base = nullptr;          // [4]
+  const float* scale = nullptr;         // [1]
+  const float* norm = nullptr;          // [D]
+  __nv_bfloat16* hidden = nullptr;      // [N, D]
+};
+void run_hyper_head(const HyperHeadParams& params, cudaStream_t queue);
+
+}  // namespace twelvex::cuda
