@@ -12,8 +12,8 @@ const browser = await chromium.launch(launchOptions);
 const page = await browser.newPage({ viewport: { width: 1180, height: 760 }, deviceScaleFactor: 1.5 });
 await page.goto(demo.url);
 await page.locator('#temperature').fill('0');
-await page.check('#use-tools');
 for (const text of ['What is 34 + 27?', 'What is the weather in Oslo?']) {
+  await page.locator('#use-tools').setChecked(text.includes('weather'));
   await page.fill('#input', text);
   await page.press('#input', 'Enter');
   await page.locator('article:last-child footer:not(:empty)').waitFor();
