@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // The public face of the engine; the only engine module that server/ imports.
 
+export { blocksFor, planCache } from './cache/layout.ts';
 export { createEngine } from './create.ts';
 export { EngineError } from './errors.ts';
 export { buildInfo, inspectCheckpoint } from './inspect.ts';

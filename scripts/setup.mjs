@@ -89,7 +89,8 @@ const configurationFile = join(nativeBuild, '.configuration');
 
 function configurationKey(cuda) {
   const generator = ninja() === undefined ? 'make' : 'ninja';
-  return JSON.stringify({ generator, cuda, node: process.versions.node, compiler: process.env.CXX ?? '', root });
+  const { CXX: compiler = '', TWELVEX_CUDA_ARCHS: archs = '' } = process.env;
+  return JSON.stringify({ generator, cuda, archs, node: process.versions.node, compiler, root });
 }
 
 function configurationStale(cuda) {
@@ -97,12 +98,24 @@ function configurationStale(cuda) {
   return readFileSync(configurationFile, 'utf8') !== configurationKey(cuda);
 }
 
+function sameTools(cuda) {
+  if (!existsSync(configurationFile)) return false;
+  const tools = (text) => {
+    const { generator, compiler, root: folder } = JSON.parse(text);
+    return JSON.stringify([generator, compiler, folder]);
+  };
+  return tools(readFileSync(configurationFile, 'utf8')) === tools(configurationKey(cuda));
+}
+
 async function configure(cuda, show) {
-  rmSync(nativeBuild, { recursive: true, force: true });
+  // CMake cannot change generator or compiler of a folder; anything else it takes in place.
+  if (!sameTools(cuda)) rmSync(nativeBuild, { recursive: true, force: true });
   const generator = ninja() === undefined ? 'Unix Makefiles' : 'Ninja';
   const tests = existsSync(at('test/native/CMakeLists.txt')) ? 'ON' : 'OFF';
   const args = ['configure', '-d', 'native', '-O', 'native/build', '-G', generator];
   const options = [`--CDTWELVEX_CUDA=${cuda ? 'ON' : 'OFF'}`, `--CDTWELVEX_TESTS=${tests}`];
+  const archs = process.env.TWELVEX_CUDA_ARCHS;
+  if (archs !== undefined) options.push(`--CDTWELVEX_CUDA_ARCHS=${archs}`);
   await run(bin('cmake-js'), [...args, ...options], { cwd: root, show });
   writeFileSync(configurationFile, configurationKey(cuda));
 }

@@ -3,7 +3,7 @@
 
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { inspectCheckpoint } from '../../engine/index.ts';
+import { blocksFor, inspectCheckpoint, planCache } from '../../engine/index.ts';
 import type { CheckpointReport } from '../../engine/index.ts';
 import { ConfigError } from '../config.ts';
 import { bytes, formatBytes } from '../option-types.ts';
@@ -21,8 +21,12 @@ Reads headers only, so it answers at once for checkpoints of any size.
 
 /** Tokens of one block of either kind. */
 const blockTokens = 128;
-/** Blocks of the window that a sequence holds while it decodes: the one being filled and the one the window reaches into. */
+/** Blocks of the window that a sequence holds: the one being filled, and the one that the window reaches back into. */
 const windowBlocksHeld = 2;
+/** Step budget and drafts that the table of what fits leaves room for. */
+const stepTokens = 4096;
+const drafts = 2;
+const mostSequences = 4096;
 
 /** Share of a device's memory that weights and caches may take; the rest is work space of a step. */
 const usableShare = 0.92;
@@ -108,8 +112,18 @@ const weightBytes = (kinds: CheckpointReport['tensors']): number => kinds.reduce
 const contextBytesPerToken = (row: CacheRow): number => row.contextBlockBytes / blockTokens;
 const fixedBytes = (row: CacheRow): number => row.slotBytes + windowBlocksHeld * row.windowBlockBytes;
 
+/** Each format comes twice: without and with the rows of the MTP block. */
+function rowName(cache: readonly CacheRow[], index: number): string {
+  const format = cache[index]!.rowFormat;
+  return cache[index - 1]?.rowFormat === format ? `${format} with MTP` : format;
+}
+
 function caches({ cache }: CheckpointReport): string {
-  const rows = cache.map((row) => [row.rowFormat, formatBytes(contextBytesPerToken(row)), formatBytes(fixedBytes(row))]);
+  const rows = cache.map((row, index) => [
+    rowName(cache, index),
+    formatBytes(contextBytesPerToken(row)),
+    formatBytes(fixedBytes(row)),
+  ]);
   return `Cache\n${formatTable([['rows', 'each token of context', 'each sequence, fixed'], ...rows], { header: true, right: [1, 2] })}`;
 }
 
@@ -119,11 +133,30 @@ function fitting(report: CheckpointReport, memory: number, tp: number): string {
   const title = `What fits into ${formatBytes(memory)} on each of ${tp} device${tp === 1 ? '' : 's'}: weights about ${formatBytes(weights)}`;
   if (free <= 0) return `${title}\nThe weights alone do not fit. More ranks (--tp) share them.`;
   const lengths = contexts.filter((length) => length <= report.config.maxContext);
-  const rows = report.cache.map((row) => [
-    row.rowFormat,
-    ...lengths.map((length) => String(Math.floor(free / (fixedBytes(row) + contextBytesPerToken(row) * length)))),
+  const rows = report.cache.map((row, index) => [
+    rowName(report.cache, index),
+    ...lengths.map((length) => String(sequencesThatFit(row, free, length))),
   ]);
   const header = ['sequences at', ...lengths.map((length) => `${length / 1024}K`)];
   const note = `Caches are held by every rank; ${Math.round((1 - usableShare) * 100)} % of the memory is left for the work of a step.`;
   return `${title}\n${formatTable([header, ...rows], { header: true, right: lengths.map((_, index) => index + 1) })}\n${note}`;
+}
+
+/** How many sequences of a length the engine's own memory plan has room for. */
+function sequencesThatFit(bytes: CacheRow, budgetBytes: number, length: number): number {
+  const fits = (slots: number): boolean => {
+    try {
+      const plan = planCache({ bytes, budgetBytes, slots, stepTokens, mtp: drafts, maxModelLen: length });
+      return plan.contextBlocks >= slots * blocksFor(length);
+    } catch {
+      return false;
+    }
+  };
+  let [least, most] = [0, mostSequences];
+  while (least < most) {
+    const middle = Math.ceil((least + most) / 2);
+    if (fits(middle)) least = middle;
+    else most = middle - 1;
+  }
+  return least;
 }
