@@ -58,7 +58,6 @@ export function commitRow(row: StepRow, result: StepResult, place: ResultPlace):
     // The last sampled token is computed again: drafts behind it have left their traces in the MTP rows.
     sequence.computed = position + count - drafts + kept - 1;
     sequence.phase = 'prefilling';
-    sequence.drafts = [];
   } else {
     // Accepted drafts were computed in this step, the last accepted token was not.
     sequence.computed = position + count - drafts + Math.min(kept, outcome.accepted - 1);

@@ -279,7 +279,6 @@ export class Scheduler {
     this.#leave(sequence);
     sequence.phase = 'waiting';
     sequence.computed = 0;
-    sequence.drafts = [];
     this.#enqueue(sequence);
   }
 

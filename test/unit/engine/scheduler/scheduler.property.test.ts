@@ -10,6 +10,8 @@ import type { RunSizes } from '../../../helpers/scheduler-run.ts';
 interface Arrival {
   step: number;
   choices: number;
+  /** The prompt is what the n-th arrival before has come to, with a few more tokens: the next turn of a conversation. */
+  continues?: number;
   request: SequenceRequest;
   /** Steps after arrival at which it is cancelled; Infinity: never. */
   abortAfter: number;
@@ -53,6 +55,7 @@ const arrival = (maxModelLen: number): fc.Arbitrary<Arrival> =>
   fc
     .record({
       step: fc.integer({ min: 0, max: 60 }),
+      continues: fc.option(fc.integer({ min: 1, max: 5 }), { nil: undefined, freq: 2 }),
       choices: fc.constantFrom(1, 1, 1, 2, 3),
       family: fc.integer({ min: 0, max: 3 }),
       promptLength: fc.oneof(
@@ -70,7 +73,7 @@ const arrival = (maxModelLen: number): fc.Arbitrary<Arrival> =>
       abortInFlight: fc.boolean(),
       stall: fc.option(fc.record({ after: fc.nat(20), steps: fc.integer({ min: 1, max: 40 }) }), { nil: undefined, freq: 5 }),
     })
-    .map(({ family, promptLength, sampling: chosen, step, choices, abortAfter, abortInFlight, stall, ...request }) => {
+    .map(({ family, promptLength, sampling: chosen, step, choices, continues, abortAfter, abortInFlight, stall, ...request }) => {
       const { mask, banned, ...numbers } = chosen;
       const bias = { tokens: Int32Array.from(banned), values: new Float32Array(banned.length).fill(-Infinity) };
       return {
@@ -79,6 +82,8 @@ const arrival = (maxModelLen: number): fc.Arbitrary<Arrival> =>
         abortAfter,
         abortInFlight,
         ...(stall === undefined ? {} : { stall }),
+        // A turn behind what an earlier one has come to.
+        ...(continues === undefined ? {} : { continues, step: step + 30 }),
         request: sequenceRequest(promptOf(family, promptLength), {
           ...request,
           sampling: { ...GREEDY, ...numbers, bias, ...(mask === undefined ? {} : { mask }) },
@@ -90,7 +95,11 @@ const scenario = sizes.chain((size) =>
   fc.record({ size: fc.constant(size), arrivals: fc.array(arrival(size.maxModelLen), { minLength: 1, maxLength: 14 }) }),
 );
 
-function start(run: SchedulerRun, { request, choices }: Arrival): Sequence[] {
+function start(run: SchedulerRun, { request, choices }: Arrival, earlier: Sequence | undefined, maxModelLen: number): Sequence[] {
+  if (earlier !== undefined) {
+    const history = [...earlier.tokens.slice(0, Math.min(earlier.tokens.length, maxModelLen - 4)), 5, 6, 7];
+    request = { ...request, prompt: Int32Array.from(history), salt: earlier.request.salt };
+  }
   const leader = run.add(request);
   const followers = Array.from({ length: choices - 1 }, (_, i) => {
     const seeded = { ...request.sampling, seed: BigInt.asUintN(64, request.sampling.seed + BigInt(i + 1)) };
@@ -100,7 +109,7 @@ function start(run: SchedulerRun, { request, choices }: Arrival): Sequence[] {
 }
 
 /** Plays all arrivals, stalls and aborts; returns the sequences with what was asked of them. */
-function play(run: SchedulerRun, arrivals: readonly Arrival[]): { sequence: Sequence; aborted: boolean }[] {
+function play(run: SchedulerRun, arrivals: readonly Arrival[], maxModelLen: number): { sequence: Sequence; aborted: boolean }[] {
   const played = new Map<Arrival, Sequence[]>();
   const aborted = new Set<Sequence>();
   const abort = (at: Arrival): void => {
@@ -113,7 +122,10 @@ function play(run: SchedulerRun, arrivals: readonly Arrival[]): { sequence: Sequ
   for (let step = 0, idle = false; !idle || step <= lastEvent + 40; step++) {
     assert.ok(step < 6000, 'every request ends');
     for (const at of arrivals) {
-      if (at.step === step) played.set(at, start(run, at));
+      if (at.step === step) {
+        const earlier = at.continues === undefined ? undefined : [...played.values()].at(-at.continues)?.[0];
+        played.set(at, start(run, at, earlier, maxModelLen));
+      }
       if (at.step + at.abortAfter === step && !at.abortInFlight) abort(at);
       const { stall } = at;
       if (stall === undefined) continue;
@@ -135,7 +147,7 @@ test('whatever arrives, stalls, aborts or runs short, every request gives what i
   let accepted = 0;
   const property = fc.property(scenario, ({ size, arrivals }) => {
     const run = new SchedulerRun(size);
-    for (const { sequence, aborted } of play(run, arrivals)) {
+    for (const { sequence, aborted } of play(run, arrivals, size.maxModelLen)) {
       const expected = alone(sequence.request, size.maxModelLen);
       const got = run.tokens.get(sequence)!;
       assert.equal(sequence.phase, 'finished');
@@ -154,7 +166,7 @@ test('whatever arrives, stalls, aborts or runs short, every request gives what i
     hits += run.scheduler.counters.prefixHits;
     accepted += run.scheduler.counters.acceptedPerPosition.reduce((sum, count) => sum + count, 0);
   });
-  fc.assert(property, { numRuns: 250 });
+  fc.assert(property, { numRuns: 300 });
   // The scenarios reach what they are there to test.
   assert.ok(steps > 5000, `${steps} steps`);
   assert.ok(preemptions > 50, `${preemptions} preemptions`);

@@ -2,6 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { BlockTable } from '../../../../engine/cache/kv-cache.ts';
 import { ROW_ALL_LOGPROBS, ROW_RESUME, ROW_SAMPLE } from '../../../../engine/native.ts';
 import { MIN_PREFILL_TOKENS } from '../../../../engine/scheduler/policy.ts';
 import { MAX_BYPASSES } from '../../../../engine/scheduler/scheduler.ts';
@@ -155,6 +156,18 @@ test('the end of the context ends a sequence and is never passed by a draft', ()
     assert.equal(sequence.tokens.length, 130);
     assert.deepEqual(run.ends.get(sequence), [{ reason: 'length' }]);
   }
+});
+
+test('what was computed for tokens behind a stop is not findable', () => {
+  const run = new SchedulerRun({ ...SMALL, mtp: 4, draftQuality: 1 });
+  const plain = sequenceRequest(promptOf(7, 124), { stopTokens: new Set(), maxTokens: 20 });
+  const stop = alone(plain, SMALL.maxModelLen)[1]!;
+  const sequence = run.add({ ...plain, stopTokens: new Set([stop]) });
+  run.runAll();
+  assert.equal(sequence.tokens.length, 126);
+  const padded = Int32Array.from([...sequence.tokens.slice(0, 126), 0, 0]);
+  const history = { length: 128, slice: (begin: number, end: number) => padded.subarray(begin, end) };
+  assert.equal(run.cache.lookup(new BlockTable(''), history, 128).tokens, 0);
 });
 
 test('drafts are counted where they are accepted', () => {
