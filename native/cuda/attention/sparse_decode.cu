@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Split-KV decode attention.
 //
-// Block (token, head group of 16, split): four warps; 128 candidates in tiles of 32, rows widened to bf16 in shared memory.
+// Block (token, head group of 16, split): four warps; the split's candidates in tiles of 32, rows widened to bf16 in shared memory.
 //   scores: warp w takes dims quarter w of 16 heads x 32 candidates; quarter sums meet in `partial`.
 //   values: warp w owns 128 output columns.
 // The last block to arrive would save a launch, but a fixed merge kernel keeps the order of additions plain to see: splits
@@ -36,7 +36,7 @@ struct alignas(128) SmemPlan {
   float rescale[kHeads];
   uint32_t valid;
 };
-static_assert(sizeof(SmemPlan) <= kMaxSharedBytes / 1, "sm_12x gives one block at most 99 KiB");
+static_assert(sizeof(SmemPlan) <= kMaxSharedBytes, "sm_12x gives one block at most 99 KiB");
 
 /// Rows of one tile, eight a warp; invalid candidates become zeros.
 __device__ __forceinline__ void load_rows(const SparseDecodeParams& p, const CandidateList& list, SmemPlan& s, int first, int warp, int lane) {
@@ -168,7 +168,7 @@ __global__ void __launch_bounds__(kThreads) sparse_decode_kernel(const __grid_co
   auto& s = *reinterpret_cast<SmemPlan*>(shared);
   const int token = blockIdx.x, head0 = blockIdx.y * kHeads, split = blockIdx.z;
   const CandidateList list = CandidateList::of(p.batch, p.kind, p.selection, p.topk, token);
-  const int begin = split * kDecodeSplit, end = min(list.total, begin + kDecodeSplit);
+  const int begin = split * decode_split(p.kind), end = min(list.total, begin + decode_split(p.kind));
   if (begin >= end) return;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   for (int i = threadIdx.x; i < kHeads * 64; i += kThreads) {
@@ -206,7 +206,7 @@ __global__ void __launch_bounds__(128) merge_splits_kernel(const __grid_constant
   const int token = blockIdx.x, head = blockIdx.y;
   const CandidateList list = CandidateList::of(p.batch, p.kind, p.selection, p.topk, token);
   if (list.total == 0) return;
-  const int splits = (list.total + kDecodeSplit - 1) / kDecodeSplit;
+  const int splits = (list.total + decode_split(p.kind) - 1) / decode_split(p.kind);
   const size_t base = static_cast<size_t>(token) * p.max_splits * p.heads + head;
   const float sink = p.sinks[head] * kLog2e;
   float top = sink;
@@ -237,7 +237,7 @@ int decode_splits(LayerKind kind, int topk, int context_tokens) {
   int candidates = context_tokens < kWindow ? context_tokens : kWindow;
   if (kind == LayerKind::kCsa) candidates += topk < context_tokens / kCsaRatio ? topk : context_tokens / kCsaRatio;
   if (kind == LayerKind::kHca) candidates += context_tokens / kHcaRatio;
-  return (candidates + kDecodeSplit - 1) / kDecodeSplit;
+  return (candidates + decode_split(kind) - 1) / decode_split(kind);
 }
 
 void run_sparse_decode(const SparseDecodeParams& p, cudaStream_t queue) {

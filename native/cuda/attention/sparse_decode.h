@@ -9,7 +9,8 @@
 
 namespace twelvex::cuda {
 
-inline constexpr int kDecodeSplit = 128;  // candidates of one split, whatever the batch: a token's result has one order
+/// Candidates of one split, whatever the batch: a token's result has one order of additions. hca lists are long.
+TWELVEX_HD constexpr int decode_split(LayerKind kind) { return kind == LayerKind::kHca ? 512 : 128; }
 
 struct SparseDecodeParams {
   BatchView batch;
@@ -17,7 +18,7 @@ struct SparseDecodeParams {
   LayerKind kind = LayerKind::kSwa;
   int heads = 0;
   int topk = 0;
-  int max_splits = 0;               // room in `partial` and `state`, >= ceil(most candidates / kDecodeSplit)
+  int max_splits = 0;               // room in `partial` and `state`, >= decode_splits()
   const __nv_bfloat16* query = nullptr;  // [T, H, 512]
   const int32_t* selection = nullptr;    // [T, topk]
   const float* sinks = nullptr;          // [H]

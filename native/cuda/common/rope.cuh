@@ -11,6 +11,7 @@ struct RopeFrequencies {
   float pair[32];
 };
 
+#if defined(__CUDACC__)
 /// (cos, sin) of float(position) * frequency.
 __device__ __forceinline__ float2 rope_turn(int position, float frequency) {
   const double angle = static_cast<double>(static_cast<float>(position) * frequency);
@@ -22,5 +23,6 @@ __device__ __forceinline__ float2 rope_turn(int position, float frequency) {
   sincospif(rest * 0.3183098861837907f, &sine, &cosine);
   return make_float2(cosine, sine);
 }
+#endif
 
 }  // namespace twelvex::cuda

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: MIT
+// The CUDA backend: one rank's operations, queued on its own stream. Files: backend.cc (loading, memory),
+// backend_step.cc (plan in, results out), backend_attention.cc, backend_layers.cc (mHC, experts, embeddings, drafts).
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_runtime_api.h>
+
+#include <memory>
+#include <vector>
+
+#include "gemm/gemm.h"
+#include "moe/experts.h"
+#include "runtime/backend.h"
+#include "sampling/sampling.h"
+#include "step_arena.h"
+#include "step_batch.h"
+#include "weights.h"
+
+namespace twelvex::cuda {
+
+/// Device buffers beside the activations. Those of attention, experts and draft input share memory: they are never alive together.
+struct Scratch {
+  __nv_bfloat16* quantised = nullptr;   // quantised copy of a product's input
+  float *kv = nullptr, *gate = nullptr; // [T, 1024] compressor projections
+  __nv_bfloat16* index_query = nullptr; // [T, index heads, 128]
+  __nv_bfloat16* index_weights = nullptr;  // [T, index heads]
+  __nv_bfloat16* low_rank = nullptr;    // [T, G r]
+  float* decode_partial = nullptr;
+  float2* decode_state = nullptr;
+  MoeWorkspace moe;
+  __nv_bfloat16* draft_rows = nullptr;  // [(T + R) 4, D] normalised streams
+  __nv_bfloat16* draft_embed = nullptr; // [T + R, D]
+  __nv_bfloat16* draft_proj = nullptr;  // [T + R, D]
+  // Not shared.
+  float* scores = nullptr;              // kScoreFloats
+  float* hyper = nullptr;
+  uint8_t* workspace = nullptr;         // gathered KV rows
+  int workspace_rows = 0;
+  __nv_bfloat16* head_rows = nullptr;   // [N, D]
+  float* adjusted = nullptr;            // [S, 1 + K, V]
+};
+
+inline constexpr int64_t kScoreFloats = int64_t{16} << 20;  // 64 MiB of indexer scores at a time
+
+class CudaOps final : public Ops {
+ public:
+  explicit CudaOps(const BackendOptions& options);
+  ~CudaOps() override;
+
+  Linear linear(const MatrixView& view) override { return weights_->linear(view); }
+  Array vector(const MatrixView& view) override { return weights_->vector(view); }
+  Array matrix_f32(const MatrixView& view) override { return weights_->matrix_f32(view); }
+  Array token_table(std::span<const int32_t> table) override { return weights_->token_table(table); }
+  Experts experts(std::span<const ExpertView> views) override { return weights_->experts(views); }
+  Memory memory() override;
+  Activations reserve(const Limits& limits) override;
+  void allocate_cache(const CacheLayout& layout, const CachePlan& plan) override;
+
+  Batch begin_step(const StepInput& input) override;
+  Batch draft_batch(int pass) override;
+  void finish_step(StepOutput& output) override;
+
+  void embed(const Batch&, const ModelWeights&, Array output) override;
+  void spread(const Batch&, Array hidden, Array streams) override;
+  void hyper_enter(const Batch&, const HyperWeights&, Array norm, Array streams, Array mix, Array hidden) override;
+  void hyper_leave(const Batch&, Array mix, Array output, Array streams) override;
+  void hyper_cross(const Batch&, const HyperWeights& next, Array norm, Array output, Array streams, Array mix, Array hidden) override;
+  void project_query_kv(const Batch&, const AttentionWeights&, Array hidden, Array latent, Array query, Array kv) override;
+  void store_window(const Batch&, int layer, Array kv) override;
+  void compress(const Batch&, int layer, const CompressorWeights&, Array hidden) override;
+  void begin_gather(const Batch&, int layer, LayerKind kind) override;
+  void select(const Batch&, int layer, const IndexerWeights&, Array hidden, Array latent, Array selection) override;
+  void attend(const Batch&, int layer, const AttentionWeights&, Array query, Array selection, Array attended) override;
+  void project_output(const Batch&, const AttentionWeights&, Array attended, Array output) override;
+  void route(const Batch&, const MoeWeights&, Array hidden, Array routing) override;
+  void run_experts(const Batch&, const MoeWeights&, Array hidden, Array routing, Array output) override;
+  void all_reduce(const Batch&, Array array) override;
+  void keep_streams(const Batch&, Array streams) override;
+  void logits(const Batch&, const HeadWeights&, const Linear& lm_head, Array streams, Array logits) override;
+  void sample(const Batch&, Array logits) override;
+  void draft_input(const Batch&, const MtpWeights&, Array embedding, Array streams, Array draft_streams) override;
+
+ private:
+  /// What goes to and comes from the sampler, besides the tokens.
+  struct SamplingArrays {
+    StepArray<SampleRowInfo> info;
+    StepArray<int32_t> prompt_row, prompt_token;               // [N] logits row and successor of kRowAllLogprobs tokens
+    StepArray<int32_t> penalty_tokens, penalty_counts, bias_tokens;
+    StepArray<float> bias_values;
+    StepArray<uint32_t> masks;
+    StepArray<int32_t> accepted_count, accepted, drafts;       // results
+    StepArray<float> logprobs, top_logprobs, prompt_logprobs, prompt_top_logprobs;
+    StepArray<int32_t> top_tokens, prompt_top_tokens;
+    int32_t *drawn = nullptr, *logprob_row = nullptr, *logprob_token = nullptr;  // device only
+    int prompt_count = 0, width = 0;
+  };
+
+  template <class T>
+  T* allocate(size_t count, const char* purpose);
+  void reserve_scratch();
+  void reserve_sampling();
+  void begin_sampling(const StepInput& input);
+  void sample_trunk(const DeviceBatch& batch, const float* logits);
+  void keep_diagnostic_logits(const DeviceBatch& batch, const float* logits, std::vector<float>& kept);
+  int max_logit_rows() const;
+
+  /// One product (or several of equal format and width) of `rows` rows. Quantises activations where the numerics ask for it.
+  GemmParams product(const Linear& weights, const void* x, int rows, int ldx) const;
+  static void add_segment(GemmParams& gemm, const Linear& weights, const void* x, void* y, int ldy, bool f32 = false);
+
+  KvSource kv_source(const DeviceBatch& batch, int layer, LayerKind kind) const;
+  RowPages window_pages(int layer) const;
+  RowPages context_pages(int layer, bool index) const;
+  void gather(const DeviceBatch& batch, const PrefillChunk& chunk, int layer, LayerKind kind, cudaStream_t queue);
+  bool gathers(const PrefillChunk& chunk, LayerKind kind) const;
+  void hyper(const Batch& batch, const HyperWeights* enter, const void* norm, const void* output, Array streams, Array mix, void* hidden);
+
+  const BackendOptions options_;
+  const ModelConfig& config_;
+  Limits limits_;
+  cudaStream_t queue_ = nullptr, gather_queue_ = nullptr;
+  cudaEvent_t rows_stored_ = nullptr, gathered_ = nullptr;
+  std::unique_ptr<WeightStore> weights_;
+  std::vector<void*> owned_;
+  Scratch scratch_;
+  StepArena arena_, sampling_arena_;
+  std::unique_ptr<StepBatches> batches_;
+  SamplingArrays sampling_;
+  CacheLayout layout_;
+  uint8_t *window_ = nullptr, *context_ = nullptr, *slots_ = nullptr;
+  std::vector<size_t> window_at_, context_at_, slot_at_;  // of every layer within its block or slot
+  size_t streams_tail_at_ = 0;
+  int hidden_layer_heads_ = 0;  // most heads of a layer on this rank
+  bool gather_begun_ = false;   // the next attend of a csa layer joins the gather queue
+  int overlapped_ = 0, inline_ = 0;
+  std::vector<float> diagnostic_logits_, diagnostic_mtp_logits_;
+};
+
+}  // namespace twelvex::cuda
