@@ -8,4 +8,7 @@ import { optionsTable } from '../dist/server/cli/options-text.js';
 const readme = fileURLToPath(new URL('../README.md', import.meta.url));
 const text = readFileSync(readme, 'utf8');
 const table = `<!-- options -->\n${optionsTable()}\n<!-- /options -->`;
-writeFileSync(readme, text.replace(/<!-- options -->[\s\S]*?<!-- \/options -->/, () => table));
+writeFileSync(
+  readme,
+  text.replace(/<!-- options -->[\s\S]*?<!-- \/options -->/, () => table),
+);

@@ -6,18 +6,23 @@ import type { IncomingMessage } from 'node:http';
 import type { Socket } from 'node:net';
 import Fastify, { LogController } from 'fastify';
 import type { FastifyBaseLogger, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import { allowOrigins, requireKeys } from './access.ts';
+import { ApiKeys } from './api-keys.ts';
 import type { Config } from './config.ts';
 import { badRequest, invalid, methodNotAllowed, notFound, toHttpError } from './errors.ts';
 import type { HttpError } from './errors.ts';
 import type { Lifecycle } from './lifecycle.ts';
 import { ServerMetrics } from './metrics.ts';
+import { canonicalPath } from './paths.ts';
 import { loggedAnswers } from './routes/answer.ts';
 import { chatCompletionsRoute } from './routes/chat-completions.ts';
 import { completionsRoute } from './routes/completions.ts';
 import { healthRoutes } from './routes/health.ts';
 import { messagesRoute } from './routes/messages.ts';
 import { modelsRoute } from './routes/models.ts';
+import { infoRoutes } from './routes/info.ts';
 import { registerPlayground } from './routes/playground.ts';
+import { responsesRoute } from './routes/responses.ts';
 import { tokenizeRoute } from './routes/tokenize.ts';
 
 declare module 'fastify' {
@@ -37,6 +42,7 @@ export function buildApp(lifecycle: Lifecycle, config: Config, logger?: FastifyB
     ...(logger === undefined ? { logger: false } : { loggerInstance: logger }),
     bodyLimit: config.bodyLimitBytes,
     genReqId: requestId,
+    rewriteUrl: (request) => canonicalPath(request.url ?? '/'),
     logController: new LogController({ disableRequestLogging: true }),
     return503OnClosing: false,
     forceCloseConnections: 'idle',
@@ -50,6 +56,11 @@ export function buildApp(lifecycle: Lifecycle, config: Config, logger?: FastifyB
     reply.header('x-request-id', request.id);
     if (lifecycle.draining) reply.header('connection', 'close');
   });
+  allowOrigins(app, config.corsOrigin);
+  const keys = new ApiKeys(config);
+  requireKeys(app, keys);
+  const watch = keys.watch(app.log);
+  app.addHook('onClose', async () => watch.stop());
   app.addHook('onResponse', async (request, reply) => {
     if (loggedAnswers.has(request)) return;
     const line = { method: request.method, url: request.url, status: reply.statusCode, totalMs: Math.round(reply.elapsedTime) };
@@ -64,9 +75,11 @@ export function buildApp(lifecycle: Lifecycle, config: Config, logger?: FastifyB
     chatCompletionsRoute(app, context);
     completionsRoute(app, context);
     messagesRoute(app, context);
+    responsesRoute(app, context);
     modelsRoute(app, context);
     tokenizeRoute(app, context);
     healthRoutes(app, context);
+    infoRoutes(app, context);
     registerPlayground(app);
   });
   return app;

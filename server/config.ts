@@ -144,6 +144,23 @@ const serverOptions = {
     value: 'ADDRESS',
   }),
   port: option(integer(0, 65_535).default(8000), { group: 'Server', about: 'Port; 0 takes a free one.', value: 'N' }),
+  apiKey: option(textList.default([]), {
+    group: 'Server',
+    about: 'Keys that clients must send, as a bearer token or in x-api-key.',
+    value: 'KEY,…',
+    defaultText: 'none needed',
+  }),
+  apiKeyFile: option(text.optional(), {
+    group: 'Server',
+    about: 'File of more keys, one a line; read again when it changes.',
+    value: 'FILE',
+  }),
+  corsOrigin: option(textList.default([]), {
+    group: 'Server',
+    about: 'Origins whose pages may use the API; `*` for all.',
+    value: 'ORIGIN,…',
+    defaultText: 'none',
+  }),
   logLevel: option(choice(['debug', 'info', 'warn', 'error', 'silent']).default('info'), {
     group: 'Server',
     about: 'Least severe log line to print. Lines are JSON and never hold prompts or answers.',

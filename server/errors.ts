@@ -87,6 +87,16 @@ export function unsupported(param: string, message: string): HttpError {
   return invalid(message, param, 'unsupported_parameter');
 }
 
+/** 401; `given` tells a wrong key from a missing one. */
+export function unauthorized(given: boolean): HttpError {
+  const message = given
+    ? 'The API key is not known to this server.'
+    : 'This server needs an API key, as Authorization: Bearer KEY or x-api-key: KEY.';
+  return new HttpError(row(401, 'invalid_request_error', 'invalid_api_key'), message, {
+    headers: { 'www-authenticate': 'Bearer' },
+  });
+}
+
 export function notFound(method: string, url: string): HttpError {
   return new HttpError(row(404, 'invalid_request_error', 'unknown_url'), `there is no ${method} ${url} here`);
 }

@@ -157,7 +157,7 @@ describe('streamed chat completion', () => {
         code: 'engine_error',
       },
     });
-    assert.ok(!chunks.some(({ choices }) => choices?.[0]?.finish_reason != null));
+    assert.ok(!chunks.some(({ choices }) => (choices?.[0]?.finish_reason ?? null) !== null));
   });
 
   test('answers a refusal with its status instead of a stream', async (t) => {

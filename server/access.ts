@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: MIT
+// Who may ask: API keys, and pages of other origins (CORS). Both are off unless options say otherwise.
+
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import type { ApiKeys } from './api-keys.ts';
+import type { Config } from './config.ts';
+import { unauthorized } from './errors.ts';
+
+/** Probes, scrapers and the page itself come without a key; nothing behind these paths is a model's text. */
+const openPaths = /^\/(health|v1\/health|livez|readyz|metrics|playground\/.*|)$/;
+
+const allowedHeaders =
+  'authorization, content-type, x-api-key, x-request-id, anthropic-version, anthropic-beta, openai-organization, openai-project';
+const exposedHeaders = 'x-request-id, retry-after, retry-after-ms, openai-processing-ms';
+
+/** Refuses requests without a known key. */
+export function requireKeys(app: FastifyInstance, keys: ApiKeys): void {
+  app.addHook('onRequest', async (request) => {
+    if (openPaths.test(pathOf(request)) || keys.allows(request.headers)) return;
+    throw unauthorized(request.headers.authorization !== undefined || request.headers['x-api-key'] !== undefined);
+  });
+}
+
+/** Lets pages of the given origins read answers. A preflight is answered before keys are asked for: it carries none. */
+export function allowOrigins(app: FastifyInstance, origins: Config['corsOrigin']): void {
+  if (origins.length === 0) return;
+  const any = origins.includes('*');
+  app.addHook('onRequest', async (request, reply) => {
+    const { origin } = request.headers;
+    if (origin === undefined || !(any || origins.includes(origin))) return;
+    reply.headers({ 'access-control-allow-origin': any ? '*' : origin, 'access-control-expose-headers': exposedHeaders });
+    if (!any) reply.header('vary', 'origin');
+    if (request.method === 'OPTIONS') return preflight(request, reply);
+  });
+}
+
+function preflight(request: FastifyRequest, reply: FastifyReply): FastifyReply {
+  // SDKs add headers of their own (x-stainless-…); what the browser asks for is what the page will send.
+  const asked = request.headers['access-control-request-headers'] ?? allowedHeaders;
+  return reply
+    .headers({
+      'access-control-allow-methods': 'GET, POST, OPTIONS',
+      'access-control-allow-headers': asked,
+      'access-control-max-age': '600',
+    })
+    .code(204)
+    .send();
+}
+
+function pathOf(request: FastifyRequest): string {
+  return request.url.split('?', 1)[0] ?? '';
+}

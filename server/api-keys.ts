@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: MIT
+// API keys from options and from a file that may change while the server runs.
+
+import { createHash, timingSafeEqual } from 'node:crypto';
+import { readFileSync, unwatchFile, watchFile } from 'node:fs';
+import type { IncomingHttpHeaders } from 'node:http';
+import type { FastifyBaseLogger } from 'fastify';
+import { ConfigError } from './config.ts';
+import type { Config } from './config.ts';
+
+const watchIntervalMs = 1000;
+
+const digest = (key: string): Buffer => createHash('sha256').update(key).digest();
+
+/** One key a line; empty lines and lines that start with # are left out. */
+function readKeys(file: string): string[] {
+  return readFileSync(file, 'utf8')
+    .split('\n')
+    .map((line) => line.trim())
+    .filter((line) => line !== '' && !line.startsWith('#'));
+}
+
+export class ApiKeys {
+  readonly #own: Buffer[];
+  readonly #file: string | undefined;
+  #fromFile: Buffer[] = [];
+
+  /** @throws ConfigError when the file cannot be read. */
+  constructor(config: Pick<Config, 'apiKey' | 'apiKeyFile'>) {
+    this.#own = config.apiKey.map(digest);
+    this.#file = config.apiKeyFile;
+    if (this.#file === undefined) return;
+    try {
+      this.#fromFile = readKeys(this.#file).map(digest);
+    } catch (error) {
+      throw new ConfigError(`--api-key-file: ${(error as Error).message}`);
+    }
+  }
+
+  /** Requests need a key. A file that has become empty lets nobody in rather than everybody. */
+  get required(): boolean {
+    return this.#own.length > 0 || this.#file !== undefined;
+  }
+
+  /** Reads the file again when it changes, until stopped. A file that cannot be read leaves the keys as they were. */
+  watch(logger: FastifyBaseLogger): { stop: () => void } {
+    const file = this.#file;
+    if (file === undefined) return { stop: () => undefined };
+    const reread = (): void => {
+      try {
+        this.#fromFile = readKeys(file).map(digest);
+        logger.info({ keys: this.#fromFile.length }, 'API keys were read again');
+      } catch (error) {
+        logger.error({ err: error }, 'the file of API keys cannot be read; the keys stay as they were');
+      }
+    };
+    watchFile(file, { interval: watchIntervalMs, persistent: false }, reread);
+    return { stop: () => unwatchFile(file, reread) };
+  }
+
+  /** True when no key is needed or the request brings a known one, as a bearer token or in x-api-key. */
+  allows(headers: IncomingHttpHeaders): boolean {
+    if (!this.required) return true;
+    const bearer = /^Bearer\s+(\S+)$/i.exec(headers.authorization ?? '')?.[1];
+    const own = headers['x-api-key'];
+    return [bearer, own].some((key) => typeof key === 'string' && this.#knows(key));
+  }
+
+  /** Compares with every key, so that the time taken says nothing about which one came close. */
+  #knows(key: string): boolean {
+    const given = digest(key);
+    return [...this.#own, ...this.#fromFile].reduce((found, known) => timingSafeEqual(given, known) || found, false);
+  }
+}
