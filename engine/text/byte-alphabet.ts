@@ -7,6 +7,7 @@ function isPrintable(byte: number): boolean {
 }
 
 const BYTE_OF_CHAR: ReadonlyMap<number, number> = buildAlphabet();
+const CHAR_OF_BYTE: readonly string[] = [...BYTE_OF_CHAR.keys()].map((char) => String.fromCharCode(char));
 
 function buildAlphabet(): Map<number, number> {
   const alphabet = new Map<number, number>();
@@ -24,4 +25,9 @@ export function alphabetBytes(entry: string): Uint8Array | undefined {
     bytes[i] = byte;
   }
   return bytes;
+}
+
+/** Bytes as a vocabulary entry. */
+export function alphabetText(bytes: Uint8Array): string {
+  return Array.from(bytes, (byte) => CHAR_OF_BYTE[byte]).join('');
 }

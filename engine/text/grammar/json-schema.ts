@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: MIT
+// JSON Schema as EBNF. Everything a grammar lets through is valid; where a grammar cannot express a keyword the grammar
+// describes fewer documents if that is possible, and the keyword is refused (strict) or not enforced otherwise.
+
+import { jsonString, pythonJson, type JsonNode } from '../json-text.ts';
+import type { EbnfBuilder } from './ebnf.ts';
+import { alternatives, grammarError, optional, repeat, sequence } from './ebnf.ts';
+import { integerExpression, numberExpression, type Bounds } from './numbers.ts';
+import { MAX_REPEAT } from './regex.ts';
+import { checkedType, numberOf, SchemaView } from './schema-view.ts';
+import { anyString, limitedString, oneOfTexts, STRING_FORMATS } from './strings.ts';
+
+/** At most one space, or a new line with its indentation: a model cannot fill its answer with white space. */
+const SPACE = '(" "? | "\\n" " "{0,24})';
+const MAX_DEPTH = 64;
+/**
+ * Longer strings than this are not counted unless the schema is strict: every counted character costs the compiler
+ * 10 to 20 ms at 129,280 tokens.
+ */
+const FREE_LENGTH = 64;
+const MAX_ENUM = 2000;
+
+export class SchemaGrammar {
+  private readonly builder: EbnfBuilder;
+  private readonly root: JsonNode;
+  private readonly strict: boolean;
+  /** Rules of references by their text; they may be recursive. */
+  private readonly references = new Map<string, string>();
+
+  /** @param root where local references start */
+  constructor(builder: EbnfBuilder, root: JsonNode, strict: boolean) {
+    this.builder = builder;
+    this.root = root;
+    this.strict = strict;
+  }
+
+  /**
+   * Expression for the documents of a schema.
+   * @throws EngineError INVALID_REQUEST naming the place in the schema
+   */
+  expression(node: JsonNode, path = '#', depth = 0): string {
+    if (depth > MAX_DEPTH) throw grammarError(`the schema is nested deeper than ${MAX_DEPTH}`);
+    if (node.kind === 'boolean') {
+      if (!node.value) throw grammarError(`${path}: nothing is valid for the schema false`);
+      return anyValue(this.builder);
+    }
+    const view = new SchemaView(node, path, this.root, this.strict);
+    const { reference } = view;
+    if (reference !== undefined) return this.referred(reference, depth);
+    const values = view.values();
+    if (values !== undefined) return this.enumeration(values, path);
+    const branches = view.branches();
+    if (branches !== undefined) {
+      return alternatives(branches.map((branch, i) => this.rule(branch, `${path}/anyOf/${i}`, depth)));
+    }
+    const types = view.types();
+    if (types.length === 0) return anyValue(this.builder);
+    return alternatives(types.map((type) => this.typed(checkedType(type, path), view, depth)));
+  }
+
+  private rule(node: JsonNode, path: string, depth: number): string {
+    return this.builder.rule(this.expression(node, path, depth + 1));
+  }
+
+  private referred(reference: { text: string; target: JsonNode }, depth: number): string {
+    const known = this.references.get(reference.text);
+    if (known !== undefined) return known;
+    const name = this.builder.reserve();
+    this.references.set(reference.text, name);
+    this.builder.define(name, this.expression(reference.target, reference.text, depth + 1));
+    return name;
+  }
+
+  private enumeration(values: readonly JsonNode[], path: string): string {
+    if (values.length === 0) throw grammarError(`${path}: enum is empty`);
+    if (values.length > MAX_ENUM) throw grammarError(`${path}: enum has more than ${MAX_ENUM} values`);
+    return oneOfTexts(this.builder, values.map(jsonLiteral));
+  }
+
+  private typed(type: string, view: SchemaView, depth: number): string {
+    switch (type) {
+      case 'null':
+        return '"null"';
+      case 'boolean':
+        return '("true" | "false")';
+      case 'integer':
+        return this.builder.rule(integerExpression(bounds(view)));
+      case 'number':
+        return this.builder.rule(numberExpression(bounds(view)));
+      case 'string':
+        return this.string(view);
+      case 'array':
+        return this.array(view, depth);
+      default:
+        return this.object(view, depth);
+    }
+  }
+
+  private string(view: SchemaView): string {
+    const minLength = view.number('minLength') ?? 0;
+    let maxLength = view.number('maxLength') ?? Infinity;
+    const pattern = view.text('pattern');
+    const format = view.text('format');
+    if (maxLength !== Infinity && maxLength > Math.max(minLength, this.strict ? MAX_REPEAT : FREE_LENGTH)) {
+      view.unsupported(`maxLength above ${MAX_REPEAT}`);
+      maxLength = Infinity;
+    }
+    if (pattern !== undefined && (minLength > 0 || maxLength !== Infinity)) view.unsupported('a pattern with lengths');
+    if (format !== undefined && !STRING_FORMATS.has(format)) view.unsupported(`format "${format}"`);
+    const known = format !== undefined && STRING_FORMATS.has(format) ? { format } : {};
+    return limitedString(this.builder, { minLength, maxLength, ...known, ...(pattern === undefined ? {} : { pattern }) });
+  }
+
+  private array(view: SchemaView, depth: number): string {
+    const path = view.path;
+    const prefix = view.list('prefixItems').map((item, i) => this.rule(item, `${path}/prefixItems/${i}`, depth));
+    const items = view.member('items');
+    const closed = items?.kind === 'boolean' && !items.value;
+    const item = closed
+      ? ''
+      : this.builder.rule(items ? this.expression(items, `${path}/items`, depth + 1) : anyValue(this.builder));
+    const min = view.number('minItems') ?? 0;
+    const max = Math.min(view.number('maxItems') ?? Infinity, closed ? prefix.length : Infinity);
+    if (min > max) throw grammarError(`${path}: minItems ${min} is more than the array can have`);
+    if (min > MAX_REPEAT) throw grammarError(`${path}: minItems ${min} is more than ${MAX_REPEAT}`);
+    const limit = max > MAX_REPEAT ? Infinity : max;
+    if (limit !== max) view.unsupported(`maxItems above ${MAX_REPEAT}`);
+    return this.builder.rule(sequence('"["', SPACE, arrayItems(prefix, item, min, limit), SPACE, '"]"'));
+  }
+
+  private object(view: SchemaView, depth: number): string {
+    const properties = view.properties();
+    const additional = view.additional();
+    if (properties.length === 0 && additional !== undefined) return this.map(view, additional, depth);
+    const members = properties.map(({ name, schema, required }) => ({
+      required,
+      text: sequence(quoted(name), '":"', '" "?', this.rule(schema, `${view.path}/properties/${name}`, depth)),
+    }));
+    const body = memberList(this.builder, members);
+    return this.builder.rule(sequence('"{"', SPACE, body, body === '""' ? '' : SPACE, '"}"'));
+  }
+
+  /** An object whose keys are free. */
+  private map(view: SchemaView, values: JsonNode | undefined, depth: number): string {
+    const value = values === undefined ? anyValue(this.builder) : this.rule(values, `${view.path}/additionalProperties`, depth);
+    const member = sequence(anyString(this.builder), '":"', '" "?', value);
+    const min = view.number('minProperties') ?? 0;
+    const max = view.number('maxProperties') ?? Infinity;
+    if (min > max || min > MAX_REPEAT) throw grammarError(`${view.path}: minProperties ${min} cannot be met`);
+    return this.builder.rule(
+      sequence('"{"', SPACE, arrayItems([], member, min, max > MAX_REPEAT ? Infinity : max), SPACE, '"}"'),
+    );
+  }
+}
+
+/** Any JSON value. */
+export function anyValue(builder: EbnfBuilder): string {
+  const string = anyString(builder);
+  const item = `${SPACE} "," ${SPACE}`;
+  const member = `${string} ":" " "? value`;
+  return builder.named(
+    'value',
+    () =>
+      `${string} | ${numberExpression({})} | "true" | "false" | "null" | ` +
+      `"[" ${SPACE} (value (${item} value)*)? ${SPACE} "]" | "{" ${SPACE} (${member} (${item} ${member})*)? ${SPACE} "}"`,
+  );
+}
+
+/** A JSON object with any members. */
+export function anyObject(builder: EbnfBuilder): string {
+  const member = sequence(anyString(builder), '":"', '" "?', anyValue(builder));
+  return sequence('"{"', SPACE, arrayItems([], member, 0, Infinity), SPACE, '"}"');
+}
+
+function quoted(name: string): string {
+  return oneLiteral(jsonString(name));
+}
+
+function oneLiteral(text: string): string {
+  return `"${text.replace(/["\\]/g, '\\$&')}"`;
+}
+
+/** First `prefix`, then `item`s; commas between. At least `min` and at most `max` in all. */
+function arrayItems(prefix: readonly string[], item: string, min: number, max: number): string {
+  const comma = sequence(SPACE, '","', SPACE);
+  let tail = '';
+  if (max > prefix.length) {
+    const least = Math.max(0, min - prefix.length);
+    if (prefix.length > 0) tail = repeat(sequence(comma, item), least, max - prefix.length);
+    else {
+      const rest = repeat(sequence(comma, item), Math.max(0, least - 1), max - 1);
+      tail = least > 0 ? sequence(item, rest) : optional(sequence(item, rest));
+    }
+  }
+  for (let i = Math.min(prefix.length, max) - 1; i >= 0; i--) {
+    const part = sequence(i > 0 ? comma : '', prefix[i] as string, tail);
+    tail = i < min ? part : optional(part);
+  }
+  return tail === '' ? '""' : tail;
+}
+
+/** Members in the order of the schema; optional ones may be left out. */
+function memberList(builder: EbnfBuilder, members: readonly { text: string; required: boolean }[]): string {
+  const comma = sequence(SPACE, '","', SPACE);
+  // rest[i]: what may follow once a member stands before member i.
+  const rest: string[] = new Array<string>(members.length + 1).fill('""');
+  for (let i = members.length - 1; i >= 0; i--) {
+    const { text, required } = members[i] as { text: string; required: boolean };
+    const after = rest[i + 1] as string;
+    const here = sequence(comma, text, after);
+    rest[i] = builder.rule(required ? here : alternatives([here, after]));
+  }
+  const firstRequired = members.findIndex(({ required }) => required);
+  const openings = members.slice(0, firstRequired < 0 ? members.length : firstRequired + 1);
+  const starts = openings.map(({ text }, i) => sequence(text, rest[i + 1] as string));
+  if (firstRequired < 0) starts.push('""');
+  return alternatives(starts);
+}
+
+function bounds(view: SchemaView): Bounds {
+  const result: Bounds = {};
+  for (const key of ['minimum', 'maximum', 'exclusiveMinimum', 'exclusiveMaximum'] as const) {
+    const value = view.number(key);
+    if (value !== undefined) result[key] = value;
+  }
+  return result;
+}
+
+/** JSON text of a constant, as the model would write it. */
+function jsonLiteral(node: JsonNode): string {
+  return node.kind === 'number' && !Number.isFinite(numberOf(node)) ? 'null' : pythonJson(node);
+}

@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: MIT
+// Regular expressions (the part of JavaScript's syntax that describes regular languages) as EBNF.
+
+import { character, complement, intersect, JSON_PLAIN, TEXT, type Range } from './characters.ts';
+import { alternatives, grammarError, literal, repeat, sequence, type EbnfBuilder } from './ebnf.ts';
+
+/** Repetitions cost compile time for every count; xgrammar needs seconds for thousands. */
+export const MAX_REPEAT = 200;
+const MAX_PATTERN_UNITS = 4096;
+const MAX_GROUP_DEPTH = 50;
+
+const SHORTHANDS: Readonly<Record<string, readonly Range[]>> = {
+  d: [[0x30, 0x39]],
+  w: [
+    [0x30, 0x39],
+    [0x41, 0x5a],
+    [0x5f, 0x5f],
+    [0x61, 0x7a],
+  ],
+  s: [
+    [0x09, 0x0d],
+    [0x20, 0x20],
+    [0xa0, 0xa0],
+  ],
+};
+const LINE_ENDS: readonly Range[] = [
+  [0x0a, 0x0a],
+  [0x0d, 0x0d],
+];
+export interface RegexOptions {
+  /** The match stands inside a JSON string: quotes, backslashes and control characters appear escaped. */
+  json: boolean;
+  /** False: as in JSON Schema, anything may stand before and behind the match unless ^ and $ say otherwise. */
+  anchored: boolean;
+}
+
+/**
+ * EBNF expression of a pattern.
+ * @throws EngineError INVALID_REQUEST for syntax errors and for what no grammar can express (look-around, references).
+ */
+export function regexExpression(builder: EbnfBuilder, pattern: string, options: RegexOptions): string {
+  if (pattern.length > MAX_PATTERN_UNITS) throw grammarError(`the pattern is longer than ${MAX_PATTERN_UNITS} characters`);
+  try {
+    new RegExp(pattern, 'u');
+  } catch (error) {
+    throw grammarError(`"${pattern}" is not a regular expression: ${(error as Error).message}`);
+  }
+  return new Translator(builder, pattern, options).expression();
+}
+
+class Translator {
+  private readonly builder: EbnfBuilder;
+  private readonly pattern: string;
+  private readonly options: RegexOptions;
+  private position = 0;
+  private depth = 0;
+
+  constructor(builder: EbnfBuilder, pattern: string, options: RegexOptions) {
+    this.builder = builder;
+    this.pattern = pattern;
+    this.options = options;
+  }
+
+  expression(): string {
+    const body = this.disjunction(true);
+    if (this.position < this.pattern.length) throw this.unsupported('an unmatched ")"');
+    return body;
+  }
+
+  private disjunction(top: boolean): string {
+    const parts = [this.alternative(top)];
+    while (this.take('|')) parts.push(this.alternative(top));
+    return alternatives(parts);
+  }
+
+  private alternative(top: boolean): string {
+    const anything = this.options.anchored || !top ? '""' : repeat(this.set(TEXT), 0, Infinity);
+    const parts = [this.take('^') ? this.anchor(top) : anything];
+    let behind = anything;
+    while (this.position < this.pattern.length && !'|)'.includes(this.peek())) {
+      if (this.take('$')) {
+        behind = this.anchor(top);
+        if (this.position < this.pattern.length && this.peek() !== '|') throw this.unsupported('"$" before the end');
+      } else parts.push(this.quantified(this.atom()));
+    }
+    return sequence(...parts, behind);
+  }
+
+  private anchor(top: boolean): string {
+    if (!top) throw this.unsupported('an anchor inside a group');
+    return '""';
+  }
+
+  private atom(): string {
+    const char = this.next();
+    switch (char) {
+      case '(':
+        return this.group();
+      case '[':
+        return this.set(this.bracketed());
+      case '.':
+        return this.set(complement(LINE_ENDS));
+      case '\\':
+        return this.escape();
+      case '^':
+        throw this.unsupported('"^" behind the beginning');
+      default:
+        return this.char(char);
+    }
+  }
+
+  private group(): string {
+    if (++this.depth > MAX_GROUP_DEPTH) throw this.unsupported(`groups nested deeper than ${MAX_GROUP_DEPTH}`);
+    if (this.take('?')) {
+      const named = /<[^=!>][^>]*>/y;
+      named.lastIndex = this.position;
+      const name = named.exec(this.pattern)?.[0];
+      if (name !== undefined) this.position += name.length;
+      else if (!this.take(':')) throw this.unsupported('look-ahead, look-behind or a modifier');
+    }
+    const body = this.disjunction(false);
+    this.take(')');
+    this.depth--;
+    return this.builder.rule(body);
+  }
+
+  private quantified(atom: string): string {
+    const counted = /\{(\d+)(?:(,)(\d*))?\}/y;
+    counted.lastIndex = this.position;
+    const [whole, low, comma, high] = counted.exec(this.pattern) ?? [];
+    let bounds: [number, number] | undefined;
+    if (whole !== undefined) {
+      this.position += whole.length;
+      bounds = [Number(low), comma === undefined ? Number(low) : high === '' ? Infinity : Number(high)];
+    } else if (this.take('*')) bounds = [0, Infinity];
+    else if (this.take('+')) bounds = [1, Infinity];
+    else if (this.take('?')) bounds = [0, 1];
+    if (bounds === undefined) return atom;
+    this.take('?');
+    const [min, max] = bounds;
+    if (min > MAX_REPEAT || (max !== Infinity && max > MAX_REPEAT)) throw this.unsupported(`more than ${MAX_REPEAT} repetitions`);
+    return repeat(atom, min, max);
+  }
+
+  private escape(): string {
+    const char = this.next();
+    if (/[1-9k]/.test(char)) throw this.unsupported('a back-reference');
+    if (/[bBpP]/.test(char)) throw this.unsupported(`"\\${char}"`);
+    const ranges = this.shorthand(char);
+    return ranges === undefined ? this.char(this.escapedChar(char)) : this.set(ranges);
+  }
+
+  private shorthand(char: string): readonly Range[] | undefined {
+    const ranges = SHORTHANDS[char.toLowerCase()];
+    if (ranges === undefined) return undefined;
+    return char === char.toLowerCase() ? ranges : complement(ranges);
+  }
+
+  private escapedChar(char: string): string {
+    const controls: Readonly<Record<string, string>> = { n: '\n', t: '\t', r: '\r', f: '\f', v: '\v', '0': '\0' };
+    if (Object.hasOwn(controls, char)) return controls[char] as string;
+    if (char !== 'x' && char !== 'u') return char;
+    const hex = (char === 'x' ? /[0-9a-fA-F]{2}/y : /\{([0-9a-fA-F]+)\}|[0-9a-fA-F]{4}/y) as RegExp;
+    hex.lastIndex = this.position;
+    const [whole, braced] = hex.exec(this.pattern) ?? [];
+    if (whole === undefined) throw this.unsupported(`"\\${char}"`);
+    this.position += whole.length;
+    return String.fromCodePoint(Number.parseInt(braced ?? whole, 16));
+  }
+
+  private bracketed(): readonly Range[] {
+    const negated = this.take('^');
+    const ranges: Range[] = [];
+    while (!this.take(']')) {
+      const low = this.member();
+      if (typeof low !== 'number') ranges.push(...low);
+      else if (this.peek() === '-' && this.pattern[this.position + 1] !== ']') {
+        this.position++;
+        const high = this.member();
+        if (typeof high !== 'number') throw this.unsupported('a class as the end of a range');
+        ranges.push([low, high]);
+      } else ranges.push([low, low]);
+    }
+    return negated ? complement(ranges) : ranges;
+  }
+
+  /** One member of a bracket: a code point, or the ranges of a shorthand. */
+  private member(): number | readonly Range[] {
+    const char = this.next();
+    if (char !== '\\') return char.codePointAt(0) as number;
+    const escaped = this.next();
+    if (/[pP]/.test(escaped)) throw this.unsupported(`"\\${escaped}"`);
+    if (escaped === 'b') return 8;
+    return this.shorthand(escaped) ?? (this.escapedChar(escaped).codePointAt(0) as number);
+  }
+
+  private char(char: string): string {
+    return literal(this.options.json ? JSON.stringify(char).slice(1, -1) : char);
+  }
+
+  /** A set of characters. What would need an escape in a JSON string is left out unless it is all there is. */
+  private set(ranges: readonly Range[]): string {
+    const usable = character(intersect(ranges, this.options.json ? JSON_PLAIN : TEXT));
+    if (usable !== undefined) return this.builder.rule(usable);
+    const [first] = ranges;
+    if (first === undefined) throw this.unsupported('an empty character class');
+    return this.char(String.fromCodePoint(first[0]));
+  }
+
+  private peek(): string {
+    return this.pattern[this.position] ?? '';
+  }
+
+  private next(): string {
+    const char = String.fromCodePoint(this.pattern.codePointAt(this.position) as number);
+    this.position += char.length;
+    return char;
+  }
+
+  private take(char: string): boolean {
+    if (this.peek() !== char) return false;
+    this.position++;
+    return true;
+  }
+
+  private unsupported(what: string): Error {
+    return grammarError(`the pattern "${this.pattern}" is not supported: ${what}`);
+  }
+}

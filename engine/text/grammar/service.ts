@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: MIT
+
+import { EngineError } from '../../errors.ts';
+import { DSML } from '../chat-constants.ts';
+import type { Tokenizer } from '../tokenizer.ts';
+import type { OpenOptions, StepMasks, StepRow, WorkerSetup } from './protocol.ts';
+import { grammarSource, type GrammarSource, type GrammarSpec } from './specs.ts';
+import { WorkerThread } from './worker-thread.ts';
+
+export interface GrammarOptions {
+  tokenizer: Pick<Tokenizer, 'vocabSize' | 'eosToken' | 'tokenBytes' | 'isControl' | 'controlId'>;
+  /** Rows of the model's logits; masks have as many bits. */
+  vocabSize: number;
+  /** A grammar that takes longer to compile is refused. Default 3000. */
+  timeLimitMs?: number;
+  /** Grammars kept compiled, and refusals remembered. Default 64. */
+  cacheEntries?: number;
+  /** Grammars that may wait for the compiler. Default 32. */
+  maxQueued?: number;
+}
+
+/** A grammar known to compile. */
+export interface Grammar {
+  readonly source: GrammarSource;
+}
+
+/**
+ * Compiles grammars and steps their matchers, outside of the event loop. Two threads: one tries every new grammar and
+ * may be killed by it; the other only ever sees grammars that passed, so no request can harm the matchers of another.
+ */
+export class GrammarService {
+  private readonly setup: WorkerSetup;
+  private readonly timeLimitMs: number;
+  private readonly maxQueued: number;
+  private readonly verdicts: VerdictCache;
+  private trial: WorkerThread | undefined;
+  private host: WorkerThread | undefined;
+  private queue: Promise<unknown> = Promise.resolve();
+  private queued = 0;
+  private nextMatcher = 0;
+
+  constructor(options: GrammarOptions) {
+    const cacheEntries = options.cacheEntries ?? 64;
+    this.setup = workerSetup(options, cacheEntries);
+    this.timeLimitMs = options.timeLimitMs ?? 3000;
+    this.maxQueued = options.maxQueued ?? 32;
+    this.verdicts = new VerdictCache(cacheEntries);
+  }
+
+  /**
+   * @param param request field that the specification came from, for errors
+   * @throws EngineError INVALID_REQUEST with the reason; QUEUE_FULL when too many grammars wait for the compiler
+   */
+  async compile(spec: GrammarSpec, param: string, signal?: AbortSignal): Promise<Grammar> {
+    const source = grammarSource(spec, param);
+    let verdict = this.verdicts.get(source.ebnf);
+    if (verdict === undefined) {
+      if (this.queued >= this.maxQueued) throw new EngineError('QUEUE_FULL', 'too many grammars wait to be compiled', { param });
+      verdict = this.enqueue(source.ebnf);
+      this.verdicts.set(source.ebnf, verdict);
+    }
+    const refusal = await verdict;
+    signal?.throwIfAborted();
+    if (refusal !== undefined) throw new EngineError('INVALID_REQUEST', `cannot use this grammar: ${refusal}`, { param });
+    return { source };
+  }
+
+  /** A matcher at the beginning of a completion; give it back with `release`. */
+  async open(grammar: Grammar, options: OpenOptions = {}): Promise<number> {
+    const matcher = this.nextMatcher++;
+    const { ebnf, markup } = grammar.source;
+    await this.hostThread().request({ kind: 'open', matcher, ebnf, markup, options });
+    return matcher;
+  }
+
+  /**
+   * Advances matchers by their accepted tokens and fills their masks, in the order of `rows`: one for the next token and
+   * one behind each draft. A matcher in `failed` has been given tokens its grammar forbids, or is lost; its masks allow
+   * everything and its completion must end with an error.
+   */
+  async step(rows: readonly StepRow[]): Promise<StepMasks> {
+    try {
+      const result = await this.hostThread().request({ kind: 'step', rows });
+      if (result !== undefined) return result;
+    } catch {
+      this.host = undefined;
+    }
+    const words = Math.ceil(this.setup.vocabSize / 32);
+    const total = rows.reduce((sum, row) => sum + 1 + row.drafts.length, 0);
+    return { masks: new Uint32Array(total * words).fill(0xffffffff), failed: rows.map(({ matcher }) => matcher) };
+  }
+
+  release(matcher: number): void {
+    this.host?.request({ kind: 'release', matcher }).catch(() => undefined);
+  }
+
+  async close(): Promise<void> {
+    await Promise.all([this.trial?.terminate(), this.host?.terminate()]);
+  }
+
+  /** Grammars are tried one after the other, whoever asked for them. */
+  private enqueue(ebnf: string): Promise<string | undefined> {
+    this.queued++;
+    const verdict = this.queue.then(() => this.tryCompile(ebnf)).finally(() => this.queued--);
+    this.queue = verdict.catch(() => undefined);
+    return verdict;
+  }
+
+  /** @returns why the grammar is refused; undefined when it compiles */
+  private async tryCompile(ebnf: string): Promise<string | undefined> {
+    if (!this.trial?.alive) this.trial = new WorkerThread(this.setup);
+    try {
+      await this.trial.started;
+    } catch (cause) {
+      throw new EngineError('INTERNAL', `cannot start the grammar compiler: ${(cause as Error).message}`, {}, cause);
+    }
+    try {
+      await this.trial.request({ kind: 'compile', ebnf }, this.timeLimitMs);
+      return undefined;
+    } catch (error) {
+      return (error as Error).message;
+    }
+  }
+
+  private hostThread(): WorkerThread {
+    if (!this.host?.alive) this.host = new WorkerThread(this.setup);
+    return this.host;
+  }
+}
+
+/** Least recently used verdicts go first. A verdict that could not be reached is not kept. */
+class VerdictCache {
+  private readonly verdicts = new Map<string, Promise<string | undefined>>();
+  private readonly entries: number;
+
+  constructor(entries: number) {
+    this.entries = entries;
+  }
+
+  get(ebnf: string): Promise<string | undefined> | undefined {
+    const verdict = this.verdicts.get(ebnf);
+    if (verdict === undefined) return undefined;
+    this.verdicts.delete(ebnf);
+    this.verdicts.set(ebnf, verdict);
+    return verdict;
+  }
+
+  set(ebnf: string, verdict: Promise<string | undefined>): void {
+    this.verdicts.set(ebnf, verdict);
+    verdict.catch(() => this.verdicts.delete(ebnf));
+    const [oldest] = this.verdicts.keys();
+    if (this.verdicts.size > this.entries && oldest !== undefined) this.verdicts.delete(oldest);
+  }
+}
+
+function workerSetup({ tokenizer, vocabSize }: GrammarOptions, cacheEntries: number): WorkerSetup {
+  const dsmlToken = tokenizer.controlId(DSML);
+  const tokens = Array.from({ length: tokenizer.vocabSize }, (_, id) =>
+    tokenizer.isControl(id) ? new Uint8Array() : tokenizer.tokenBytes(id),
+  );
+  const offsets = new Uint32Array(tokens.length + 1);
+  tokens.forEach((token, id) => (offsets[id + 1] = (offsets[id] as number) + token.length));
+  const bytes = new Uint8Array(Buffer.concat(tokens));
+  return { bytes, offsets, vocabSize, stopToken: tokenizer.eosToken, dsmlToken, cacheEntries };
+}

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: MIT
+
+import { EngineError } from '../../errors.ts';
+import type { JsonText } from '../../types.ts';
+import { JsonSyntaxError, parseLossless, type JsonNode } from '../json-text.ts';
+import { alternatives, EbnfBuilder, grammarError, literal } from './ebnf.ts';
+import { anyObject, SchemaGrammar } from './json-schema.ts';
+import { regexExpression } from './regex.ts';
+import { toolCallsExpression, type ToolGrammar } from './tool-calls.ts';
+
+/** What a completion has to look like. */
+export type GrammarSpec =
+  | { kind: 'json-object' }
+  | { kind: 'json-schema'; schema: JsonText; strict: boolean }
+  | { kind: 'regex'; pattern: string }
+  | { kind: 'choice'; choices: readonly string[] }
+  /** EBNF of xgrammar with a rule named root. */
+  | { kind: 'ebnf'; grammar: string }
+  | ToolGrammar;
+
+/** A grammar ready to be compiled. */
+export interface GrammarSource {
+  ebnf: string;
+  /** The DSML token stands for the escape character; in other grammars it never matches. */
+  markup: boolean;
+}
+
+const MAX_SOURCE_UNITS = 256 * 1024;
+const MAX_CHOICES = 1000;
+
+/**
+ * @param param request field that the specification came from
+ * @throws EngineError INVALID_REQUEST with that field and the reason
+ */
+export function grammarSource(spec: GrammarSpec, param: string): GrammarSource {
+  try {
+    const ebnf = specEbnf(spec);
+    if (ebnf.length > MAX_SOURCE_UNITS) throw grammarError(`the grammar is larger than ${MAX_SOURCE_UNITS} characters`);
+    return { ebnf, markup: spec.kind === 'tool-calls' };
+  } catch (error) {
+    if (error instanceof JsonSyntaxError)
+      throw new EngineError('INVALID_REQUEST', `the schema is not JSON: ${error.message}`, { param });
+    if (error instanceof EngineError) throw new EngineError(error.code, error.message, { param, ...error.details });
+    throw error;
+  }
+}
+
+function specEbnf(spec: GrammarSpec): string {
+  const builder = new EbnfBuilder();
+  switch (spec.kind) {
+    case 'json-object':
+      return builder.grammar(anyObject(builder));
+    case 'json-schema': {
+      const root = parsedSchema(spec.schema);
+      return builder.grammar(new SchemaGrammar(builder, root, spec.strict).expression(root));
+    }
+    case 'regex':
+      return builder.grammar(regexExpression(builder, spec.pattern, { json: false, anchored: true }));
+    case 'choice':
+      if (spec.choices.length === 0) throw grammarError('choice needs at least one text');
+      if (spec.choices.length > MAX_CHOICES) throw grammarError(`choice has more than ${MAX_CHOICES} texts`);
+      return builder.grammar(alternatives(spec.choices.map(literal)));
+    case 'ebnf':
+      return spec.grammar;
+    case 'tool-calls':
+      return builder.grammar(toolCallsExpression(builder, spec));
+  }
+}
+
+function parsedSchema(schema: JsonText): JsonNode {
+  if (schema.json.length > MAX_SOURCE_UNITS) throw grammarError(`the schema is larger than ${MAX_SOURCE_UNITS} characters`);
+  return parseLossless(schema.json);
+}

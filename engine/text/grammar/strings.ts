@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: MIT
+// JSON strings as EBNF. xgrammar computes masks for each rule, and a rule that holds its closing quote and what may
+// follow gives masks that need no look at the rest of the grammar: 0.1 to 0.3 ms instead of 37 ms at 129,280 tokens.
+
+import { characterForms, JSON_PLAIN } from './characters.ts';
+import { alternatives, grammarError, literal, sequence, type EbnfBuilder } from './ebnf.ts';
+import { MAX_REPEAT, regexExpression } from './regex.ts';
+
+const FORMS = characterForms(JSON_PLAIN);
+const ESCAPE = '"\\\\" (["\\\\/bfnrt] | "u" [0-9a-fA-F] [0-9a-fA-F] [0-9a-fA-F] [0-9a-fA-F])';
+const FOLLOW = '(=([ \\n]* [,}\\]:]))';
+
+/** Formats as patterns. They describe a part of what the format allows, and nothing else. */
+const FORMATS: Readonly<Record<string, string>> = (() => {
+  const date = '[12]\\d{3}-(0[1-9]|1[0-2])-(0[1-9]|1\\d|2[0-8])';
+  const time = '([01]\\d|2[0-3]):[0-5]\\d:[0-5]\\d(\\.\\d{1,6})?(Z|[+\\-](0\\d|1[0-3]):[0-5]\\d)';
+  const octet = '(25[0-5]|2[0-4]\\d|1\\d\\d|[1-9]?\\d)';
+  const label = '[a-z]([a-z0-9\\-]{0,20}[a-z0-9])?';
+  const host = `${label}(\\.${label}){1,4}`;
+  return {
+    date,
+    time,
+    'date-time': `${date}T${time}`,
+    duration: 'P(\\d{1,3}D(T\\d{1,2}H)?|T\\d{1,2}H(\\d{1,2}M)?|\\d{1,3}W|\\d{1,3}Y)',
+    email: `[A-Za-z0-9_]{1,30}(\\.[A-Za-z0-9_]{1,30})?@${host}`,
+    hostname: host,
+    ipv4: `${octet}\\.${octet}\\.${octet}\\.${octet}`,
+    ipv6: '[0-9a-f]{1,4}(:[0-9a-f]{1,4}){7}',
+    uuid: '[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}',
+    uri: `https?://${host}(/[A-Za-z0-9_.~\\-]{1,40}){0,8}/?`,
+  };
+})();
+
+export const STRING_FORMATS: ReadonlySet<string> = new Set(Object.keys(FORMATS));
+
+export interface StringLimits {
+  minLength: number;
+  /** Infinity: no limit. */
+  maxLength: number;
+  pattern?: string;
+  format?: string;
+}
+
+/** Any JSON string. */
+export function anyString(builder: EbnfBuilder): string {
+  return sequence('"\\""', stringBody(builder));
+}
+
+/** What follows the opening quote. */
+function stringBody(builder: EbnfBuilder): string {
+  const next = [...FORMS, ESCAPE].map((form) => `${form} string`);
+  return builder.named('string', () => `("\\"" | ${next.join(' | ')}) ${FOLLOW}`);
+}
+
+/** What follows the opening quote of a string of limited length: a rule for each character, escapes left out. */
+function countedBody(builder: EbnfBuilder, minLength: number, maxLength: number): string {
+  const [ascii, ...others] = FORMS;
+  const other = builder.rule(others.join(' | '));
+  const counted = maxLength === Infinity ? minLength : maxLength;
+  let rest = maxLength === Infinity ? stringBody(builder) : '"\\""';
+  for (let length = counted - 1; length >= 0; length--) {
+    const next = `${ascii} ${rest} | ${other} ${rest}`;
+    rest = builder.rule(length < minLength ? next : `"\\"" | ${next}`);
+  }
+  return rest;
+}
+
+/** A JSON string within limits. With a pattern the lengths are not looked at. */
+export function limitedString(builder: EbnfBuilder, limits: StringLimits): string {
+  const { minLength, maxLength, pattern, format } = limits;
+  if (minLength > maxLength) throw grammarError(`minLength ${minLength} is greater than maxLength ${maxLength}`);
+  const source = pattern ?? (format === undefined ? undefined : FORMATS[format]);
+  if (source !== undefined) {
+    const expression = regexExpression(builder, source, { json: true, anchored: pattern === undefined });
+    return builder.rule(sequence('"\\""', expression, '"\\""'));
+  }
+  if (minLength === 0 && maxLength === Infinity) return anyString(builder);
+  if (minLength > MAX_REPEAT) throw grammarError(`minLength ${minLength} is more than ${MAX_REPEAT}`);
+  return sequence('"\\""', countedBody(builder, minLength, maxLength));
+}
+
+/** One of some JSON texts. */
+export function oneOfTexts(builder: EbnfBuilder, texts: readonly string[]): string {
+  return builder.rule(alternatives(texts.map(literal)));
+}

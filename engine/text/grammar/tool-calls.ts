@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: MIT
+// Tool calls in DSML as EBNF. Strict and forced calls can only be well formed, with arguments valid for the schema.
+
+import type { JsonText } from '../../types.ts';
+import { member, parseLossless, type JsonNode } from '../json-text.ts';
+import { character, TEXT } from './characters.ts';
+import { alternatives, grammarError, literal, optional, repeat, sequence, type EbnfBuilder } from './ebnf.ts';
+import { anyValue, SchemaGrammar } from './json-schema.ts';
+import { MAX_REPEAT, regexExpression } from './regex.ts';
+import { checkedType, SchemaView } from './schema-view.ts';
+
+export interface ToolGrammar {
+  kind: 'tool-calls';
+  tools: readonly ToolRule[];
+  /**
+   * Where the grammar begins: 'text' before any call, which may never come; 'block' behind the forced opening of the
+   * block; 'call' behind the forced opening of a call of the first tool.
+   */
+  start: 'text' | 'block' | 'call';
+  parallel: boolean;
+}
+
+export interface ToolRule {
+  /** `function` object. */
+  tool: JsonText;
+  strict: boolean;
+}
+
+/** The control token ｜DSML｜ in a grammar: no JSON text and no tool argument can contain this character. */
+const DSML = '"\\e"';
+const OPEN = sequence('"<"', DSML);
+const CLOSE = sequence('"</"', DSML);
+
+export function toolCallsExpression(builder: EbnfBuilder, spec: ToolGrammar): string {
+  const calls = spec.tools.map((rule) => invocation(builder, rule));
+  const [first] = calls;
+  if (first === undefined) throw grammarError('a tool grammar needs tools');
+  const anyCall = builder.rule(alternatives(calls.map(({ opening, rest }) => sequence(opening, rest))));
+  const more = spec.parallel ? repeat(sequence('"\\n"', anyCall), 0, Infinity) : '""';
+  const end = sequence(more, '"\\n"', CLOSE, '"tool_calls>"');
+  if (spec.start === 'call') return sequence(first.rest, end);
+  if (spec.start === 'block') return sequence(anyCall, end);
+  return sequence(freeText(builder), optional(sequence(OPEN, '"tool_calls>\\n"', anyCall, end)));
+}
+
+/** Opening tag of a call, and everything behind it. */
+function invocation(builder: EbnfBuilder, { tool, strict }: ToolRule): { opening: string; rest: string } {
+  const node = parseLossless(tool.json);
+  const name = member(node, 'name');
+  if (name?.kind !== 'string') throw grammarError('a tool has no name');
+  const schema = member(node, 'parameters');
+  const opening = sequence(OPEN, literal(`invoke name="${name.value}">\n`));
+  return { opening, rest: builder.rule(sequence(parameters(builder, schema, strict), CLOSE, '"invoke>"')) };
+}
+
+function parameters(builder: EbnfBuilder, schema: JsonNode | undefined, strict: boolean): string {
+  if (schema === undefined) return '"\\n"';
+  const grammar = new SchemaGrammar(builder, schema, strict);
+  const properties = new SchemaView(schema, '#', schema, strict).properties();
+  const list = properties.map(({ name, schema: node, required }) => {
+    const text = builder.rule(parameter(builder, grammar, { name, node, root: schema, strict }));
+    return required ? text : optional(text);
+  });
+  if (properties.some(({ required }) => required)) return sequence(...list);
+  return optional(alternatives(['"\\n"', sequence(...list)]));
+}
+
+interface ParameterRule {
+  name: string;
+  node: JsonNode;
+  root: JsonNode;
+  strict: boolean;
+}
+
+/** Strings are written raw, everything else as JSON. */
+function parameter(builder: EbnfBuilder, grammar: SchemaGrammar, rule: ParameterRule): string {
+  const path = `#/properties/${rule.name}`;
+  const forms: string[] = [];
+  const strings = stringForm(builder, rule, path);
+  if (strings.raw !== undefined) forms.push(sequence(literal('true">'), strings.raw));
+  if (!strings.only)
+    forms.push(
+      sequence(literal('false">'), rule.node.kind === 'boolean' ? anyValue(builder) : grammar.expression(rule.node, path)),
+    );
+  const opening = sequence(OPEN, literal(`parameter name="${rule.name}" string="`));
+  return sequence(opening, alternatives(forms), CLOSE, '"parameter>\\n"');
+}
+
+/** The raw form of a parameter, if it can be a string; `only`: it can be nothing else. */
+function stringForm(builder: EbnfBuilder, { node, root, strict }: ParameterRule, path: string): { raw?: string; only: boolean } {
+  if (node.kind === 'boolean') return { raw: freeText(builder), only: false };
+  const view = new SchemaView(node, path, root, strict);
+  if (view.reference !== undefined || view.branches() !== undefined) return { only: false };
+  const values = view.values();
+  if (values !== undefined) {
+    const texts = values.flatMap((value) => (value.kind === 'string' ? [literal(value.value)] : []));
+    return texts.length === values.length && texts.length > 0 ? { raw: alternatives(texts), only: true } : { only: false };
+  }
+  const types = view.types().map((type) => checkedType(type, path));
+  if (types.length === 0) return { raw: freeText(builder), only: false };
+  if (!types.includes('string')) return { only: false };
+  return { raw: rawString(builder, view), only: types.length === 1 };
+}
+
+function rawString(builder: EbnfBuilder, view: SchemaView): string {
+  const pattern = view.text('pattern');
+  if (pattern !== undefined) return builder.rule(regexExpression(builder, pattern, { json: false, anchored: false }));
+  const min = view.number('minLength') ?? 0;
+  const max = view.number('maxLength') ?? Infinity;
+  if (view.text('format') !== undefined) view.unsupported('a format');
+  if (min > MAX_REPEAT || (max !== Infinity && max > MAX_REPEAT)) view.unsupported(`a length above ${MAX_REPEAT}`);
+  return repeat(textCharacter(builder), Math.min(min, MAX_REPEAT), max > MAX_REPEAT ? Infinity : max);
+}
+
+function freeText(builder: EbnfBuilder): string {
+  return repeat(textCharacter(builder), 0, Infinity);
+}
+
+/** Any character but the one that stands for the control token. */
+function textCharacter(builder: EbnfBuilder): string {
+  return builder.rule(character(TEXT) as string);
+}

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: MIT
+// Thread that compiles grammars and holds their matchers: WebAssembly cannot hand either to another thread.
+
+import { parentPort, workerData, type MessagePort } from 'node:worker_threads';
+import { alphabetText } from '../byte-alphabet.ts';
+import { MatcherState } from './matcher-state.ts';
+import type { StepMasks, StepRow, WorkerReply, WorkerRequest, WorkerSetup } from './protocol.ts';
+import { loadXGrammar, type CompiledGrammar, type GrammarCompiler, type XGrammar } from './xgrammar.ts';
+
+/** Stands for the DSML token: one byte that no JSON text and no tool argument contains. */
+const ESCAPE = 0x1b;
+
+class GrammarWorker {
+  private readonly setup: WorkerSetup;
+  private readonly library: XGrammar;
+  private readonly compiler: Promise<GrammarCompiler>;
+  private readonly compiled = new Map<string, CompiledGrammar>();
+  private readonly matchers = new Map<number, MatcherState>();
+
+  constructor(setup: WorkerSetup) {
+    this.setup = setup;
+    this.library = loadXGrammar();
+    this.compiler = this.createCompiler();
+  }
+
+  async handle(request: WorkerRequest): Promise<StepMasks | undefined> {
+    switch (request.kind) {
+      case 'start':
+        await this.compiler;
+        return undefined;
+      case 'compile': {
+        const matcher = await this.library.GrammarMatcher.createGrammarMatcher(await this.compile(request.ebnf));
+        const start = await matcher.getNextTokenBitmask();
+        matcher.dispose();
+        if (start.every((word) => word === 0)) throw new Error('the grammar allows nothing');
+        return undefined;
+      }
+      case 'open': {
+        const grammar = await this.compile(request.ebnf);
+        const matcher = await this.library.GrammarMatcher.createGrammarMatcher(grammar);
+        const hidden = request.markup ? undefined : this.setup.dsmlToken;
+        this.matchers.set(request.matcher, new MatcherState(matcher, this.setup, { ...request.options, hidden }));
+        return undefined;
+      }
+      case 'step':
+        return this.step(request.rows);
+      case 'release':
+        this.matchers.get(request.matcher)?.dispose();
+        this.matchers.delete(request.matcher);
+        return undefined;
+    }
+  }
+
+  private async step(rows: readonly StepRow[]): Promise<StepMasks> {
+    const words = Math.ceil(this.setup.vocabSize / 32);
+    const total = rows.reduce((sum, row) => sum + 1 + row.drafts.length, 0);
+    const masks = new Uint32Array(total * words);
+    const failed: number[] = [];
+    let offset = 0;
+    for (const row of rows) {
+      const end = offset + (1 + row.drafts.length) * words;
+      const state = this.matchers.get(row.matcher);
+      const fits =
+        state !== undefined && state.advance(row.accepted) && (await state.fill(masks.subarray(offset, end), row.drafts));
+      if (!fits) {
+        failed.push(row.matcher);
+        masks.fill(0xffffffff, offset, end);
+      }
+      offset = end;
+    }
+    return { masks, failed };
+  }
+
+  /** Least recently used grammars go first; matchers keep theirs alive. */
+  private async compile(ebnf: string): Promise<CompiledGrammar> {
+    const known = this.compiled.get(ebnf);
+    const grammar = known ?? (await (await this.compiler).compileGrammar(ebnf));
+    this.compiled.delete(ebnf);
+    this.compiled.set(ebnf, grammar);
+    const [oldest] = this.compiled;
+    if (this.compiled.size > this.setup.cacheEntries && oldest !== undefined) {
+      oldest[1].dispose();
+      this.compiled.delete(oldest[0]);
+    }
+    return grammar;
+  }
+
+  private async createCompiler(): Promise<GrammarCompiler> {
+    const { bytes, offsets, vocabSize, stopToken, dsmlToken } = this.setup;
+    const vocabulary = Array.from({ length: offsets.length - 1 }, (_, token) => {
+      if (token === dsmlToken) return alphabetText(Uint8Array.of(ESCAPE));
+      const own = bytes.subarray(offsets[token], offsets[token + 1]);
+      return own.includes(ESCAPE) ? '' : alphabetText(own);
+    });
+    const info = await this.library.TokenizerInfo.createTokenizerInfo(vocabulary, 'byte_level', false, vocabSize, [stopToken]);
+    return this.library.GrammarCompiler.createGrammarCompiler(info, false);
+  }
+}
+
+/** xgrammar writes why it aborts to the console; the first such line is the reason. */
+function captureReason(): () => string | undefined {
+  let reason: string | undefined;
+  const note = (...parts: unknown[]): void => {
+    const fatal = /Check failed: .*?: (.*)|\[FATAL\] [^ ]+ (.*)/.exec(parts.map(String).join(' '));
+    reason ??= fatal?.[1] ?? fatal?.[2];
+  };
+  Object.assign(console, { log: note, warn: note, error: note });
+  return () => reason;
+}
+
+function serve(port: MessagePort): void {
+  const reason = captureReason();
+  const worker = new GrammarWorker(workerData as WorkerSetup);
+  let queue = Promise.resolve();
+  port.on('message', ({ id, request }: { id: number; request: WorkerRequest }) => {
+    queue = queue.then(async () => {
+      try {
+        const masks = await worker.handle(request);
+        const reply: WorkerReply = masks === undefined ? { id } : { id, masks };
+        port.postMessage(reply, masks === undefined ? [] : [masks.masks.buffer as ArrayBuffer]);
+      } catch (error) {
+        const fatal = (error as Error).name === 'RuntimeError';
+        const message = (fatal ? reason() : undefined) ?? (error as Error).message;
+        port.postMessage({ id, error: message, fatal } satisfies WorkerReply);
+      }
+    });
+  });
+}
+
+if (parentPort !== null) serve(parentPort);
