@@ -23,6 +23,7 @@ import { modelsRoute } from './routes/models.ts';
 import { infoRoutes } from './routes/info.ts';
 import { registerPlayground } from './routes/playground.ts';
 import { responsesRoute } from './routes/responses.ts';
+import { responsesRoute } from './routes/responses.ts';
 import { tokenizeRoute } from './routes/tokenize.ts';
 
 declare module 'fastify' {
@@ -75,6 +76,7 @@ export function buildApp(lifecycle: Lifecycle, config: Config, logger?: FastifyB
     chatCompletionsRoute(app, context);
     completionsRoute(app, context);
     messagesRoute(app, context);
+    responsesRoute(app, context);
     responsesRoute(app, context);
     modelsRoute(app, context);
     tokenizeRoute(app, context);

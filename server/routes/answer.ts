@@ -27,12 +27,12 @@ export interface Exchange {
 /** How a protocol writes its stream. */
 export interface StreamProtocol {
   framing: 'data' | 'named';
-  ping?: object;
-  /** The event that ends a stream on a failure. */
-  failure(error: HttpError): object;
+  ping?: () => readonly object[];
+  /** The events that end a stream on a failure. */
+  failure(error: HttpError): readonly object[];
 }
 
-const openai: StreamProtocol = { framing: 'data', failure: (error) => error.body() };
+const openai: StreamProtocol = { framing: 'data', failure: (error) => [error.body()] };
 
 export interface ChunkSource {
   from(prompt: number, events: readonly GenerationEvent[]): object[];
@@ -87,7 +87,7 @@ export function streamAnswer(
       writer.end(chunks.closing());
     } catch (error) {
       reportFailure(exchange, error);
-      writer.end([protocol.failure(toHttpError(error))]);
+      writer.end(protocol.failure(toHttpError(error)));
     }
   });
 }

@@ -9,10 +9,12 @@ import type { CompletionBody } from '../schemas/completions.ts';
 
 type Body = ChatCompletionBody | CompletionBody;
 
+type FieldRules = Readonly<Record<string, { message: string; harmless?: (value: unknown) => boolean }>>;
+
 /** @throws HttpError unsupported_parameter for a known field that is not served. */
-export function refuseUnsupported(value: unknown): void {
+export function refuseUnsupported(value: unknown, rules: FieldRules = unsupportedFields): void {
   for (const [field, given] of Object.entries(value as Record<string, unknown>)) {
-    const rule = Object.hasOwn(unsupportedFields, field) ? unsupportedFields[field] : undefined;
+    const rule = Object.hasOwn(rules, field) ? rules[field] : undefined;
     if (rule === undefined || given === null || rule.harmless?.(given) === true) continue;
     // best_of equal to n asks for nothing special.
     if (field === 'best_of' && given === ((value as { n?: unknown }).n ?? 1)) continue;
@@ -66,7 +68,9 @@ export function stopOf(body: Body, info: ModelInfo): StopOptions {
 }
 
 /** Scheduling and cache fields that are passed on as they are. */
-export function placementOf(body: Body): Pick<GenerationRequest, 'priority' | 'cacheSalt'> {
+export function placementOf(
+  body: Pick<Body, 'priority' | 'cache_salt' | 'user_id'>,
+): Pick<GenerationRequest, 'priority' | 'cacheSalt'> {
   const cacheSalt = body.cache_salt ?? body.user_id;
   return { ...(body.priority !== undefined && { priority: body.priority }), ...(cacheSalt !== undefined && { cacheSalt }) };
 }

@@ -35,7 +35,11 @@ export function messagesError(error: HttpError): object {
   return { type: 'error', error: { type: errorTypes[error.status] ?? 'api_error', message } };
 }
 
-const protocol: StreamProtocol = { framing: 'named', ping: { type: 'ping' }, failure: messagesError };
+const protocol: StreamProtocol = {
+  framing: 'named',
+  ping: () => [{ type: 'ping' }],
+  failure: (error) => [messagesError(error)],
+};
 
 /** Marks the routes whose failures have Anthropic's body. */
 const routeOptions = { config: { errorBody: messagesError } };

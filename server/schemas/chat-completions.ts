@@ -51,7 +51,7 @@ const toolChoice = z.union([
 ]);
 
 const effortWords = ['none', 'minimal', 'low', 'medium', 'high', 'xhigh', 'max', 'ultra'] as const;
-const effort = z.enum(effortWords, { error: `expected one of ${effortWords.join(', ')}` });
+export const effort = z.enum(effortWords, { error: `expected one of ${effortWords.join(', ')}` });
 export type EffortWord = (typeof effortWords)[number];
 
 export const ChatCompletionBody = z.object({

@@ -17,8 +17,8 @@ export interface SseOptions {
    * named: every frame carries its payload's `type` as event name, pings as keepalive, no end mark (Anthropic, Responses).
    */
   framing: 'data' | 'named';
-  /** Event that keeps the connection alive; a comment where there is none. */
-  ping?: object;
+  /** Events that keep the connection alive; a comment where there are none. */
+  ping?: () => readonly object[];
 }
 
 export class SseWriter {
@@ -77,7 +77,7 @@ export class SseWriter {
     if (this.#raw.destroyed) return;
     const { ping } = this.#options;
     // A reader that does not even take what there is needs no reminder; the stall timer watches it.
-    if (!this.#raw.writableNeedDrain) this.#raw.write(ping === undefined ? ': keep-alive\n\n' : this.#frames([ping]));
+    if (!this.#raw.writableNeedDrain) this.#raw.write(ping === undefined ? ': keep-alive\n\n' : this.#frames(ping()));
     this.#keepalive?.refresh();
   }
 

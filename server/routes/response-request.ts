@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: MIT
+// From the body of POST /v1/responses to the engine's protocol-free input.
+
+import { elements, member, parseLossless, sourceText } from '../../engine/index.ts';
+import type { ChatInput, ChatMessage, ContentPart, JsonText, SamplingOptions } from '../../engine/index.ts';
+import { invalid, unsupported } from '../errors.ts';
+import type { JsonBody } from '../schemas/parse.ts';
+import { itemTypes, notStored } from '../schemas/responses.ts';
+import type { InputItem, ResponsesBody } from '../schemas/responses.ts';
+import { unpackReasoning } from '../stream/response-events.ts';
+import { effortFor } from './chat-request.ts';
+import type { ChatContext } from './chat-request.ts';
+
+type Parts = Exclude<(InputItem & { type: 'message' })['content'], string>;
+type AssistantMessage = ChatMessage & { role: 'assistant' };
+
+/** @throws HttpError unsupported_parameter for an input item that is known elsewhere and not served here. */
+export function refuseItems(value: unknown): void {
+  const input = (value as { input?: unknown } | null | undefined)?.input;
+  if (!Array.isArray(input)) return;
+  for (const [index, item] of (input as unknown[]).entries()) {
+    const type = (item as { type?: unknown } | null)?.type;
+    if (typeof type !== 'string' || itemTypes.includes(type)) continue;
+    const why = type === 'item_reference' ? notStored : `expected one of ${itemTypes.join(', ')}`;
+    throw unsupported(`input[${index}].type`, `input items of type ${JSON.stringify(type)} are not supported: ${why}`);
+  }
+}
+
+/** @throws HttpError naming the field that cannot be served. */
+export function responsesInput(body: ResponsesBody, source: JsonBody, context: ChatContext): ChatInput {
+  refuseFormat(body);
+  const tools = toolsOf(body, source);
+  const word = body.reasoning?.effort;
+  const thinking = word === undefined ? (context.model.thinking ?? context.config.thinking) : word !== 'none';
+  const instructions: ChatMessage[] = body.instructions === undefined ? [] : [{ role: 'system', content: body.instructions }];
+  const items: ChatMessage[] = typeof body.input === 'string' ? [{ role: 'user', content: body.input }] : turnsOf(body.input);
+  return {
+    kind: 'chat',
+    messages: [...instructions, ...items],
+    thinking,
+    ...(tools.length > 0 && { tools }),
+    ...(thinking && { effort: effortFor(word, context) }),
+    ...toolChoiceOf(body, tools.length > 0),
+    ...(body.parallel_tool_calls !== undefined && { parallelToolCalls: body.parallel_tool_calls }),
+  };
+}
+
+export function responsesSampling(body: ResponsesBody, { info }: ChatContext): SamplingOptions {
+  return {
+    temperature: body.temperature ?? info.generationDefaults.temperature,
+    topP: body.top_p === undefined || body.top_p === 0 ? info.generationDefaults.topP : body.top_p,
+    topK: 0,
+    minP: 0,
+    repetitionPenalty: 1,
+    presencePenalty: 0,
+    frequencyPenalty: 0,
+  };
+}
+
+function refuseFormat(body: ResponsesBody): void {
+  const format = body.text?.format?.type;
+  if (format === undefined || format === 'text') return;
+  if (format === 'json_object' || format === 'json_schema') {
+    throw unsupported('text.format', `text.format ${format} is not supported yet`);
+  }
+  throw invalid(`text.format.type: expected text, got ${JSON.stringify(format)}`, 'text.format.type');
+}
+
+/** Function tools in the shape the model was trained on; schemas keep the client's spelling. */
+function toolsOf(body: ResponsesBody, source: JsonBody): JsonText[] {
+  if (body.tools?.some((tool) => tool.type === 'function') !== true) return [];
+  const nodes = elements(member(parseLossless(source.text), 'tools'));
+  return body.tools.flatMap((tool, index) => {
+    if (tool.type !== 'function') return [];
+    if (tool.name === undefined || tool.name === '') {
+      throw invalid(`tools[${index}].name is required`, `tools[${index}].name`, 'missing_required_parameter');
+    }
+    const schema = member(nodes[index], 'parameters');
+    const fields = [
+      `"name": ${JSON.stringify(tool.name)}`,
+      ...(tool.description === undefined ? [] : [`"description": ${JSON.stringify(tool.description)}`]),
+      ...(schema?.kind === 'object' ? [`"parameters": ${sourceText(source.text, schema).json}`] : []),
+    ];
+    return [{ json: `{${fields.join(', ')}}` }];
+  });
+}
+
+function toolChoiceOf(body: ResponsesBody, hasTools: boolean): Pick<ChatInput, 'toolChoice'> {
+  const choice = body.tool_choice;
+  if (choice === undefined) return {};
+  if (!hasTools && choice !== 'none' && choice !== 'auto') throw invalid('tool_choice needs tools to choose from', 'tool_choice');
+  if (typeof choice === 'string') return { toolChoice: choice };
+  if (choice.type !== 'function') throw unsupported('tool_choice.type', `tool_choice of type ${choice.type} is not supported`);
+  const { name } = choice;
+  if (name === undefined) throw invalid('tool_choice.name is required', 'tool_choice.name', 'missing_required_parameter');
+  if (!body.tools?.some((tool) => tool.type === 'function' && tool.name === name)) {
+    throw invalid(`tool_choice names the function ${JSON.stringify(name)}, which is not among tools`, 'tool_choice.name');
+  }
+  return { toolChoice: { name } };
+}
+
+/** What an assistant turn consists of, in the order in which the model writes it. */
+const stages = { reasoning: 0, message: 1, function_call: 2 };
+
+/** Items that the model wrote one after another become one turn; an item that falls back in their order opens the next. */
+function turnsOf(items: readonly InputItem[]): ChatMessage[] {
+  const turns: ChatMessage[] = [];
+  let open: { turn: AssistantMessage; stage: number } | undefined;
+  const assistant = (type: keyof typeof stages): AssistantMessage => {
+    const stage = stages[type];
+    if (open === undefined || stage < open.stage) {
+      open = { turn: { role: 'assistant', content: '' }, stage };
+      turns.push(open.turn);
+    }
+    open.stage = stage;
+    return open.turn;
+  };
+  items.forEach((item, index) => {
+    if (item.type === 'reasoning') {
+      const text = reasoningOf(item);
+      if (text !== undefined) addReasoning(assistant('reasoning'), text);
+    } else if (item.type === 'function_call') {
+      const turn = assistant('function_call');
+      turn.toolCalls = [...(turn.toolCalls ?? []), { id: item.call_id, name: item.name, arguments: item.arguments }];
+    } else if (item.type === 'message' && item.role === 'assistant') {
+      const turn = assistant('message');
+      turn.content = joined(turn.content, textOf(item.content, `input[${index}].content`));
+    } else {
+      open = undefined;
+      turns.push(otherTurn(item, index));
+    }
+  });
+  return turns;
+}
+
+function otherTurn(item: InputItem & { type: 'message' | 'function_call_output' }, index: number): ChatMessage {
+  if (item.type === 'function_call_output') {
+    return { role: 'tool', content: resultOf(item.output), toolCallId: item.call_id };
+  }
+  // Clients of newer models send instructions as developer; to this model they are the system's.
+  const role = item.role === 'user' ? 'user' : 'system';
+  return { role, content: textOf(item.content, `input[${index}].content`) };
+}
+
+function addReasoning(turn: AssistantMessage, text: string): void {
+  turn.reasoning = joined(turn.reasoning ?? '', text);
+}
+
+function joined(before: string, text: string): string {
+  return before === '' ? text : `${before}\n\n${text}`;
+}
+
+function reasoningOf(item: InputItem & { type: 'reasoning' }): string | undefined {
+  if (item.content !== undefined && item.content.length > 0) return item.content.map(({ text }) => text).join('\n\n');
+  return item.encrypted_content === undefined ? undefined : unpackReasoning(item.encrypted_content);
+}
+
+/** Text parts joined by line ends. @throws HttpError for a part that is not text. */
+function textOf(content: string | Parts, param: string): string {
+  if (typeof content === 'string') return content;
+  return content
+    .map((part, index) => {
+      if ('text' in part) return part.text;
+      if ('refusal' in part) return part.refusal;
+      throw unsupported(`${param}[${index}].type`, `this model reads text only, got a part of type ${JSON.stringify(part.type)}`);
+    })
+    .join('\n');
+}
+
+function resultOf(output: string | Parts): string | ContentPart[] {
+  if (typeof output === 'string') return output;
+  return output.map((part) => ('text' in part ? { type: 'text', text: part.text } : { type: 'other', kind: part.type }));
+}

@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: MIT
+// Engine events → events of a streamed response (OpenAI Responses), and the response itself. Pure.
+//
+// Every item is announced, filled and finished before the next begins; Codex keeps only what output_item.done carries.
+// Reasoning goes out as reasoning_text. What is sent without a stream is the same response without its events.
+
+import type { GenerationEvent } from '../../engine/index.ts';
+import type { HttpError } from '../errors.ts';
+
+export interface ResponseHeader {
+  /** Without prefix; the ids of the response and of its items are made from it. */
+  id: string;
+  /** Unix seconds. */
+  created: number;
+  model: string;
+  /** Fields of the request that the response repeats. */
+  echo: Record<string, unknown>;
+  /** Reasoning items carry what is needed to send them back without keeping their content. */
+  packReasoning: boolean;
+}
+
+type Status = 'in_progress' | 'completed' | 'incomplete';
+
+type OutputItem =
+  | { type: 'reasoning'; id: string; status: Status; summary: []; content: object[]; encrypted_content?: string }
+  | { type: 'message'; id: string; status: Status; role: 'assistant'; content: object[] }
+  | { type: 'function_call'; id: string; status: Status; call_id: string; name: string; arguments: string };
+
+interface OpenItem {
+  item: OutputItem;
+  text: string;
+}
+
+const packMark = 'reasoning.';
+
+/** The text of a reasoning item as clients send it back that drop its content. Encoded, not encrypted. */
+export function packReasoning(text: string): string {
+  return packMark + Buffer.from(text).toString('base64url');
+}
+
+/** Undefined for what another server has made. */
+export function unpackReasoning(packed: string): string | undefined {
+  return packed.startsWith(packMark) ? Buffer.from(packed.slice(packMark.length), 'base64url').toString() : undefined;
+}
+
+const outputText = (text: string): object => ({ type: 'output_text', text, annotations: [], logprobs: [] });
+const reasoningText = (text: string): object => ({ type: 'reasoning_text', text });
+
+/** The item with its text or arguments so far. */
+function filled(item: OutputItem, text: string): OutputItem {
+  if (item.type === 'function_call') return { ...item, arguments: text };
+  return { ...item, content: [item.type === 'message' ? outputText(text) : reasoningText(text)] };
+}
+
+export class ResponseEvents {
+  readonly #header: ResponseHeader;
+  readonly #output: OutputItem[] = [];
+  #open: OpenItem | undefined;
+  #sequence = 0;
+  #started = false;
+  #cut = false;
+  #finished = false;
+  #reasoning = '';
+  #usage: Record<string, unknown> | null = null;
+  #cachedTokens = 0;
+
+  constructor(header: ResponseHeader) {
+    this.#header = header;
+  }
+
+  from(_prompt: number, events: readonly GenerationEvent[]): object[] {
+    return [...this.#start(), ...events.flatMap((event) => this.#fromEvent(event))];
+  }
+
+  closing(): object[] {
+    return [this.#lifecycle(this.#cut ? 'response.incomplete' : 'response.completed')];
+  }
+
+  /** Says again that the response is in progress: agents that watch for events do not see comments. */
+  ping(): object[] {
+    return this.#started ? [this.#lifecycle('response.in_progress')] : this.#start();
+  }
+
+  failure(error: HttpError): object[] {
+    const start = this.#start();
+    const code = error.status === 500 ? 'server_error' : error.code;
+    const response = { ...this.response(), status: 'failed', error: { code, message: error.message } };
+    return [...start, this.#event('response.failed', { response })];
+  }
+
+  response(): Record<string, unknown> {
+    const { id, created, model, echo } = this.#header;
+    return {
+      id: `resp_${id}`,
+      object: 'response',
+      created_at: created,
+      status: this.#finished ? (this.#cut ? 'incomplete' : 'completed') : 'in_progress',
+      error: null,
+      incomplete_details: this.#cut ? { reason: 'max_output_tokens' } : null,
+      model,
+      output: this.#output.map((item) => (item === this.#open?.item ? filled(item, this.#open.text) : item)),
+      usage: this.#usage,
+      ...echo,
+    };
+  }
+
+  #start(): object[] {
+    if (this.#started) return [];
+    this.#started = true;
+    return [this.#lifecycle('response.created'), this.#lifecycle('response.in_progress')];
+  }
+
+  #fromEvent(event: GenerationEvent): object[] {
+    switch (event.kind) {
+      case 'prompt':
+        this.#cachedTokens = event.cachedTokens;
+        return [];
+      case 'reasoning':
+        this.#reasoning += event.text;
+        return this.#text('reasoning', event.text);
+      case 'answer':
+        return this.#text('message', event.text);
+      case 'tool-call':
+        return [...this.#close('completed'), ...this.#openCall(event.id, event.name)];
+      case 'tool-arguments':
+        return this.#delta('response.function_call_arguments.delta', event.text);
+      case 'tool-end':
+        return this.#close('completed');
+      case 'end':
+        return this.#end(event);
+      case 'progress':
+      case 'tokens':
+        return [];
+    }
+  }
+
+  #text(type: 'reasoning' | 'message', text: string): object[] {
+    const opening = this.#open?.item.type === type ? [] : [...this.#close('completed'), ...this.#openText(type)];
+    const name = type === 'reasoning' ? 'response.reasoning_text.delta' : 'response.output_text.delta';
+    return [...opening, ...this.#delta(name, text)];
+  }
+
+  #openText(type: 'reasoning' | 'message'): object[] {
+    const item: OutputItem =
+      type === 'reasoning'
+        ? { type, id: this.#itemId('rs'), status: 'in_progress', summary: [], content: [] }
+        : { type, id: this.#itemId('msg'), status: 'in_progress', role: 'assistant', content: [] };
+    const part = type === 'reasoning' ? reasoningText('') : outputText('');
+    return [...this.#begin(item), this.#itemEvent('response.content_part.added', { content_index: 0, part })];
+  }
+
+  #openCall(callId: string, name: string): object[] {
+    const id = this.#itemId('fc');
+    return this.#begin({ type: 'function_call', id, status: 'in_progress', call_id: callId, name, arguments: '' });
+  }
+
+  #itemId(prefix: string): string {
+    return `${prefix}_${this.#header.id}_${this.#output.length}`;
+  }
+
+  #begin(item: OutputItem): object[] {
+    this.#output.push(item);
+    this.#open = { item, text: '' };
+    return [this.#event('response.output_item.added', { output_index: this.#output.length - 1, item })];
+  }
+
+  #delta(name: string, delta: string): object[] {
+    const open = this.#open;
+    if (open === undefined) return [];
+    open.text += delta;
+    if (open.item.type === 'function_call') return [this.#itemEvent(name, { delta })];
+    const logprobs = open.item.type === 'message' ? { logprobs: [] } : {};
+    return [this.#itemEvent(name, { content_index: 0, delta, ...logprobs })];
+  }
+
+  /** Finishes the open item, if there is one. */
+  #close(status: Status): object[] {
+    const open = this.#open;
+    if (open === undefined) return [];
+    const text = open.text === '' && open.item.type === 'function_call' ? '{}' : open.text;
+    const item = { ...filled(open.item, text), status };
+    if (item.type === 'reasoning' && this.#header.packReasoning) item.encrypted_content = packReasoning(text);
+    const done = this.#contentDone(item, text);
+    this.#output[this.#output.length - 1] = item;
+    this.#open = undefined;
+    return [...done, this.#event('response.output_item.done', { output_index: this.#output.length - 1, item })];
+  }
+
+  #contentDone(item: OutputItem, text: string): object[] {
+    if (item.type === 'function_call') {
+      return [this.#itemEvent('response.function_call_arguments.done', { name: item.name, arguments: text })];
+    }
+    const [name, logprobs] =
+      item.type === 'message' ? ['response.output_text.done', { logprobs: [] }] : ['response.reasoning_text.done', {}];
+    return [
+      this.#itemEvent(name, { content_index: 0, text, ...logprobs }),
+      this.#itemEvent('response.content_part.done', { content_index: 0, part: item.content[0] }),
+    ];
+  }
+
+  #end({ reason, usage, reasoningIsAnswer }: GenerationEvent & { kind: 'end' }): object[] {
+    if (reason === 'error' || reason === 'aborted') return [];
+    const answer = reasoningIsAnswer === true ? this.#text('message', this.#reasoning) : [];
+    this.#cut = reason === 'length';
+    const closed = this.#close(this.#cut ? 'incomplete' : 'completed');
+    this.#finished = true;
+    this.#usage = {
+      input_tokens: usage.promptTokens,
+      input_tokens_details: { cached_tokens: this.#cachedTokens },
+      output_tokens: usage.completionTokens,
+      output_tokens_details: { reasoning_tokens: usage.reasoningTokens },
+      total_tokens: usage.promptTokens + usage.completionTokens,
+    };
+    return [...answer, ...closed];
+  }
+
+  #lifecycle(type: string): object {
+    return this.#event(type, { response: this.response() });
+  }
+
+  /** An event about the open item. */
+  #itemEvent(type: string, fields: object): object {
+    return this.#event(type, { item_id: this.#open?.item.id, output_index: this.#output.length - 1, ...fields });
+  }
+
+  #event(type: string, fields: object): object {
+    return { type, sequence_number: this.#sequence++, ...fields };
+  }
+}
