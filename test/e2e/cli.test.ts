@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: MIT
+// The commands as people run them.
+
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { describe, test } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { demoModel } from '../helpers/project.ts';
+
+const main = fileURLToPath(new URL('../../server/main.js', import.meta.url));
+
+interface Ran {
+  status: number | null;
+  stdout: string;
+  stderr: string;
+}
+
+function run(args: readonly string[], input = ''): Promise<Ran> {
+  return new Promise((resolve) => {
+    const child = spawn(process.execPath, [main, ...args], { stdio: ['pipe', 'pipe', 'pipe'] });
+    const ran: Ran = { status: null, stdout: '', stderr: '' };
+    child.stdout.on('data', (data) => (ran.stdout += String(data)));
+    child.stderr.on('data', (data) => (ran.stderr += String(data)));
+    child.on('close', (status) => resolve({ ...ran, status }));
+    child.stdin.end(input);
+  });
+}
+
+describe('twelvex', () => {
+  test('lists its commands', async () => {
+    const { status, stdout } = await run([]);
+    assert.equal(status, 0);
+    for (const command of ['serve', 'chat', 'inspect', 'bench']) assert.match(stdout, new RegExp(`twelvex ${command}`));
+  });
+
+  for (const command of ['serve', 'chat', 'inspect', 'bench']) {
+    test(`${command} --help explains itself`, async () => {
+      const { status, stdout } = await run([command, '--help']);
+      assert.equal(status, 0);
+      assert.match(stdout, new RegExp(`twelvex ${command}`));
+      assert.match(stdout, /\n {2}--/);
+    });
+  }
+
+  test('answers an unknown command with the nearest one', async () => {
+    const { status, stderr } = await run(['sevre']);
+    assert.equal(status, 1);
+    assert.match(stderr, /sevre is not a command; did you mean serve\?/);
+  });
+
+  test('inspect shows configuration, parameters by kind, cache bytes and what fits', async () => {
+    const { status, stdout } = await run(['inspect', demoModel, '--memory', '1GB']);
+    assert.equal(status, 0);
+    assert.match(stdout, /6 \(2 sliding window, 2 CSA, 2 HCA\)/);
+    assert.match(stdout, /routed experts +FP4 +216 +10,616,832/);
+    assert.match(stdout, /each token of context/);
+    const row =
+      /\n {2}fp8 +(.*)\n/
+        .exec(stdout.slice(stdout.indexOf('What fits')))?.[1]
+        ?.split(/ +/)
+        .map(Number) ?? [];
+    assert.equal(row.length, 6);
+    assert.ok(
+      row.every((count, index) => index === 0 || count <= row[index - 1]!),
+      row.join(' '),
+    );
+    assert.ok(row[0]! > 10);
+  });
+
+  test('inspect gives everything as JSON', async () => {
+    const { stdout } = await run(['inspect', demoModel, '--json']);
+    const report = JSON.parse(stdout) as { tensors: { parameters: number }[] };
+    assert.equal(
+      report.tensors.reduce((sum, { parameters }) => sum + parameters, 0),
+      30_344_580,
+    );
+  });
+
+  test('inspect says which file is missing', async () => {
+    const { status, stderr } = await run(['inspect', '/no/such/model']);
+    assert.equal(status, 1);
+    assert.match(stderr, /\/no\/such\/model has no config\.json/);
+  });
+
+  test('chat keeps a conversation, obeys its commands and counts tokens', async () => {
+    const lines = [
+      'What is the capital of Norway?',
+      '/think off',
+      '/nonsense',
+      'What sound does a cow make?',
+      '/reset',
+      '/exit',
+      'never read',
+    ];
+    const { status, stdout } = await run(['chat', '--temperature', '0'], `${lines.join('\n')}\n`);
+    assert.equal(status, 0, stdout);
+    assert.match(stdout, /Oslo/);
+    assert.match(stdout, /Thinking is off/);
+    assert.match(stdout, /There is no \/nonsense/);
+    assert.match(stdout, /moo/);
+    assert.match(stdout, /\d tokens\/s/);
+    assert.match(stdout, /The conversation starts anew/);
+    assert.doesNotMatch(stdout, /never/);
+  });
+});
