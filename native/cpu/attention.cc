@@ -20,7 +20,7 @@ void CpuOps::project_query_kv(const Batch& batch, const AttentionWeights& weight
   const float* in = input_of(weights.wq_a, floats_of(hidden), count, config_.hidden_size);
   const GemmJob down[] = {product(weights.wq_a, in, count, floats_of(latent)), product(weights.wkv, in, count, floats_of(kv))};
   run_gemms(pool_, kernels_, down);
-  for_tokens(count, 16, [&](int first, int end, int) {
+  for_tokens(count, {4, 16}, [&](int first, int end, int) {
     for (auto t = static_cast<size_t>(first); t < static_cast<size_t>(end); ++t) {
       float* low = floats_of(latent) + t * static_cast<size_t>(rank);
       rms_norm(low, floats_of(weights.q_norm), rank, low);
@@ -31,7 +31,7 @@ void CpuOps::project_query_kv(const Batch& batch, const AttentionWeights& weight
   });
   const GemmJob up[] = {product(weights.wq_b, input_of(weights.wq_b, floats_of(latent), count, rank), count, floats_of(query))};
   run_gemms(pool_, kernels_, up);
-  for_tokens(count, 16, [&](int first, int end, int) {
+  for_tokens(count, {4, 16}, [&](int first, int end, int) {
     for (auto t = static_cast<size_t>(first); t < static_cast<size_t>(end); ++t) {
       for (size_t h = 0; h < static_cast<size_t>(weights.heads); ++h) {
         float* head = floats_of(query) + (t * static_cast<size_t>(weights.heads) + h) * kHeadDim;
@@ -45,7 +45,7 @@ void CpuOps::project_query_kv(const Batch& batch, const AttentionWeights& weight
 
 void CpuOps::store_window(const Batch& batch, int layer, Array kv) {
   const BatchTokens& tokens = StepBatches::of(batch);
-  for_tokens(batch.tokens, 32, [&](int first, int end, int) {
+  for_tokens(batch.tokens, {16, 32}, [&](int first, int end, int) {
     for (auto t = static_cast<size_t>(first); t < static_cast<size_t>(end); ++t) {
       const int at = tokens.cache_row[t];
       const RowBlock block = cache_->window(layer, batches_->window_block(tokens.row[t], at));

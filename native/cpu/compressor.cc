@@ -27,7 +27,7 @@ void CpuOps::project_compressor(const Compression& c, const CompressorWeights& w
   const int count = c.tokens->tokens();
   const GemmJob jobs[] = {product(weights.wkv, hidden, count, scratch_.kv), product(weights.wgate, hidden, count, scratch_.gate)};
   run_gemms(pool_, kernels_, jobs);
-  for_tokens(count, 32, [&](int first, int end, int) {
+  for_tokens(count, {8, 32}, [&](int first, int end, int) {
     for (auto t = static_cast<size_t>(first); t < static_cast<size_t>(end); ++t) {
       const float* ape = floats_of(weights.ape) + static_cast<size_t>(c.tokens->position[t] % c.ratio) * static_cast<size_t>(c.width);
       float* gate = scratch_.gate + t * static_cast<size_t>(c.width);
@@ -124,7 +124,7 @@ void CpuOps::compress(const Batch& batch, int layer, const CompressorWeights& we
     const auto [row, window] = scratch_.emissions[static_cast<size_t>(item)];
     emit_entry(c, row, window, workers_[static_cast<size_t>(worker)]);
   });
-  for_tokens(batch.tokens, 64, [&](int first, int last, int) {
+  for_tokens(batch.tokens, {16, 64}, [&](int first, int last, int) {
     for (int t = first; t < last; ++t) keep_positions(c, t);
   });
 }

@@ -162,7 +162,7 @@ void CpuOps::all_reduce(const Batch& batch, Array array) {
 
 const float* CpuOps::input_of(const Linear& weights, const float* x, int rows, int64_t cols) {
   if (!served_ || !takes_quantised_input(weights)) return x;
-  for_tokens(rows, 16, [&](int first, int end, int) {
+  for_tokens(rows, {2, 16}, [&](int first, int end, int) {
     for (int64_t row = first; row < end; ++row) fake_quantise_activations(x + row * cols, cols, scratch_.quantised + row * cols);
   });
   return scratch_.quantised;

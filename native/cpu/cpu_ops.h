@@ -111,6 +111,9 @@ class CpuOps : public Ops {
   struct Compression;
   struct Attend;
   struct HyperTile;
+  struct Span {
+    int least, most;
+  };
 
   Array floats(size_t count);
   void reserve_rank_scratch(size_t tokens, size_t logit_rows);
@@ -121,9 +124,10 @@ class CpuOps : public Ops {
   GemmJob product(const Linear& weights, const float* x, int rows, float* out) const;
   /// out = norm(x) * weight over `dim` values.
   void rms_norm(const float* x, const float* weight, int dim, float* out) const;
-  /// Calls body(first, end, worker) for spans of at most `tile` tokens; few tokens are spread over the threads.
+  /// Calls body(first, end, worker) for spans of `least` to `most` tokens, as short as keeps all threads busy. `least` is
+  /// what is worth waking a thread for: about two microseconds of work.
   template <class Body>
-  void for_tokens(int tokens, int tile, const Body& body);
+  void for_tokens(int tokens, Span span, const Body& body);
 
   void leave_tokens(const HyperTile& tile) const;
   void enter_tokens(const HyperTile& tile, int worker) const;
@@ -171,9 +175,9 @@ class CpuOps : public Ops {
 };
 
 template <class Body>
-void CpuOps::for_tokens(int tokens, int tile, const Body& body) {
+void CpuOps::for_tokens(int tokens, Span span, const Body& body) {
   const int parts = pool_.threads() * 2;
-  const int size = std::max(1, std::min(tile, (tokens + parts - 1) / parts));
+  const int size = std::clamp((tokens + parts - 1) / parts, span.least, span.most);
   pool_.run((tokens + size - 1) / size, [&](int item, int worker) {
     const int first = item * size;
     body(first, std::min(tokens, first + size), worker);

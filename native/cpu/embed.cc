@@ -9,7 +9,7 @@ namespace twelvex::cpu {
 void CpuOps::embed(const Batch& batch, const ModelWeights& weights, Array output) {
   const BatchTokens& tokens = StepBatches::of(batch);
   const int64_t dim = config_.hidden_size;
-  for_tokens(batch.tokens, 32, [&](int first, int end, int) {
+  for_tokens(batch.tokens, {2, 32}, [&](int first, int end, int) {
     for (int t = first; t < end; ++t) {
       float* out = floats_of(output) + t * dim;
       const int64_t row = tokens.id[static_cast<size_t>(t)] - weights.vocab_begin;
@@ -48,7 +48,7 @@ void CpuOps::draft_input(const Batch& batch, const MtpWeights& weights, Array em
   const auto size = static_cast<size_t>(dim);
   // Everything is read before draft_streams is written: from the second pass on it is also the source.
   float* embedded = floats_of(embedding);
-  for_tokens(count, 16, [&](int first, int end, int) {
+  for_tokens(count, {4, 16}, [&](int first, int end, int) {
     for (auto t = static_cast<size_t>(first); t < static_cast<size_t>(end); ++t) {
       rms_norm(embedded + t * size, floats_of(weights.enorm), dim, embedded + t * size);
       const int source = tokens.source[t];
@@ -65,7 +65,7 @@ void CpuOps::draft_input(const Batch& batch, const MtpWeights& weights, Array em
   const GemmJob stream_job[] = {
       product(weights.h_proj, input_of(weights.h_proj, scratch_.normed, rows, dim), rows, floats_of(draft_streams))};
   run_gemms(pool_, kernels_, stream_job);
-  for_tokens(count, 32, [&](int first, int end, int) {
+  for_tokens(count, {8, 32}, [&](int first, int end, int) {
     for (auto t = static_cast<size_t>(first); t < static_cast<size_t>(end); ++t) {
       for (size_t s = 0; s < kStreams; ++s) {
         float* out = floats_of(draft_streams) + (t * kStreams + s) * size;

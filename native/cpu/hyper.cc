@@ -83,7 +83,7 @@ void CpuOps::enter_tokens(const HyperTile& tile, int worker) const {
 }
 
 void CpuOps::for_hyper_tiles(int tokens, HyperTile whole, bool leave, bool enter) {
-  for_tokens(tokens, kHyperTile, [&](int first, int end, int worker) {
+  for_tokens(tokens, {1, kHyperTile}, [&](int first, int end, int worker) {
     const HyperTile tile = whole.at(first, end - first, static_cast<size_t>(config_.hidden_size));
     if (leave) leave_tokens(tile);
     if (enter) enter_tokens(tile, worker);

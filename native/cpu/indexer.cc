@@ -15,7 +15,7 @@ void CpuOps::project_indexer(const BatchTokens& tokens, const IndexerWeights& we
       product(weights.wq_b, input_of(weights.wq_b, low, count, config_.q_lora_rank), count, scratch_.index_query),
       product(weights.weights_proj, hidden + own.begin * config_.hidden_size, count, scratch_.index_weights)};
   run_gemms(pool_, kernels_, jobs);
-  for_tokens(count, 16, [&](int first, int end, int) {
+  for_tokens(count, {4, 16}, [&](int first, int end, int) {
     for (int t = first; t < end; ++t) {
       for (int h = 0; h < heads; ++h) {
         float* head = scratch_.index_query + (static_cast<size_t>(t) * static_cast<size_t>(heads) + static_cast<size_t>(h)) * kIndexDim;
@@ -85,7 +85,7 @@ void CpuOps::select(const Batch& batch, int layer, const IndexerWeights& weights
   }
   auto* chosen = static_cast<int32_t*>(selection.data);
   const ShardRange own = shard_range(batch.tokens, options_.shape);
-  for_tokens(static_cast<int>(own.size()), 8, [&](int first, int end, int worker) {
+  for_tokens(static_cast<int>(own.size()), {1, 8}, [&](int first, int end, int worker) {
     for (int64_t t = own.begin + first; t < own.begin + end; ++t) {
       select_token(tokens, layer, static_cast<int>(t), chosen + t * config_.index_topk, workers_[static_cast<size_t>(worker)]);
     }

@@ -11,7 +11,8 @@ namespace {
 
 // ---------------------------------------------------------------- dot products
 
-template <int VECTORS, int ROWS>
+/// FETCH: the next four rows come from main memory while these are multiplied.
+template <int VECTORS, int ROWS, bool FETCH>
 inline void dot_tile(const DotArgs& a, int vector, int row) {
   const float* x = a.vectors + static_cast<size_t>(vector) * a.vector_stride;
   const float* const* rows = a.rows + row;
@@ -19,7 +20,10 @@ inline void dot_tile(const DotArgs& a, int vector, int row) {
   for (int d = 0; d < a.dim; d += W) {
     Vec y[ROWS];
 #pragma GCC unroll 4
-    for (int r = 0; r < ROWS; ++r) y[r] = load(rows[r] + d);
+    for (int r = 0; r < ROWS; ++r) {
+      y[r] = load(rows[r] + d);
+      if constexpr (FETCH) __builtin_prefetch(rows[ROWS + r] + d);
+    }
 #pragma GCC unroll 4
     for (int v = 0; v < VECTORS; ++v) {
       const Vec value = load(x + static_cast<size_t>(v) * a.vector_stride + d);
@@ -38,18 +42,23 @@ inline void dot_tile(const DotArgs& a, int vector, int row) {
   }
 }
 
-template <int ROWS>
+template <int ROWS, bool FETCH>
 inline void dot_vectors(const DotArgs& a, int row) {
   constexpr int kVectors = W == 16 ? 4 : 2;
   int vector = 0;
-  for (; vector + kVectors <= a.vectors_count; vector += kVectors) dot_tile<kVectors, ROWS>(a, vector, row);
-  for (; vector < a.vectors_count; ++vector) dot_tile<1, ROWS>(a, vector, row);
+  if (FETCH && kVectors <= a.vectors_count) {
+    dot_tile<kVectors, ROWS, true>(a, vector, row);
+    vector = kVectors;
+  }
+  for (; vector + kVectors <= a.vectors_count; vector += kVectors) dot_tile<kVectors, ROWS, false>(a, vector, row);
+  for (; vector < a.vectors_count; ++vector) dot_tile<1, ROWS, false>(a, vector, row);
 }
 
 void dot(const DotArgs& a) {
   int row = 0;
-  for (; row + 4 <= a.row_count; row += 4) dot_vectors<4>(a, row);
-  for (; row < a.row_count; ++row) dot_vectors<1>(a, row);
+  for (; row + 8 <= a.row_count; row += 4) dot_vectors<4, true>(a, row);
+  for (; row + 4 <= a.row_count; row += 4) dot_vectors<4, false>(a, row);
+  for (; row < a.row_count; ++row) dot_vectors<1, false>(a, row);
 }
 
 // ---------------------------------------------------------------- weighted sums of cache rows

@@ -30,7 +30,7 @@ void CpuOps::logits(const Batch& batch, const HeadWeights& head, const Linear& l
   const BatchTokens& tokens = StepBatches::of(batch);
   const int rows = static_cast<int>(tokens.logit_tokens.size());
   const auto dim = static_cast<size_t>(config_.hidden_size);
-  for_tokens(rows, 16, [&](int first, int end, int worker) {
+  for_tokens(rows, {2, 16}, [&](int first, int end, int worker) {
     for (auto i = static_cast<size_t>(first); i < static_cast<size_t>(end); ++i) {
       const float* from = floats_of(streams) + static_cast<size_t>(tokens.logit_tokens[i]) * kStreams * dim;
       head_input(head, from, scratch_.normed + i * dim, workers_[static_cast<size_t>(worker)]);
@@ -146,7 +146,7 @@ void CpuOps::prompt_logprobs(const float* logits) {
     if ((input.flags[r] & (kRowAllLogits | kRowAllLogprobs)) == 0) continue;
     const int count = input.count[r];
     if ((input.flags[r] & kRowAllLogprobs) != 0) {
-      for_tokens(count, 8, [&](int first, int end, int) {
+      for_tokens(count, {1, 8}, [&](int first, int end, int) {
         for (auto i = static_cast<size_t>(first); i < static_cast<size_t>(end); ++i) {
           const std::span<const float> raw(logits + (logit_row + i) * vocab, vocab);
           const float normaliser = log_normaliser(kernels_, raw);

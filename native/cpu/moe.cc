@@ -43,7 +43,7 @@ void CpuOps::route(const Batch& batch, const MoeWeights& weights, Array hidden, 
   const auto picks = static_cast<size_t>(config_.experts_per_token);
   auto* ids = static_cast<int32_t*>(routing.data);
   float* chosen = floats_of(routing) + static_cast<size_t>(batch.tokens) * picks;
-  for_tokens(batch.tokens, 32, [&](int first, int end, int) {
+  for_tokens(batch.tokens, {8, 32}, [&](int first, int end, int) {
     for (int t = first; t < end; ++t) {
       choose_experts(weights, tokens, t, ids + static_cast<size_t>(t) * picks, chosen + static_cast<size_t>(t) * picks);
     }
@@ -65,7 +65,7 @@ void CpuOps::group_by_expert(int tokens, const int32_t* ids, const float* weight
   for (size_t e = begin.size() - 1; e > 0; --e) begin[e] = begin[e - 1];
   begin[0] = 0;
   const auto dim = static_cast<size_t>(config_.hidden_size);
-  for_tokens(tokens * picks, 64, [&](int first, int end, int) {
+  for_tokens(tokens * picks, {32, 64}, [&](int first, int end, int) {
     for (auto pair = static_cast<size_t>(first); pair < static_cast<size_t>(end); ++pair) {
       const float* from = hidden + static_cast<size_t>(scratch_.pair_token[pair]) * dim;
       std::memcpy(scratch_.gathered + pair * dim, from, dim * sizeof(float));

@@ -87,6 +87,14 @@ Batch StepBatches::begin(const StepInput& input) {
   return finish(trunk_);
 }
 
+/// Trailing tokens of a row that were drafts and not drawn.
+int StepBatches::rejected(int row) const {
+  const int32_t sample = sample_of_row_[static_cast<size_t>(row)];
+  return sample < 0 ? 0 : samples_[static_cast<size_t>(sample)].drafts + 1 - samples_[static_cast<size_t>(sample)].accepted;
+}
+
+bool StepBatches::diagnosed(int row) const { return (input_.flags[static_cast<size_t>(row)] & kRowAllLogits) != 0; }
+
 /// The token behind a trunk token: drawn, verified or known. Behind a rejected draft, or where nothing is known, any valid
 /// token does: what it leads to is written again before it is read.
 int32_t StepBatches::successor(int row, int trunk_token) const {
@@ -100,6 +108,7 @@ int32_t StepBatches::successor(int row, int trunk_token) const {
   return input_.next_token[r] >= 0 ? input_.next_token[r] : input_.tokens[static_cast<size_t>(trunk_token)];
 }
 
+/// Rejected drafts are left out, unless their logits are asked for: the next step computes these positions anew.
 void StepBatches::first_draft_tokens() {
   for (size_t r = 0; r < input_.slot.size(); ++r) {
     const int row = static_cast<int>(r);
@@ -108,17 +117,16 @@ void StepBatches::first_draft_tokens() {
       add_token(first_, row, input_.tokens[static_cast<size_t>(trunk_.row_begin[r])], input_.position[r] - 1);
       first_.source.push_back(-1);
     }
-    for (int t = trunk_.row_begin[r]; t < trunk_.row_begin[r + 1]; ++t) {
+    const int end = trunk_.row_begin[r + 1] - (diagnosed(row) ? 0 : rejected(row));
+    for (int t = trunk_.row_begin[r]; t < end; ++t) {
       add_token(first_, row, successor(row, t), trunk_.position[static_cast<size_t>(t)]);
       first_.source.push_back(t);
     }
   }
   first_.row_begin.push_back(first_.tokens());
   for (const SampleRow& sample : samples_) {
-    // Counted from the row's end, because of the token in front of rows that resume.
-    const auto r = static_cast<size_t>(sample.row);
-    const int from_end = trunk_.row_begin[r + 1] - (sample.first_token + sample.accepted - 1);
-    first_.logit_tokens.push_back(first_.row_begin[r + 1] - from_end);
+    const int behind = diagnosed(sample.row) ? rejected(sample.row) : 0;
+    first_.logit_tokens.push_back(first_.row_begin[static_cast<size_t>(sample.row) + 1] - 1 - behind);
   }
   first_.sampled = static_cast<int>(samples_.size());
   add_diagnostic_logits(first_, kRowAllLogits);

@@ -66,6 +66,8 @@ class StepBatches {
   void add_diagnostic_logits(BatchTokens& batch, uint8_t flags);
   void first_draft_tokens();
   void later_draft_tokens(int pass);
+  int rejected(int row) const;
+  bool diagnosed(int row) const;
   int32_t successor(int row, int trunk_token) const;
   Batch finish(BatchTokens& batch);
 
