@@ -2,7 +2,8 @@
 
 import { ChoiceText } from './choice-text.ts';
 import type { EngineError } from './errors.ts';
-import { PromptLogprobs, sampledLogprobs } from './logprobs.ts';
+import { sampledLogprobs } from './logprobs.ts';
+import type { PromptLogprobs } from './logprobs.ts';
 import type { StepResult } from './native.ts';
 import type { PreparedPrompt } from './prompts.ts';
 import type { StepOutcome } from './scheduler/commit.ts';

@@ -3,14 +3,17 @@
 import { KvCache } from './cache/kv-cache.ts';
 import { ServingEngine } from './engine.ts';
 import { allocateCache, resolveSettings } from './load-settings.ts';
+import type { LoadSettings } from './load-settings.ts';
 import { describeModel } from './model-info.ts';
 import { fromNative } from './native-error.ts';
 import { loadAddon } from './native.ts';
+import type { CheckpointInfo, NativeModel } from './native.ts';
 import { Prompts } from './prompts.ts';
 import { Scheduler } from './scheduler/scheduler.ts';
 import type { SchedulerLimits } from './scheduler/scheduler.ts';
 import { THINK_CLOSE } from './text/chat-constants.ts';
 import { loadTokenizer } from './text/tokenizer.ts';
+import type { Tokenizer } from './text/tokenizer.ts';
 import type { Engine, EngineLogger, EngineOptions, LoadProgress } from './types.ts';
 import { warmUp } from './warm-up.ts';
 
@@ -33,7 +36,7 @@ export async function createEngine(
   logger: EngineLogger,
   onProgress: (progress: LoadProgress) => void,
 ): Promise<Engine> {
-  const report = (stage: LoadProgress['stage'], detail: string, within = 0): void => {
+  const report: Report = (stage, detail, within = 0) => {
     const begin = STAGE_START[stage];
     const end = stage === 'weights' ? STAGE_START.cache : begin;
     onProgress({ stage, fraction: begin + within * (end - begin), detail });
@@ -42,58 +45,66 @@ export async function createEngine(
   const tokenizer = await loadTokenizer(options.modelPath);
   report('config', 'reading configuration and tensor headers');
   const addon = loadAddon();
-  const checkpoint = calling(() => addon.inspect(options.modelPath));
-  const settings = resolveSettings(options, checkpoint, tokenizer);
-  report('weights', 'loading weights');
-  const native = await addon
-    .loadModel(options.modelPath, settings.native, (fraction, detail) => report('weights', detail, fraction))
-    .catch((cause: unknown) => {
-      throw fromNative(cause);
-    });
+  let native: NativeModel | undefined;
   try {
-    report('cache', 'allocating the cache');
-    const plan = await allocateCache(native, options, settings);
-    report('warmup', 'first step');
-    const limits: SchedulerLimits = {
-      slots: plan.slots,
-      stepTokens: settings.native.stepTokens,
-      mtp: native.mtp,
-      maxModelLen: plan.maxModelLen,
-      maxItlMs: options.maxItlMs,
-    };
-    await warmUp(native, limits, plan);
-    const info = await describeModel({ options, checkpoint, tokenizer, native, plan, nativeOptions: settings.native });
-    logger.info({ model: info.id, maxModelLen: info.maxModelLen, cache: info.cache, mtp: info.mtp }, 'engine is ready');
-    report('ready', `${info.id} is ready`);
-    const cache = new KvCache({ ...plan, mtp: native.mtp });
-    return new ServingEngine({
-      info,
-      native,
-      cache,
-      scheduler: new Scheduler(limits, cache),
-      tokenizer,
-      prompts: new Prompts(tokenizer, info.encoderRevision, native.vocabSize),
-      limits: {
-        vocabSize: native.vocabSize,
-        maxModelLen: plan.maxModelLen,
-        eosToken: info.eosToken,
-        thinkCloseToken: tokenizer.controlId(THINK_CLOSE),
-      },
-      queue: options,
-      prefixCache: options.prefixCache,
-      promptLogprobs: settings.native.diagnostics,
-      logger,
-    });
+    const checkpoint = addon.inspect(options.modelPath);
+    const settings = resolveSettings(options, checkpoint, tokenizer);
+    report('weights', 'loading weights');
+    const onWeights = (fraction: number, detail: string): void => report('weights', detail, fraction);
+    native = await addon.loadModel(options.modelPath, settings.native, onWeights);
+    const engine = await startEngine({ options, checkpoint, settings, tokenizer, native, logger }, report);
+    report('ready', `${engine.info.id} is ready`);
+    return engine;
   } catch (cause) {
-    await native.close();
+    await native?.close();
     throw fromNative(cause);
   }
 }
 
-function calling<T>(action: () => T): T {
-  try {
-    return action();
-  } catch (cause) {
-    throw fromNative(cause);
-  }
+type Report = (stage: LoadProgress['stage'], detail: string, within?: number) => void;
+
+interface LoadedParts {
+  options: EngineOptions;
+  checkpoint: CheckpointInfo;
+  settings: LoadSettings;
+  tokenizer: Tokenizer;
+  native: NativeModel;
+  logger: EngineLogger;
+}
+
+/** Divides the memory, runs the first step and puts the engine together. */
+async function startEngine(loaded: LoadedParts, report: Report): Promise<Engine> {
+  const { options, checkpoint, settings, tokenizer, native, logger } = loaded;
+  report('cache', 'allocating the cache');
+  const plan = await allocateCache(native, options, settings);
+  const limits: SchedulerLimits = {
+    slots: plan.slots,
+    stepTokens: settings.native.stepTokens,
+    mtp: native.mtp,
+    maxModelLen: plan.maxModelLen,
+    maxItlMs: options.maxItlMs,
+  };
+  report('warmup', 'first step');
+  await warmUp(native, limits, plan);
+  const info = await describeModel({ options, checkpoint, tokenizer, native, plan, nativeOptions: settings.native });
+  logger.info({ model: info.id, maxModelLen: info.maxModelLen, cache: info.cache, mtp: info.mtp }, 'engine is ready');
+  const cache = new KvCache({ ...plan, mtp: native.mtp });
+  return new ServingEngine({
+    info,
+    native,
+    cache,
+    scheduler: new Scheduler(limits, cache),
+    tokenizer,
+    prompts: new Prompts(tokenizer, info.encoderRevision, native.vocabSize),
+    limits: {
+      vocabSize: native.vocabSize,
+      maxModelLen: plan.maxModelLen,
+      eosToken: info.eosToken,
+      thinkCloseToken: tokenizer.controlId(THINK_CLOSE),
+    },
+    queue: options,
+    prefixCache: options.prefixCache,
+    promptLogprobs: settings.native.diagnostics,
+    logger,
+  });
 }

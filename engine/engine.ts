@@ -4,18 +4,15 @@ import { Choice } from './choice.ts';
 import type { ChoiceEnd } from './choice.ts';
 import { EngineError } from './errors.ts';
 import { EventStream } from './event-stream.ts';
+import { Intake } from './intake.ts';
+import type { IntakeParts } from './intake.ts';
 import { PromptLogprobs } from './logprobs.ts';
 import { fromNative } from './native-error.ts';
 import type { NativeModel, StepPlan, StepResult } from './native.ts';
-import { estimateTokens } from './prompts.ts';
-import type { PreparedPrompt, Prompts } from './prompts.ts';
-import { admit, checkPromptLength } from './scheduler/admission.ts';
-import type { QueueLimits } from './scheduler/admission.ts';
+import type { PreparedPrompt } from './prompts.ts';
 import type { StepOutcome } from './scheduler/commit.ts';
-import type { Scheduler } from './scheduler/scheduler.ts';
 import type { Sequence } from './scheduler/sequence.ts';
-import { checkRequest, sequenceRequests } from './sequence-request.ts';
-import type { ModelLimits } from './sequence-request.ts';
+import { sequenceRequests } from './sequence-request.ts';
 import { StatsKeeper } from './stats.ts';
 import { decodeTokens } from './text/detokenizer.ts';
 import type { Tokenizer } from './text/tokenizer.ts';
@@ -31,18 +28,12 @@ import type {
   Usage,
 } from './types.ts';
 
-export interface EngineParts {
+export interface EngineParts extends IntakeParts {
   info: ModelInfo;
   native: NativeModel;
-  scheduler: Scheduler;
   cache: KvCache;
   tokenizer: Tokenizer;
-  prompts: Prompts;
-  limits: ModelLimits;
-  queue: QueueLimits;
   prefixCache: boolean;
-  /** Prompt log-probabilities can be computed. */
-  promptLogprobs: boolean;
   logger: EngineLogger;
 }
 
@@ -66,9 +57,8 @@ export class ServingEngine implements Engine {
   readonly info: ModelInfo;
   readonly #parts: EngineParts;
   readonly #stats: StatsKeeper;
+  readonly #intake: Intake;
   readonly #choices = new Map<Sequence, { job: Job; choice: Choice }>();
-  /** Requests that are rendered and tokenised, with the estimate of their tokens. */
-  readonly #preparing = new Map<GenerationRequest, number>();
   /** Choices to end at the next step border. */
   readonly #leaving = new Map<Choice, ChoiceEnd>();
   #closing = false;
@@ -82,6 +72,7 @@ export class ServingEngine implements Engine {
     this.info = parts.info;
     this.#parts = parts;
     this.#stats = new StatsKeeper(parts.scheduler, parts.cache);
+    this.#intake = new Intake(parts);
     this.#loop = this.#run();
   }
 
@@ -89,6 +80,7 @@ export class ServingEngine implements Engine {
     const job = await this.#accept(request);
     const abort = (): void => this.#endAll(job, { reason: 'aborted' });
     request.signal?.addEventListener('abort', abort, { once: true });
+    if (request.signal?.aborted === true) abort();
     try {
       yield [];
       for (let events = await job.stream.next(); events !== undefined; events = await job.stream.next()) yield events;
@@ -115,7 +107,7 @@ export class ServingEngine implements Engine {
   }
 
   stats(): EngineStats {
-    return this.#stats.snapshot(this.#preparing.size);
+    return this.#stats.snapshot(this.#intake.size);
   }
 
   health(): { ok: boolean; reason?: string } {
@@ -139,35 +131,17 @@ export class ServingEngine implements Engine {
   }
 
   get #busy(): boolean {
-    return this.#choices.size > 0 || this.#preparing.size > 0;
+    return this.#choices.size > 0 || this.#intake.size > 0;
   }
 
   // ---------------------------------------------------------------- requests
 
   async #accept(request: GenerationRequest): Promise<Job> {
-    const { prompts, limits } = this.#parts;
     const submittedMs = performance.now();
     this.#refuseUnlessOpen();
-    checkRequest(request, limits);
-    if (request.promptLogprobs >= 0 && !this.#parts.promptLogprobs) {
-      throw new EngineError('INVALID_REQUEST', 'log-probabilities of the prompt need a lower --step-tokens', {
-        param: 'prompt_logprobs',
-      });
-    }
-    const estimate = estimateTokens(request.input);
-    admit(estimate, this.#queueState(), this.#parts.queue);
-    this.#preparing.set(request, estimate);
-    let prompt: PreparedPrompt;
-    try {
-      prompt = await prompts.prepare(request.input, request.signal);
-    } catch (error) {
-      if (request.signal?.aborted !== true) throw error;
-      return this.#abortedJob(request, submittedMs);
-    } finally {
-      this.#preparing.delete(request);
-    }
+    const prompt = await this.#intake.prepare(request);
+    if (prompt === undefined) return this.#abortedJob(request, submittedMs);
     this.#refuseUnlessOpen();
-    checkPromptLength(prompt.tokens.length, request.maxTokens, limits.maxModelLen);
     return this.#enqueue(request, prompt, submittedMs);
   }
 
@@ -221,19 +195,6 @@ export class ServingEngine implements Engine {
   #refuseUnlessOpen(): void {
     if (this.#broken !== undefined) throw this.#broken;
     if (this.#closing) throw new EngineError('CLOSED', 'the engine is shutting down');
-  }
-
-  #queueState(): { requests: number; tokens: number; freeSlots: number; prefillTokenMs: number } {
-    const { scheduler } = this.#parts;
-    let tokens = 0;
-    let requests = this.#preparing.size;
-    for (const estimate of this.#preparing.values()) tokens += estimate;
-    for (const sequence of scheduler.waiting) {
-      if (sequence.request.leader !== undefined) continue;
-      requests += 1;
-      tokens += sequence.tokens.length;
-    }
-    return { requests, tokens, freeSlots: scheduler.freeSlots, prefillTokenMs: scheduler.costs.prefillMs(1) };
   }
 
   #endAll(job: Job, end: ChoiceEnd): void {

@@ -18,6 +18,7 @@ export type {
   EngineLogger,
   EngineOptions,
   EngineStats,
+  FimInput,
   FinishReason,
   GenerationEvent,
   GenerationRequest,

@@ -2,11 +2,12 @@
 
 import { EngineError } from './errors.ts';
 import type { ParserOptions } from './text/content-parser.ts';
+import { FIM_BEGIN, FIM_END, FIM_HOLE } from './text/chat-constants.ts';
 import type { EncoderRevision } from './text/chat-constants.ts';
-import { promptText, renderChat } from './text/prompt.ts';
+import { promptText, renderChat, renderFim } from './text/prompt.ts';
 import type { Segment } from './text/segment.ts';
 import type { Tokenizer } from './text/tokenizer.ts';
-import type { ChatInput, PromptInput } from './types.ts';
+import type { ChatInput, FimInput, PromptInput } from './types.ts';
 
 /** A prompt ready to be scheduled, with what is needed to read the completion behind it. */
 export interface PreparedPrompt {
@@ -33,6 +34,10 @@ export class Prompts {
   async prepare(input: PromptInput, signal?: AbortSignal): Promise<PreparedPrompt> {
     if (input.kind === 'chat') return this.#prepareChat(input, signal);
     const parser: ParserOptions = { start: 'plain', toolCalls: false };
+    if (input.kind === 'fim') {
+      this.#refuseFimUnlessKnown();
+      return { tokens: await this.#tokenizer.encodeSegments(renderFim(input), signal), parser };
+    }
     if (input.kind === 'text') {
       return { tokens: await this.#tokenizer.encodeText(input.text, { control: true }, signal), parser };
     }
@@ -48,7 +53,15 @@ export class Prompts {
   /** The prompt as text; ids as the text they stand for. */
   render(input: PromptInput, decode: (tokens: Int32Array) => string): string {
     if (input.kind === 'text') return input.text;
+    if (input.kind === 'fim') return promptText(renderFim(input));
     return input.kind === 'tokens' ? decode(input.tokens) : promptText(renderChat(input, this.#revision).segments);
+  }
+
+  #refuseFimUnlessKnown(): void {
+    const missing = [FIM_BEGIN, FIM_HOLE, FIM_END].filter((literal) => !this.#tokenizer.hasControl(literal));
+    if (missing.length === 0) return;
+    const message = `fill-in-the-middle needs control tokens that this tokenizer does not have: ${missing.join(', ')}`;
+    throw new EngineError('UNSUPPORTED', message, { param: 'suffix' });
   }
 
   async #prepareChat(input: ChatInput, signal?: AbortSignal): Promise<PreparedPrompt> {
@@ -70,11 +83,16 @@ export class Prompts {
 export function estimateTokens(input: PromptInput): number {
   if (input.kind === 'tokens') return input.tokens.length;
   if (input.kind === 'text') return Math.ceil(input.text.length / CHARACTERS_PER_TOKEN);
+  if (input.kind === 'fim') return estimateFim(input);
   let characters = 0;
   for (const message of input.messages) {
     characters += typeof message.content === 'string' ? message.content.length : 0;
   }
   return Math.ceil(characters / CHARACTERS_PER_TOKEN);
+}
+
+function estimateFim({ prefix, suffix }: FimInput): number {
+  return Math.ceil((prefix.length + suffix.length) / CHARACTERS_PER_TOKEN);
 }
 
 const CHARACTERS_PER_TOKEN = 4;

@@ -53,7 +53,14 @@ export interface ChatInput {
   parallelToolCalls?: boolean;
 }
 
-export type PromptInput = ChatInput | { kind: 'text'; text: string } | { kind: 'tokens'; tokens: Int32Array };
+/** Fill in the middle: what comes between two texts. */
+export interface FimInput {
+  kind: 'fim';
+  prefix: string;
+  suffix: string;
+}
+
+export type PromptInput = ChatInput | FimInput | { kind: 'text'; text: string } | { kind: 'tokens'; tokens: Int32Array };
 
 export interface SamplingOptions {
   temperature: number; // 0 = greedy

@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { planCache } from '../../../../engine/cache/layout.ts';
 import type { CacheDemand } from '../../../../engine/cache/layout.ts';
-import { EngineError } from '../../../../engine/errors.ts';
+import type { EngineError } from '../../../../engine/errors.ts';
 
 const MIB = 2 ** 20;
 const demand = (changes: Partial<CacheDemand> = {}): CacheDemand => ({

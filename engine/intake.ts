@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: MIT
+
+import { EngineError } from './errors.ts';
+import { estimateTokens } from './prompts.ts';
+import type { PreparedPrompt, Prompts } from './prompts.ts';
+import { admit, checkPromptLength } from './scheduler/admission.ts';
+import type { QueueLimits, QueueState } from './scheduler/admission.ts';
+import type { Scheduler } from './scheduler/scheduler.ts';
+import { checkRequest } from './sequence-request.ts';
+import type { ModelLimits } from './sequence-request.ts';
+import type { GenerationRequest } from './types.ts';
+
+export interface IntakeParts {
+  scheduler: Scheduler;
+  prompts: Prompts;
+  limits: ModelLimits;
+  queue: QueueLimits;
+  /** Prompt log-probabilities can be computed. */
+  promptLogprobs: boolean;
+}
+
+/** What happens to a request before the scheduler sees it: checks, admission, rendering, tokenising. */
+export class Intake {
+  readonly #parts: IntakeParts;
+  /** Requests being tokenised, with a guess of their tokens. */
+  readonly #preparing = new Set<{ tokens: number }>();
+
+  constructor(parts: IntakeParts) {
+    this.#parts = parts;
+  }
+
+  /** Requests being prepared. */
+  get size(): number {
+    return this.#preparing.size;
+  }
+
+  /**
+   * The prompt of a request; undefined when its signal aborted it meanwhile.
+   * @throws EngineError INVALID_REQUEST, QUEUE_FULL (before anything is tokenised) or CONTEXT_LENGTH_EXCEEDED.
+   */
+  async prepare(request: GenerationRequest): Promise<PreparedPrompt | undefined> {
+    const { prompts, limits, queue } = this.#parts;
+    checkRequest(request, limits);
+    if (request.promptLogprobs >= 0 && !this.#parts.promptLogprobs) {
+      throw new EngineError('INVALID_REQUEST', 'log-probabilities of the prompt need a lower --step-tokens', {
+        param: 'prompt_logprobs',
+      });
+    }
+    const entry = { tokens: estimateTokens(request.input) };
+    admit(entry.tokens, this.#queueState(), queue);
+    this.#preparing.add(entry);
+    try {
+      const prompt = await prompts.prepare(request.input, request.signal);
+      checkPromptLength(prompt.tokens.length, request.maxTokens, limits.maxModelLen);
+      return prompt;
+    } catch (error) {
+      if (request.signal?.aborted === true) return undefined;
+      throw error;
+    } finally {
+      this.#preparing.delete(entry);
+    }
+  }
+
+  #queueState(): QueueState {
+    const { scheduler } = this.#parts;
+    let requests = this.#preparing.size;
+    let tokens = 0;
+    for (const entry of this.#preparing) tokens += entry.tokens;
+    for (const sequence of scheduler.waiting) {
+      // Further choices of a request share its prompt.
+      if (sequence.request.leader !== undefined) continue;
+      requests += 1;
+      tokens += sequence.tokens.length;
+    }
+    return { requests, tokens, freeSlots: scheduler.freeSlots, prefillTokenMs: scheduler.costs.prefillMs(1) };
+  }
+}
