@@ -17,7 +17,8 @@ rm -f "$root.log"
 cp -a /etc/apt/sources.list.d/. "$root/etc/apt/sources.list.d/" 2>/dev/null || true
 [ -f /etc/apt/sources.list ] && cp /etc/apt/sources.list "$root/etc/apt/" || rm -f "$root/etc/apt/sources.list"
 cp -a /etc/apt/apt.conf.d/. "$root/etc/apt/apt.conf.d/"
-cp -L /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/"
+# Beside the bundle that the ca-certificates package owns and makes anew when it is installed again.
+cp -L /etc/ssl/certs/ca-certificates.crt "$root/usr/local/share/host-certificates.crt"
 node=$(command -v node)
 npm_root=$(npm root -g 2>/dev/null)
 install -D -m 755 "$(readlink -f "$node")" "$root/usr/local/bin/node"
@@ -30,11 +31,11 @@ ln -s ../lib/node_modules/npm/bin/npm-cli.js "$root/usr/local/bin/npm"
 ldd "$(readlink -f "$node")" | awk '/=> \//{print $3}' | while read -r library; do
   [ -e "$root$library" ] || install -D "$(readlink -f "$library")" "$root$library"
 done
-printf 'cafile=/etc/ssl/certs/ca-certificates.crt\nupdate-notifier=false\n' >"$root/root/.npmrc"
+printf 'cafile=/usr/local/share/host-certificates.crt\nupdate-notifier=false\n' >"$root/root/.npmrc"
 rm -rf "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/* "$root"/usr/share/{doc,man,locale}/*
 container=$(buildah from scratch)
 buildah add --quiet "$container" "$root" / >/dev/null
-buildah config --env PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin --env NODE_EXTRA_CA_CERTS=/etc/ssl/certs/ca-certificates.crt "$container"
+buildah config --env PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin --env NODE_EXTRA_CA_CERTS=/usr/local/share/host-certificates.crt "$container"
 buildah commit --quiet "$container" "$image" >/dev/null
 buildah rm "$container" >/dev/null
 echo "base: $image ready"
