@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: MIT
+// One shot (small): a block pushes its slice of the message into every rank's inbox and announces it, waits for the others'
+// announcements and adds the slices of its own inbox in rank order. Inboxes alternate by turn: a sender writes turn n + 2 only after it
+// has seen the receiver's message of turn n + 1, which the receiver sends after it has read turn n.
+// Two shots (large): barrier, then a rank adds its share of all arrays in rank order and writes it to all, barrier.
+// Blocks with the same index talk to each other alone, so no collective needs all its blocks to be resident.
+#include "comm/all_reduce.h"
+#include "common/check.h"
+#include "common/convert.cuh"
+
+namespace twelvex::cuda {
+
+namespace {
+
+constexpr int kThreads = 512;
+
+__device__ __forceinline__ void announce(uint32_t* flag, uint32_t turn) {
+  asm volatile("st.release.sys.global.u32 [%0], %1;\n" ::"l"(flag), "r"(turn) : "memory");
+}
+
+__device__ __forceinline__ uint32_t announced(const uint32_t* flag) {
+  uint32_t turn;
+  asm volatile("ld.acquire.sys.global.u32 %0, [%1];\n" : "=r"(turn) : "l"(flag) : "memory");
+  return turn;
+}
+
+__device__ __forceinline__ uint64_t now_ns() {
+  uint64_t ns;
+  asm volatile("mov.u64 %0, %globaltimer;\n" : "=l"(ns));
+  return ns;
+}
+
+/// Waits for `turn`. False when the ranks have failed: a rank that waits too long says so and ends everybody's wait.
+__device__ bool wait_for(const uint32_t* flag, uint32_t turn, const CommView& c) {
+  const uint64_t begin = now_ns();
+  for (uint32_t spins = 1; static_cast<int32_t>(announced(flag) - turn) < 0; ++spins) {
+    if (spins % 64 != 0) continue;
+    if (*c.failure != 0) return false;
+    if (now_ns() - begin > c.patience_ns) {
+      *c.failure = 1 + c.rank;
+      __threadfence_system();
+      return false;
+    }
+    __nanosleep(100);
+  }
+  return true;
+}
+
+/// All threads: everything that the block's threads wrote is announced to the peers, and the peers' blocks have come as far.
+__device__ bool barrier(const CommView& c, uint32_t turn) {
+  __threadfence_system();
+  __syncthreads();
+  bool ok = true;
+  const int peer = threadIdx.x;
+  if (peer < c.ranks && peer != c.rank) {
+    announce(&c.mailbox[peer]->barrier[c.rank][blockIdx.x], turn);
+    ok = wait_for(&c.mailbox[c.rank]->barrier[peer][blockIdx.x], turn, c);
+  }
+  return __syncthreads_and(ok);
+}
+
+__device__ __forceinline__ void add(float (&sum)[8], const uint4& v) {
+  float x[8];
+  unpack_bf16x8(v, x);
+#pragma unroll
+  for (int i = 0; i < 8; ++i) sum[i] += x[i];
+}
+
+__global__ void __launch_bounds__(kThreads, 1) one_shot_kernel(const AllReduceParams p) {
+  const CommView& c = p.comm;
+  Mailbox* own = c.mailbox[c.rank];
+  const int block = blockIdx.x;
+  const int64_t vectors = p.count / 8;
+  const int64_t begin = vectors * block / gridDim.x, end = vectors * (block + 1) / gridDim.x;
+  const uint32_t turn = own->one_shot_turn[block] + 1;
+  uint4* array = static_cast<uint4*>(p.array.at[c.rank]);
+  for (int64_t i = begin + threadIdx.x; i < end; i += kThreads) {
+    const uint4 v = array[i];
+    for (int peer = 0; peer < c.ranks; ++peer) {
+      reinterpret_cast<uint4*>(c.mailbox[peer]->inbox[turn % 2][c.rank][block])[i - begin] = v;
+    }
+  }
+  __threadfence_system();
+  __syncthreads();
+  bool ok = true;
+  if (static_cast<int>(threadIdx.x) < c.ranks) {
+    announce(&c.mailbox[threadIdx.x]->one_shot[c.rank][block], turn);
+    ok = wait_for(&own->one_shot[threadIdx.x][block], turn, c);
+  }
+  ok = __syncthreads_and(ok);
+  if (threadIdx.x == 0) own->one_shot_turn[block] = turn;
+  if (!ok) return;
+  for (int64_t i = begin + threadIdx.x; i < end; i += kThreads) {
+    float sum[8] = {};
+    for (int peer = 0; peer < c.ranks; ++peer) {
+      add(sum, __ldcv(reinterpret_cast<const uint4*>(own->inbox[turn % 2][peer][block]) + (i - begin)));
+    }
+    array[i] = pack_bf16x8(sum);
+  }
+}
+
+__global__ void __launch_bounds__(kThreads, 1) two_shot_kernel(const AllReduceParams p) {
+  const CommView& c = p.comm;
+  uint32_t* turns = c.mailbox[c.rank]->barrier_turn;
+  const uint32_t turn = turns[blockIdx.x];
+  const bool ok = barrier(c, turn + 1);
+  if (ok) {
+    const int64_t vectors = p.count / 8;
+    const int64_t first = vectors * c.rank / c.ranks, share = vectors * (c.rank + 1) / c.ranks - first;
+    const int64_t begin = first + share * blockIdx.x / gridDim.x, end = first + share * (blockIdx.x + 1) / gridDim.x;
+    for (int64_t i = begin + threadIdx.x; i < end; i += kThreads) {
+      float sum[8] = {};
+      for (int peer = 0; peer < c.ranks; ++peer) add(sum, __ldcv(static_cast<const uint4*>(p.array.at[peer]) + i));
+      const uint4 v = pack_bf16x8(sum);
+      for (int peer = 0; peer < c.ranks; ++peer) static_cast<uint4*>(p.array.at[peer])[i] = v;
+    }
+  }
+  barrier(c, turn + 2);
+  if (threadIdx.x == 0) turns[blockIdx.x] = turn + 2;
+}
+
+template <class Word>
+__global__ void __launch_bounds__(kThreads, 1) all_gather_kernel(const AllGatherParams p) {
+  const CommView& c = p.comm;
+  uint32_t* turns = c.mailbox[c.rank]->barrier_turn;
+  const uint32_t turn = turns[blockIdx.x];
+  if (barrier(c, turn + 1)) {
+    const int64_t words = p.bytes / static_cast<int64_t>(sizeof(Word)), all = p.rows * words;
+    for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < all; i += static_cast<int64_t>(gridDim.x) * kThreads) {
+      const int64_t row = i / words;
+      const int64_t at = row * p.row_bytes + p.offset + (i - row * words) * static_cast<int64_t>(sizeof(Word));
+      const Word v = *reinterpret_cast<const Word*>(static_cast<const uint8_t*>(p.array.at[c.rank]) + at);
+      for (int peer = 0; peer < c.ranks; ++peer) {
+        if (peer != c.rank) *reinterpret_cast<Word*>(static_cast<uint8_t*>(p.array.at[peer]) + at) = v;
+      }
+    }
+  }
+  barrier(c, turn + 2);
+  if (threadIdx.x == 0) turns[blockIdx.x] = turn + 2;
+}
+
+}  // namespace
+
+int all_reduce_blocks(int64_t bytes) {
+  const int64_t per_block = bytes <= kOneShotBytes ? 4096 : 128 * 1024;
+  const int64_t blocks = (bytes + per_block - 1) / per_block;
+  if (blocks < 1) return 1;
+  if (blocks < kCommBlocks) return static_cast<int>(blocks);
+  return kCommBlocks;
+}
+
+void run_all_reduce(const AllReduceParams& p) {
+  if (p.comm.ranks == 1 || p.count == 0) return;
+  TWELVEX_NEED(p.count % 8, 0);
+  const int64_t bytes = p.count * 2;
+  const int blocks = all_reduce_blocks(bytes);
+  if (bytes <= kOneShotBytes) {
+    one_shot_kernel<<<blocks, kThreads, 0, p.stream>>>(p);
+    check_launch("one_shot_kernel");
+  } else {
+    two_shot_kernel<<<blocks, kThreads, 0, p.stream>>>(p);
+    check_launch("two_shot_kernel");
+  }
+}
+
+void run_all_gather(const AllGatherParams& p) {
+  if (p.comm.ranks == 1) return;
+  TWELVEX_NEED((p.row_bytes | p.offset | p.bytes) % 4, 0);
+  // Every rank has to launch the same number of blocks, whatever its part: the barriers pair them.
+  const bool wide = (p.row_bytes | p.offset | p.bytes) % 16 == 0;
+  const auto kernel = wide ? all_gather_kernel<uint4> : all_gather_kernel<uint32_t>;
+  kernel<<<all_reduce_blocks(p.rows * p.row_bytes), kThreads, 0, p.stream>>>(p);
+  check_launch("all_gather_kernel");
+}
+
+}  // namespace twelvex::cuda

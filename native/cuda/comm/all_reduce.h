@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: MIT
+// Collectives among the ranks of one process, by direct loads and stores to the other ranks' memory. Ranks may share a device.
+// No host is involved, so they can be captured in CUDA graphs; every rank gets the same bits.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+namespace twelvex::cuda {
+
+inline constexpr int kMaxRanks = 8;
+inline constexpr int kCommBlocks = 48;                          // blocks of a collective at most
+inline constexpr int kInboxSlice = 16 * 1024;                   // bytes of one block's part of a one-shot message
+inline constexpr int64_t kOneShotBytes = int64_t{256} * 1024;   // messages up to this take one shot
+static_assert(kOneShotBytes <= int64_t{kCommBlocks} * kInboxSlice);
+
+/// A rank's memory that the others write: messages and the counters that announce them.
+struct Mailbox {
+  uint8_t inbox[2][kMaxRanks][kCommBlocks][kInboxSlice];  // [turn parity][sender][block]
+  uint32_t one_shot[kMaxRanks][kCommBlocks];              // turn of the sender's last message
+  uint32_t barrier[kMaxRanks][kCommBlocks];               // last barrier that the sender has reached
+  // Own: turns taken by each block.
+  uint32_t one_shot_turn[kCommBlocks];
+  uint32_t barrier_turn[kCommBlocks];
+};
+
+/// What every collective knows. `failure` is one word of mapped host memory that all ranks share: 0, or 1 + the rank that gave
+/// up first (it waited longer than the limit, or the host set it to end all waits).
+struct CommView {
+  int rank = 0, ranks = 1;
+  Mailbox* mailbox[kMaxRanks] = {};
+  volatile uint32_t* failure = nullptr;
+  uint64_t patience_ns = 0;
+};
+
+/// The same buffer on every rank.
+struct PeerPointers {
+  void* at[kMaxRanks] = {};
+};
+
+/// array = sum over ranks in rank order, f32, rounded once. `count` a multiple of 8 elements, the same on every rank.
+struct AllReduceParams {
+  CommView comm;
+  PeerPointers array;   // [count] bf16 on every rank; only this rank's is read by a one-shot reduction
+  int64_t count = 0;
+  cudaStream_t stream = nullptr;
+};
+void run_all_reduce(const AllReduceParams& params);
+
+/// Copies this rank's part of a row-major buffer to the same place on every other rank, and waits for theirs.
+struct AllGatherParams {
+  CommView comm;
+  PeerPointers array;       // [rows, row_bytes] on every rank
+  int64_t rows = 0;
+  int64_t row_bytes = 0;    // from row to row
+  int64_t offset = 0;       // of this rank's part in a row
+  int64_t bytes = 0;        // of this rank's part; a multiple of 4, as are the two above
+  cudaStream_t stream = nullptr;
+};
+void run_all_gather(const AllGatherParams& params);
+
+/// Blocks of a one-shot or two-shot reduction of `bytes`; a pure function, the same on every rank.
+int all_reduce_blocks(int64_t bytes);
+
+}  // namespace twelvex::cuda

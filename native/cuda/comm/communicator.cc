@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: MIT
+#include "comm/communicator.h"
+
+#include <algorithm>
+#include <string>
+
+#include "common/check.h"
+#include "runtime/error.h"
+
+namespace twelvex::cuda {
+
+namespace {
+
+constexpr uint64_t kPatienceNs = 30'000'000'000;  // longer than any step; a lost rank ends the others' waits then
+// Larger messages go through NCCL when it is there: its rings use both directions of every link.
+constexpr int64_t kNcclBytes = int64_t{4} << 20;
+
+}  // namespace
+
+Communicator::Communicator(std::shared_ptr<RankGroup> group, int rank, int device) : group_(std::move(group)) {
+  view_.rank = rank;
+  view_.ranks = group_->ranks();
+  view_.patience_ns = kPatienceNs;
+  TWELVEX_NEED_LE(view_.ranks, kMaxRanks);
+  if (view_.ranks == 1) return;
+  enable_peers(device);
+  share_failure_word();
+  mailbox_ = static_cast<Mailbox*>(device_alloc(sizeof(Mailbox), "mailbox of the rank", true));
+  check(cudaDeviceSynchronize(), "mailbox of the rank");
+  const std::vector<void*> all = group_->enter(rank, mailbox_);
+  for (int r = 0; r < view_.ranks; ++r) view_.mailbox[r] = static_cast<Mailbox*>(all[r]);
+  group_->leave();
+}
+
+Communicator::~Communicator() {
+  if (view_.ranks == 1) return;
+  cudaDeviceSynchronize();
+  nccl_.reset();
+  cudaFree(mailbox_);
+  if (view_.rank == 0) cudaFreeHost(failure_);
+}
+
+void Communicator::enable_peers(int device) {
+  struct Offer {
+    int device = 0;
+  } mine{device};
+  const std::vector<void*> all = group_->enter(view_.rank, &mine);
+  int devices[kMaxRanks];
+  for (int r = 0; r < view_.ranks; ++r) devices[r] = static_cast<const Offer*>(all[r])->device;
+  group_->leave();
+  bool distinct = true;
+  for (int r = 0; r < view_.ranks; ++r) {
+    distinct &= std::count(devices, devices + view_.ranks, devices[r]) == 1;
+    for (int other = 0; other < view_.ranks; ++other) {
+      int can = 1;
+      if (devices[r] != devices[other]) check(cudaDeviceCanAccessPeer(&can, devices[r], devices[other]), "cudaDeviceCanAccessPeer");
+      peers_ &= can != 0;
+    }
+  }
+  for (int r = 0; peers_ && r < view_.ranks; ++r) {
+    if (devices[r] == device) continue;
+    const cudaError_t status = cudaDeviceEnablePeerAccess(devices[r], 0);
+    if (status == cudaErrorPeerAccessAlreadyEnabled) {
+      cudaGetLastError();
+    } else {
+      check(status, "cudaDeviceEnablePeerAccess");
+    }
+  }
+  if (distinct) nccl_ = Nccl::join(*group_, view_.rank);
+  if (!peers_) {
+    throw Error(ErrorCode::kUnsupported, "CUDA devices of the ranks cannot access each other's memory (peer-to-peer is off or blocked): "
+                                         "tensor parallelism needs it; use one device");
+  }
+}
+
+void Communicator::share_failure_word() {
+  if (view_.rank == 0) {
+    check(cudaHostAlloc(reinterpret_cast<void**>(&failure_), sizeof(uint32_t), cudaHostAllocPortable | cudaHostAllocMapped), "cudaHostAlloc");
+    *failure_ = 0;
+  }
+  const std::vector<void*> all = group_->enter(view_.rank, failure_);
+  failure_ = static_cast<uint32_t*>(all[0]);
+  group_->leave();
+  void* on_device = nullptr;
+  check(cudaHostGetDevicePointer(&on_device, failure_, 0), "cudaHostGetDevicePointer");
+  view_.failure = static_cast<volatile uint32_t*>(on_device);
+}
+
+PeerPointers Communicator::exchange(void* buffer) const {
+  PeerPointers pointers;
+  if (view_.ranks == 1) {
+    pointers.at[0] = buffer;
+    return pointers;
+  }
+  const std::vector<void*> all = group_->enter(view_.rank, buffer);
+  for (int r = 0; r < view_.ranks; ++r) pointers.at[r] = all[r];
+  group_->leave();
+  return pointers;
+}
+
+void Communicator::all_reduce(const PeerPointers& array, int64_t count, cudaStream_t stream) const {
+  if (nccl_ != nullptr && count * 2 > kNcclBytes) return nccl_->all_reduce(array.at[view_.rank], count, stream);
+  run_all_reduce({.comm = view_, .array = array, .count = count, .stream = stream});
+}
+
+void Communicator::all_gather(AllGatherParams params, cudaStream_t stream) const {
+  params.comm = view_;
+  params.stream = stream;
+  run_all_gather(params);
+}
+
+void Communicator::check_alive() const {
+  if (view_.ranks == 1) return;
+  const uint32_t failure = *static_cast<volatile uint32_t*>(failure_);
+  if (failure == 0) return;
+  throw Error(ErrorCode::kInternal, "rank " + std::to_string(failure - 1) + " waited " + std::to_string(kPatienceNs / 1'000'000'000) +
+                                        " s for another rank in a collective, or was told to give up");
+}
+
+void Communicator::abandon() const {
+  if (view_.ranks > 1) *static_cast<volatile uint32_t*>(failure_) = 1 + static_cast<uint32_t>(view_.rank);
+}
+
+}  // namespace twelvex::cuda

@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: MIT
+// Collectives among ranks that are threads of this process, on one device or, with --devices A,B, on several: sums and their bits,
+// gathers, replay in a graph, and the end of a wait for a rank that does not come. With --bench: time by message size.
+#include <cstdlib>
+#include <thread>
+
+#include "comm/communicator.h"
+#include "runtime/error.h"
+#include "support.h"
+
+using namespace twelvex;
+using namespace twelvex::test;
+using cuda::Communicator;
+using cuda::PeerPointers;
+using bf16 = __nv_bfloat16;
+
+namespace {
+
+std::vector<int> devices = {0, 0};
+
+/// Runs `body` as one thread a rank, with its device and a stream of its own.
+void on_ranks(const std::function<void(Communicator&, int, cudaStream_t)>& body) {
+  const int ranks = static_cast<int>(devices.size());
+  const auto group = std::make_shared<RankGroup>(ranks);
+  std::vector<std::thread> threads;
+  for (int rank = 0; rank < ranks; ++rank) {
+    threads.emplace_back([&, rank] {
+      try {
+        check(cudaSetDevice(devices[rank]), "cudaSetDevice");
+        cudaStream_t stream;
+        check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
+        {
+          Communicator comm(group, rank, devices[rank]);
+          body(comm, rank, stream);
+          check(cudaStreamSynchronize(stream), "stream");
+          group->wait();
+        }
+        cudaStreamDestroy(stream);
+      } catch (const Error& error) {
+        std::printf("  rank %d: %s\n", rank, error.what());
+        group->fail(error.what());
+        ++failures;
+      }
+    });
+  }
+  for (std::thread& t : threads) t.join();
+}
+
+/// Inputs of every rank and the sum that all have to get.
+struct Message {
+  std::vector<std::vector<bf16>> parts;
+  std::vector<bf16> sum;
+
+  explicit Message(size_t count) {
+    for (size_t r = 0; r < devices.size(); ++r) parts.push_back(random_bf16(count));
+    for (size_t i = 0; i < count; ++i) {
+      float total = 0;
+      for (const auto& part : parts) total += __bfloat162float(part[i]);
+      sum.push_back(__float2bfloat16(total));
+    }
+  }
+};
+
+bool same(const std::vector<bf16>& a, const std::vector<bf16>& b) { return std::memcmp(a.data(), b.data(), a.size() * 2) == 0; }
+
+void test_all_reduce(const std::vector<size_t>& counts, int rounds) {
+  std::vector<Message> messages;
+  for (size_t count : counts) messages.emplace_back(count);
+  std::vector<int> wrong(devices.size(), 0);
+  on_ranks([&](Communicator& comm, int rank, cudaStream_t stream) {
+    std::vector<DeviceArray<bf16>> arrays;
+    std::vector<PeerPointers> peers;
+    for (const Message& m : messages) {
+      arrays.emplace_back(m.sum.size());
+      peers.push_back(comm.exchange(arrays.back()));
+    }
+    for (int round = 0; round < rounds; ++round) {
+      for (size_t i = 0; i < messages.size(); ++i) {  // mixed sizes, one behind the other
+        check(cudaMemcpyAsync(arrays[i], messages[i].parts[rank].data(), arrays[i].size() * 2, cudaMemcpyHostToDevice, stream), "upload");
+        // Nobody may read an array of the round before any more, nor write this one before it is uploaded.
+        comm.all_reduce(peers[i], static_cast<int64_t>(arrays[i].size()), stream);
+      }
+      check(cudaStreamSynchronize(stream), "all_reduce");
+      comm.check_alive();
+      for (size_t i = 0; i < messages.size(); ++i) wrong[rank] += !same(arrays[i].download(), messages[i].sum);
+    }
+  });
+  for (size_t rank = 0; rank < wrong.size(); ++rank) {
+    expect(wrong[rank] == 0, "rank " + std::to_string(rank) + ": " + std::to_string(counts.size()) + " sizes, " + std::to_string(rounds) +
+                                 " rounds, every sum right to the bit");
+  }
+}
+
+void test_graph(size_t count) {
+  const Message m(count);
+  std::vector<int> wrong(devices.size(), 0);
+  on_ranks([&](Communicator& comm, int rank, cudaStream_t stream) {
+    const DeviceArray<bf16> source(m.parts[rank]), array(count);
+    const PeerPointers peers = comm.exchange(array);
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capture");
+    for (int i = 0; i < 3; ++i) {
+      check(cudaMemcpyAsync(array, source, count * 2, cudaMemcpyDeviceToDevice, stream), "copy");
+      comm.all_reduce(peers, static_cast<int64_t>(count), stream);
+    }
+    check(cudaStreamEndCapture(stream, &graph), "capture");
+    check(cudaGraphInstantiate(&exec, graph, 0), "instantiate");
+    for (int i = 0; i < 50; ++i) {
+      check(cudaGraphLaunch(exec, stream), "launch");
+      check(cudaStreamSynchronize(stream), "replay");
+      wrong[rank] += !same(array.download(), m.sum);
+    }
+    cudaGraphExecDestroy(exec), cudaGraphDestroy(graph);
+  });
+  expect(std::count(wrong.begin(), wrong.end(), 0) == static_cast<int64_t>(wrong.size()),
+         "replayed 50 times in a graph, " + std::to_string(count) + " elements");
+}
+
+void test_all_gather(int64_t rows, int64_t part_words) {
+  const int64_t ranks = static_cast<int64_t>(devices.size()), row_words = ranks * part_words;
+  std::vector<int32_t> expected(static_cast<size_t>(rows * row_words));
+  for (int32_t& v : expected) v = static_cast<int32_t>(rng()());
+  std::vector<int> wrong(devices.size(), 0);
+  on_ranks([&](Communicator& comm, int rank, cudaStream_t stream) {
+    std::vector<int32_t> mine(expected.size(), -1);
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t at = r * row_words + rank * part_words;
+      std::copy_n(expected.begin() + at, part_words, mine.begin() + at);
+    }
+    const DeviceArray<int32_t> array(expected.size());
+    const PeerPointers peers = comm.exchange(array);
+    for (int round = 0; round < 20; ++round) {
+      check(cudaMemcpyAsync(array, mine.data(), mine.size() * 4, cudaMemcpyHostToDevice, stream), "upload");
+      cuda::AllGatherParams p;
+      p.array = peers;
+      p.rows = rows;
+      p.row_bytes = row_words * 4;
+      p.offset = rank * part_words * 4;
+      p.bytes = part_words * 4;
+      comm.all_gather(p, stream);
+      check(cudaStreamSynchronize(stream), "all_gather");
+      comm.check_alive();
+      wrong[rank] += array.download() != expected;
+      // The others' parts of the next round must not land before this one is read.
+      comm.exchange(nullptr);
+    }
+  });
+  expect(std::count(wrong.begin(), wrong.end(), 0) == static_cast<int64_t>(wrong.size()),
+         "gather of " + std::to_string(rows) + " rows, " + std::to_string(part_words) + " words a rank");
+}
+
+/// Rank 0 alone enters; the host ends its wait as a failing rank would.
+void test_lost_rank() {
+  bool ended = false;
+  on_ranks([&](Communicator& comm, int rank, cudaStream_t stream) {
+    const DeviceArray<bf16> array(4096);
+    const PeerPointers peers = comm.exchange(array);
+    if (rank == 0) {
+      comm.all_reduce(peers, 4096, stream);
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));
+      const bool waits = cudaStreamQuery(stream) == cudaErrorNotReady;
+      comm.abandon();
+      check(cudaStreamSynchronize(stream), "abandoned all_reduce");
+      try {
+        comm.check_alive();
+      } catch (const Error& error) {
+        ended = waits && error.code() == ErrorCode::kInternal;
+      }
+    }
+  });
+  expect(ended, "a wait for a lost rank ends with an error");
+}
+
+void bench() {
+  for (const size_t count : {size_t{4096}, size_t{12288}, size_t{65536}, size_t{131072}, size_t{1} << 20, size_t{1} << 24}) {
+    double us = 0;
+    on_ranks([&](Communicator& comm, int rank, cudaStream_t stream) {
+      const DeviceArray<bf16> array(count);
+      check(cudaMemset(array, 0, count * 2), "zero");
+      const PeerPointers peers = comm.exchange(array);
+      cudaEvent_t begin, end;
+      cudaEventCreate(&begin), cudaEventCreate(&end);
+      std::vector<float> times;
+      for (int i = 0; i < 20; ++i) {
+        comm.exchange(nullptr);
+        cudaEventRecord(begin, stream);
+        for (int j = 0; j < 10; ++j) comm.all_reduce(peers, static_cast<int64_t>(count), stream);
+        cudaEventRecord(end, stream);
+        check(cudaEventSynchronize(end), "all_reduce");
+        float ms = 0;
+        cudaEventElapsedTime(&ms, begin, end);
+        times.push_back(ms * 100);
+      }
+      std::sort(times.begin(), times.end());
+      if (rank == 0) us = times[times.size() / 2];
+      cudaEventDestroy(begin), cudaEventDestroy(end);
+    });
+    std::printf("  all-reduce of %9zu bytes, %zu ranks  %8.1f us  %6.1f GB/s\n", count * 2, devices.size(), us, count * 2 / us / 1e3);
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const bool timed = start("comm", argc, argv);
+  for (int i = 1; i + 1 < argc; ++i) {
+    if (std::strcmp(argv[i], "--devices") != 0) continue;
+    devices.clear();
+    for (const char* at = argv[i + 1]; *at != '\0'; at += *at == ',') devices.push_back(static_cast<int>(std::strtol(at, const_cast<char**>(&at), 10)));
+  }
+  test_all_reduce({8, 4096, 12288, 131072, 40, 131080, 5 * 4096, 1000008, 64}, 30);
+  test_graph(4096);
+  test_graph(300000);
+  test_all_gather(3, 2048);
+  test_all_gather(37, 2053);
+  test_lost_rank();
+  if (timed) bench();
+  return finish("comm");
+}
