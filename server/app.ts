@@ -22,6 +22,7 @@ import { messagesRoute } from './routes/messages.ts';
 import { modelsRoute } from './routes/models.ts';
 import { infoRoutes } from './routes/info.ts';
 import { registerPlayground } from './routes/playground.ts';
+import { renderRoutes } from './routes/render.ts';
 import { responsesRoute } from './routes/responses.ts';
 import { responsesRoute } from './routes/responses.ts';
 import { tokenizeRoute } from './routes/tokenize.ts';
@@ -77,6 +78,7 @@ export function buildApp(lifecycle: Lifecycle, config: Config, logger?: FastifyB
     completionsRoute(app, context);
     messagesRoute(app, context);
     responsesRoute(app, context);
+    renderRoutes(app, context);
     responsesRoute(app, context);
     modelsRoute(app, context);
     tokenizeRoute(app, context);

@@ -2,8 +2,9 @@
 // From a chat request to its prompt: the server's defaults (spec/chat-encoding sections 8 and 10) over the encoder.
 
 import { EngineError } from '../errors.ts';
-import type { ChatInput, ChatMessage, JsonText } from '../types.ts';
-import { ASSISTANT, DSML, EOS, THINK_CLOSE, THINK_OPEN, type EncoderRevision } from './chat-constants.ts';
+import type { ChatInput, ChatMessage, FimInput, JsonText } from '../types.ts';
+import { ASSISTANT, BOS, DSML, EOS, FIM_BEGIN, FIM_END, FIM_HOLE, THINK_CLOSE, THINK_OPEN } from './chat-constants.ts';
+import type { EncoderRevision } from './chat-constants.ts';
 import { forcedCall } from './dsml.ts';
 import { elements, member, parseLossless, sourceText, type JsonNode } from './json-text.ts';
 import { encodeMessages, type EncoderMessage } from './message-encoder.ts';
@@ -45,6 +46,12 @@ export function renderChat(input: ChatInput, revision: EncoderRevision): Rendere
   if (start === 'reasoning') return { segments, start, tools, forced };
   const withCall = new SegmentBuilder().append(segments).append(forced).build();
   return { segments: withCall, start: 'tool-calls', tools, forced };
+}
+
+/** What comes between two texts, asked for as DeepSeek models are trained: hole and suffix stand before the answer. */
+export function renderFim({ prefix, suffix }: Omit<FimInput, 'kind'>): Segment[] {
+  const builder = new SegmentBuilder().control(BOS).control(FIM_BEGIN).text(prefix);
+  return builder.control(FIM_HOLE).text(suffix).control(FIM_END).build();
 }
 
 export function promptText(segments: readonly Segment[]): string {

@@ -29,6 +29,8 @@ export interface Tokenizer {
   /** True bytes of a token, of a control token those of its literal; empty for an unknown id. A view, not a copy. */
   tokenBytes(id: number): Uint8Array;
   isControl(id: number): boolean;
+  /** True when the vocabulary has the literal as a control token. */
+  hasControl(literal: string): boolean;
   /** @throws EngineError BAD_CHECKPOINT when the vocabulary has no such control token. */
   controlId(literal: string): number;
 }
@@ -118,6 +120,10 @@ class BpeTokenizer implements Tokenizer {
 
   isControl(id: number): boolean {
     return this.controlLiterals.has(id);
+  }
+
+  hasControl(literal: string): boolean {
+    return this.controlIds.has(literal);
   }
 
   controlId(literal: string): number {

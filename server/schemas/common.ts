@@ -100,7 +100,6 @@ export const unsupportedFields: Record<string, { message: string; harmless?: (va
   audio: { message: 'only text is served' },
   use_beam_search: { message: 'beam search is not supported', harmless: (value) => value === false },
   best_of: { message: 'best_of is not supported; use n' },
-  suffix: { message: 'fill-in-the-middle is not supported yet', harmless: (value) => value === '' },
   structured_outputs: { message: 'structured output is not supported yet' },
   guided_json: { message: 'structured output is not supported yet' },
   guided_regex: { message: 'structured output is not supported yet' },

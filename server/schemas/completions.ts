@@ -16,6 +16,8 @@ export const CompletionBody = z.object({
     z.array(tokens, { error: 'expected an array of token arrays' }).min(1, 'must not be empty').max(limits.prompts, tooMany),
   ]),
   max_tokens: optional(integerIn(0, 2 ** 31 - 1)),
+  /** Text behind the hole to fill; the prompt is what stands before it. */
+  suffix: optional(string()),
   echo: optional(boolean()),
   logprobs: optional(integerIn(0, 20)),
 });

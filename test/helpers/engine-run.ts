@@ -34,6 +34,7 @@ export function letterTokenizer(encodeMs = 0): Tokenizer {
     tokenBytes: (id) => Buffer.from(literal(id)),
     isControl: (id) => id < 2,
     controlId: () => 0,
+    hasControl: () => true,
   };
 }
 

@@ -126,6 +126,7 @@ abstract class FakeEngine implements ScriptedEngine {
 
   render(input: PromptInput): string {
     if (input.kind === 'text') return input.text;
+    if (input.kind === 'fim') return `<fim>${input.prefix}<hole>${input.suffix}<end>`;
     if (input.kind === 'tokens') return Buffer.from(input.tokens).toString();
     return input.messages.map((message) => `<${message.role}>${textOf(message.content)}`).join('') + '<assistant>';
   }

@@ -2,6 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
+import { EngineError } from '../../../engine/index.ts';
 import type { TokenLogprob } from '../../../engine/index.ts';
 import { chunksOf, post, testServer } from '../../helpers/http.ts';
 import { answer, end, scriptedEngine } from '../../helpers/scripted-engine.ts';
@@ -122,9 +123,32 @@ describe('text completion', () => {
     assert.equal(chunks.at(-1)?.usage?.completion_tokens, 2);
   });
 
+  test('fills the middle between each prompt and the suffix', async (t) => {
+    const engine = scriptedEngine([answer('b')]);
+    const { url } = await testServer(t, engine);
+    await complete(url, { prompt: ['a', 'x'], suffix: 'c' });
+    await complete(url, { prompt: 'a', suffix: '' });
+    assert.deepEqual(
+      engine.requests.map(({ input }) => input),
+      [
+        { kind: 'fim', prefix: 'a', suffix: 'c' },
+        { kind: 'fim', prefix: 'x', suffix: 'c' },
+        { kind: 'text', text: 'a' },
+      ],
+    );
+  });
+
+  test('says so when the tokenizer cannot fill the middle', async (t) => {
+    const refuse = new EngineError('UNSUPPORTED', 'needs control tokens', { param: 'suffix' });
+    const { url } = await testServer(t, scriptedEngine([], { refuse }));
+    const { error } = await complete(url, { prompt: 'a', suffix: 'c' });
+    assert.deepEqual([error?.param, error?.code], ['suffix', 'unsupported_parameter']);
+  });
+
   const refused: [string, object, string, string][] = [
     ['max_tokens 0 without echo', { prompt: 'x', max_tokens: 0 }, 'max_tokens', 'invalid_value'],
-    ['a suffix', { prompt: 'x', suffix: 'y' }, 'suffix', 'unsupported_parameter'],
+    ['a suffix to token ids', { prompt: [1], suffix: 'y' }, 'suffix', 'unsupported_parameter'],
+    ['a suffix with echo', { prompt: 'x', suffix: 'y', echo: true }, 'echo', 'unsupported_parameter'],
     ['an id outside the vocabulary', { prompt: [1, 256] }, 'prompt[1]', 'invalid_value'],
     ['no prompt', {}, 'prompt', 'missing_required_parameter'],
     ['an empty list', { prompt: [] }, 'prompt', 'invalid_value'],

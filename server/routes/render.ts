@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: MIT
+// POST /v1/chat/completions/render and POST /v1/completions/render: the prompt as it would be computed, and nothing is.
+// Routers that place requests by their prefix ask for the token ids; people read the text.
+
+import type { FastifyInstance } from 'fastify';
+import type { Engine, PromptInput } from '../../engine/index.ts';
+import { requestedModel } from '../model-names.ts';
+import { ChatCompletionBody } from '../schemas/chat-completions.ts';
+import { CompletionBody } from '../schemas/completions.ts';
+import { parseBody } from '../schemas/parse.ts';
+import type { JsonBody } from '../schemas/parse.ts';
+import { chatInput } from './chat-request.ts';
+import { promptInputs } from './completion-request.ts';
+import type { RouteContext } from './context.ts';
+import { refuseUnsupported } from './generation-request.ts';
+
+interface RenderedPrompt {
+  token_ids: number[];
+  text: string;
+}
+
+export function renderRoutes(app: FastifyInstance, { lifecycle, config }: RouteContext): void {
+  app.post('/v1/chat/completions/render', async (request) => {
+    const engine = lifecycle.engine();
+    const source = request.body as JsonBody | undefined;
+    const body = parseBody(ChatCompletionBody, source);
+    refuseUnsupported(source?.value);
+    const model = requestedModel(body.model, config, engine.info.id);
+    const input = chatInput(body, source!, { config, info: engine.info, model });
+    // vLLM's answer names features of images here; a text model has none.
+    return { ...(await rendered(engine, input)), features: null };
+  });
+
+  app.post('/v1/completions/render', async (request) => {
+    const engine = lifecycle.engine();
+    const source = request.body as JsonBody | undefined;
+    const body = parseBody(CompletionBody, source);
+    refuseUnsupported(source?.value);
+    requestedModel(body.model, config, engine.info.id);
+    return Promise.all(promptInputs(body, engine.info).map((input) => rendered(engine, input)));
+  });
+}
+
+async function rendered(engine: Engine, input: PromptInput): Promise<RenderedPrompt> {
+  return { token_ids: Array.from(await engine.encode(input)), text: engine.render(input) };
+}
