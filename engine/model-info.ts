@@ -39,7 +39,7 @@ export async function describeModel({
     maxModelLen: plan.maxModelLen,
     bosToken: tokenizer.bosToken,
     eosToken: tokenizer.eosToken,
-    encoderRevision: await encoderRevision(options, checkpoint),
+    encoderRevision: await encoderRevision(options.encoder, options.modelPath, config.dspark),
     layers: { swa: count('swa'), csa: count('csa'), hca: count('hca') },
     mtp: native.mtp,
     device: options.device,
@@ -57,16 +57,23 @@ export async function describeModel({
   };
 }
 
-/** The encoder shipped with the checkpoint knows the effort "low" since revision 0731; without one, dspark_* keys tell. */
-async function encoderRevision({ encoder, modelPath }: EngineOptions, { config }: CheckpointInfo): Promise<EncoderRevision> {
-  if (encoder !== 'auto') return encoder;
+/**
+ * `asked`, or for 'auto': the encoder shipped with the checkpoint knows the effort "low" since revision 0731; without one
+ * the dspark_* keys of config.json tell.
+ */
+export async function encoderRevision(
+  asked: EngineOptions['encoder'],
+  modelPath: string,
+  dspark: boolean,
+): Promise<EncoderRevision> {
+  if (asked !== 'auto') return asked;
   const source = await readOptional(join(modelPath, 'encoding', 'encoding_dsv4.py'));
   if (source !== undefined) return /["']low["']\s*:/.test(source) ? '0731' : 'preview';
-  return config.dspark ? '0731' : 'preview';
+  return dspark ? '0731' : 'preview';
 }
 
 /** Of generation_config.json; what it does not say is 1. Without do_sample the checkpoint asks for greedy answers. */
-async function generationDefaults(modelPath: string): Promise<ModelInfo['generationDefaults']> {
+export async function generationDefaults(modelPath: string): Promise<ModelInfo['generationDefaults']> {
   const path = join(modelPath, 'generation_config.json');
   const text = await readOptional(path);
   if (text === undefined) return { temperature: 1, topP: 1 };
