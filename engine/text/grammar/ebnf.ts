@@ -16,8 +16,14 @@ export function grammarError(reason: string): EngineError {
  * Expressions are strings; a rule is referred to by its name.
  */
 export class EbnfBuilder {
+  /** Limits of strings up to this many characters are enforced; longer ones only in strict schemas. */
+  readonly countedLength: number;
   private readonly bodies = new Map<string, string>();
   private readonly names = new Map<string, string>();
+
+  constructor(countedLength: number) {
+    this.countedLength = countedLength;
+  }
 
   /** Name of a rule with this body. */
   rule(body: string): string {

@@ -19,6 +19,9 @@ export interface GrammarOptions {
   maxQueued?: number;
 }
 
+/** Tokens times counted characters that a string may cost the compiler: about a second (0.3 µs each). */
+const COUNTED_TOKENS = 4_000_000;
+
 /** A grammar known to compile. */
 export interface Grammar {
   readonly source: GrammarSource;
@@ -32,6 +35,7 @@ export class GrammarService {
   private readonly setup: WorkerSetup;
   private readonly timeLimitMs: number;
   private readonly maxQueued: number;
+  private readonly countedLength: number;
   private readonly verdicts: VerdictCache;
   private trial: WorkerThread | undefined;
   private host: WorkerThread | undefined;
@@ -44,6 +48,7 @@ export class GrammarService {
     this.setup = workerSetup(options, cacheEntries);
     this.timeLimitMs = options.timeLimitMs ?? 3000;
     this.maxQueued = options.maxQueued ?? 32;
+    this.countedLength = Math.min(200, Math.floor(COUNTED_TOKENS / options.vocabSize));
     this.verdicts = new VerdictCache(cacheEntries);
   }
 
@@ -52,7 +57,7 @@ export class GrammarService {
    * @throws EngineError INVALID_REQUEST with the reason; QUEUE_FULL when too many grammars wait for the compiler
    */
   async compile(spec: GrammarSpec, param: string, signal?: AbortSignal): Promise<Grammar> {
-    const source = grammarSource(spec, param);
+    const source = grammarSource(spec, param, this.countedLength);
     let verdict = this.verdicts.get(source.ebnf);
     if (verdict === undefined) {
       if (this.queued >= this.maxQueued) throw new EngineError('QUEUE_FULL', 'too many grammars wait to be compiled', { param });

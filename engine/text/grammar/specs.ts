@@ -29,12 +29,13 @@ const MAX_SOURCE_UNITS = 256 * 1024;
 const MAX_CHOICES = 1000;
 
 /**
+ * @param countedLength limits of strings up to this many characters are enforced, longer ones only in strict schemas
  * @param param request field that the specification came from
  * @throws EngineError INVALID_REQUEST with that field and the reason
  */
-export function grammarSource(spec: GrammarSpec, param: string): GrammarSource {
+export function grammarSource(spec: GrammarSpec, param: string, countedLength: number): GrammarSource {
   try {
-    const ebnf = specEbnf(spec);
+    const ebnf = specEbnf(spec, new EbnfBuilder(countedLength));
     if (ebnf.length > MAX_SOURCE_UNITS) throw grammarError(`the grammar is larger than ${MAX_SOURCE_UNITS} characters`);
     return { ebnf, markup: spec.kind === 'tool-calls' };
   } catch (error) {
@@ -45,8 +46,7 @@ export function grammarSource(spec: GrammarSpec, param: string): GrammarSource {
   }
 }
 
-function specEbnf(spec: GrammarSpec): string {
-  const builder = new EbnfBuilder();
+function specEbnf(spec: GrammarSpec, builder: EbnfBuilder): string {
   switch (spec.kind) {
     case 'json-object':
       return builder.grammar(anyObject(builder));

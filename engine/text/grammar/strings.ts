@@ -31,7 +31,10 @@ const FORMATS: Readonly<Record<string, string>> = (() => {
   };
 })();
 
-export const STRING_FORMATS: ReadonlySet<string> = new Set(Object.keys(FORMATS));
+/** Pattern of a known format. */
+export function formatPattern(format: string): string | undefined {
+  return Object.hasOwn(FORMATS, format) ? FORMATS[format] : undefined;
+}
 
 export interface StringLimits {
   minLength: number;
@@ -69,7 +72,7 @@ function countedBody(builder: EbnfBuilder, minLength: number, maxLength: number)
 export function limitedString(builder: EbnfBuilder, limits: StringLimits): string {
   const { minLength, maxLength, pattern, format } = limits;
   if (minLength > maxLength) throw grammarError(`minLength ${minLength} is greater than maxLength ${maxLength}`);
-  const source = pattern ?? (format === undefined ? undefined : FORMATS[format]);
+  const source = pattern ?? (format === undefined ? undefined : formatPattern(format));
   if (source !== undefined) {
     const expression = regexExpression(builder, source, { json: true, anchored: pattern === undefined });
     return builder.rule(sequence('"\\""', expression, '"\\""'));

@@ -8,6 +8,7 @@ import { alternatives, grammarError, literal, optional, repeat, sequence, type E
 import { anyValue, SchemaGrammar } from './json-schema.ts';
 import { MAX_REPEAT, regexExpression } from './regex.ts';
 import { checkedType, SchemaView } from './schema-view.ts';
+import { formatPattern } from './strings.ts';
 
 export interface ToolGrammar {
   kind: 'tool-calls';
@@ -103,13 +104,18 @@ function stringForm(builder: EbnfBuilder, { node, root, strict }: ParameterRule,
 }
 
 function rawString(builder: EbnfBuilder, view: SchemaView): string {
-  const pattern = view.text('pattern');
-  if (pattern !== undefined) return builder.rule(regexExpression(builder, pattern, { json: false, anchored: false }));
+  const own = view.text('pattern');
+  const format = view.text('format');
+  const pattern = own ?? (format === undefined ? undefined : formatPattern(format));
+  if (pattern !== undefined) {
+    return builder.rule(regexExpression(builder, pattern, { json: false, anchored: own === undefined }));
+  }
+  if (format !== undefined) view.unsupported(`format "${format}"`);
   const min = view.number('minLength') ?? 0;
   const max = view.number('maxLength') ?? Infinity;
-  if (view.text('format') !== undefined) view.unsupported('a format');
-  if (min > MAX_REPEAT || (max !== Infinity && max > MAX_REPEAT)) view.unsupported(`a length above ${MAX_REPEAT}`);
-  return repeat(textCharacter(builder), Math.min(min, MAX_REPEAT), max > MAX_REPEAT ? Infinity : max);
+  const counted = max === Infinity || max <= Math.max(min, builder.countedLength);
+  if (!counted || min > MAX_REPEAT) view.unsupported(`a length above ${builder.countedLength}`);
+  return repeat(textCharacter(builder), Math.min(min, MAX_REPEAT), counted ? max : Infinity);
 }
 
 function freeText(builder: EbnfBuilder): string {
