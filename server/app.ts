@@ -24,7 +24,6 @@ import { infoRoutes } from './routes/info.ts';
 import { registerPlayground } from './routes/playground.ts';
 import { renderRoutes } from './routes/render.ts';
 import { responsesRoute } from './routes/responses.ts';
-import { responsesRoute } from './routes/responses.ts';
 import { tokenizeRoute } from './routes/tokenize.ts';
 
 declare module 'fastify' {
@@ -35,6 +34,9 @@ declare module 'fastify' {
 }
 
 const methods = ['GET', 'POST', 'PUT', 'PATCH', 'DELETE'] as const;
+
+/** Paths that are asked every few milliseconds and would drown the others in the metrics. */
+const probes = new Set(['/health', '/v1/health', '/readyz', '/livez', '/metrics', '/version']);
 
 /** An id of the client's own, if it is short and plain; it appears in headers, bodies and logs. */
 const plainId = /^[\w.:/+=@-]{1,128}$/;
@@ -63,7 +65,11 @@ export function buildApp(lifecycle: Lifecycle, config: Config, logger?: FastifyB
   requireKeys(app, keys);
   const watch = keys.watch(app.log);
   app.addHook('onClose', async () => watch.stop());
+  const metrics = new ServerMetrics(lifecycle);
   app.addHook('onResponse', async (request, reply) => {
+    const { method } = request;
+    const handler = request.routeOptions.url ?? 'none';
+    if (!probes.has(handler)) metrics.answered({ handler, method, status: reply.statusCode, seconds: reply.elapsedTime / 1e3 });
     if (loggedAnswers.has(request)) return;
     const line = { method: request.method, url: request.url, status: reply.statusCode, totalMs: Math.round(reply.elapsedTime) };
     request.log[request.method === 'GET' ? 'debug' : 'info'](line, 'answered');
@@ -73,13 +79,12 @@ export function buildApp(lifecycle: Lifecycle, config: Config, logger?: FastifyB
     throw notFound(request.method, request.url);
   });
   refuseOtherMethods(app, () => {
-    const context = { lifecycle, config, metrics: new ServerMetrics(lifecycle) };
+    const context = { lifecycle, config, metrics };
     chatCompletionsRoute(app, context);
     completionsRoute(app, context);
     messagesRoute(app, context);
     responsesRoute(app, context);
     renderRoutes(app, context);
-    responsesRoute(app, context);
     modelsRoute(app, context);
     tokenizeRoute(app, context);
     healthRoutes(app, context);

@@ -3,8 +3,10 @@
 // under twelvex:. The engine's own counters are read when somebody scrapes; requests are timed as they pass.
 
 import { Counter, Gauge, Histogram, Registry } from 'prom-client';
-import type { EngineStats, FinishReason, GenerationEvent } from '../engine/index.ts';
+import type { EngineStats, FinishReason } from '../engine/index.ts';
 import type { Lifecycle } from './lifecycle.ts';
+import { defineHistograms, RequestMeter } from './request-meter.ts';
+import type { Histograms, MeterStart } from './request-meter.ts';
 
 type EngineCounter = [name: string, help: string, read: (stats: EngineStats) => number];
 
@@ -41,41 +43,10 @@ const successReasons: Record<FinishReason, string> = {
   error: 'error',
 };
 
-// Buckets are vLLM's, so that rules and dashboards written for it match.
-const latencyBuckets = [0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680];
-const firstTokenBuckets = [
-  0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560,
-];
-const tokenGapBuckets = [0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80];
-
-/** 1, 2, 5, 10, … up to the longest sequence. */
-function tokenBuckets(most: number): number[] {
-  const buckets: number[] = [];
-  for (let power = 1; power <= most; power *= 10)
-    buckets.push(...[1, 2, 5].map((mantissa) => mantissa * power).filter((value) => value <= most));
-  return buckets;
-}
+// vLLM's, too.
+const httpBuckets = [0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 7.5, 10, 30, 60];
 
 const renderCacheMs = 25;
-
-interface Histograms {
-  firstToken: Histogram;
-  tokenGap: Histogram;
-  perToken: Histogram;
-  total: Histogram;
-  queue: Histogram;
-  inference: Histogram;
-  prefill: Histogram;
-  decode: Histogram;
-  promptTokens: Histogram;
-  generatedTokens: Histogram;
-}
-
-export interface MetersStart {
-  /** performance.now() when the request came in. */
-  arrivedAtMs: number;
-  stream: boolean;
-}
 
 export class ServerMetrics {
   readonly #registry = new Registry();
@@ -83,8 +54,22 @@ export class ServerMetrics {
   #histograms: Histograms | undefined;
   #rendered: { atMs: number; text: Promise<string> } | undefined;
 
+  readonly #httpRequests: Counter;
+  readonly #httpSeconds: Histogram;
+
   constructor(lifecycle: Lifecycle) {
     this.#lifecycle = lifecycle;
+    const registers = [this.#registry];
+    const labelNames = ['handler', 'method', 'status'];
+    this.#httpRequests = new Counter({ name: 'http_requests_total', help: 'Requests answered.', labelNames, registers });
+    const [name, help] = ['http_request_duration_seconds', 'Arrival to the last byte.'];
+    this.#httpSeconds = new Histogram({ name, help, labelNames: ['handler', 'method'], buckets: httpBuckets, registers });
+  }
+
+  /** Counts an answered HTTP request; `handler` is the path of its route, or none when it found no route. */
+  answered({ handler, method, status, seconds }: { handler: string; method: string; status: number; seconds: number }): void {
+    this.#httpRequests.inc({ handler, method, status: `${Math.floor(status / 100)}xx` });
+    this.#httpSeconds.observe({ handler, method }, seconds);
   }
 
   get contentType(): string {
@@ -101,7 +86,7 @@ export class ServerMetrics {
     return this.#rendered.text;
   }
 
-  meter(start: MetersStart): RequestMeter {
+  meter(start: MeterStart): RequestMeter {
     return new RequestMeter(this.#define(), start);
   }
 
@@ -176,98 +161,4 @@ export class ServerMetrics {
 function setCounter(counter: Counter, value: number): void {
   counter.reset();
   counter.inc(value);
-}
-
-function defineHistograms(maxModelLen: number, registers: Registry[]): Histograms {
-  const histogram = (name: string, help: string, buckets: number[]): Histogram =>
-    new Histogram({ name, help, buckets, registers });
-  const tokens = tokenBuckets(maxModelLen);
-  return {
-    firstToken: histogram('vllm:time_to_first_token_seconds', 'Arrival to first token.', firstTokenBuckets),
-    tokenGap: histogram('vllm:inter_token_latency_seconds', 'Gap between tokens of an answer.', tokenGapBuckets),
-    perToken: histogram('vllm:request_time_per_output_token_seconds', 'Mean gap between tokens of an answer.', tokenGapBuckets),
-    total: histogram('vllm:e2e_request_latency_seconds', 'Arrival to last token.', latencyBuckets),
-    queue: histogram('vllm:request_queue_time_seconds', 'Arrival to first step.', latencyBuckets),
-    inference: histogram('vllm:request_inference_time_seconds', 'First step to last token.', latencyBuckets),
-    prefill: histogram('vllm:request_prefill_time_seconds', 'First step to first token.', latencyBuckets),
-    decode: histogram('vllm:request_decode_time_seconds', 'First token to last.', latencyBuckets),
-    promptTokens: histogram('vllm:request_prompt_tokens', 'Prompt tokens of a request.', tokens),
-    generatedTokens: histogram('vllm:request_generation_tokens', 'Tokens generated for a request.', tokens),
-  };
-}
-
-/** Times one HTTP request from its engine events. */
-export class RequestMeter {
-  readonly #histograms: Histograms;
-  readonly #start: MetersStart;
-  readonly #lastTokenMs = new Map<number, number>();
-  #firstTokenMs: number | undefined;
-  #promptTokens = 0;
-  #cachedTokens = 0;
-  #completionTokens = 0;
-  #reasons: string[] = [];
-
-  constructor(histograms: Histograms, start: MetersStart) {
-    this.#histograms = histograms;
-    this.#start = start;
-  }
-
-  batch(events: readonly GenerationEvent[]): void {
-    for (const event of events) {
-      if (event.kind === 'prompt') this.#prompt(event);
-      if (event.kind === 'tokens') this.#tokens(event.choice, event.ids.length);
-      if (event.kind === 'end') this.#end(event);
-    }
-  }
-
-  /** Counts and times of the request for its log line. */
-  summary(): Record<string, unknown> {
-    const { arrivedAtMs, stream } = this.#start;
-    const round = (ms: number): number => Math.round(ms * 10) / 10;
-    return {
-      stream,
-      promptTokens: this.#promptTokens,
-      cachedTokens: this.#cachedTokens,
-      completionTokens: this.#completionTokens,
-      finish: this.#reasons.join(','),
-      ...(this.#firstTokenMs !== undefined && { firstTokenMs: round(this.#firstTokenMs - arrivedAtMs) }),
-      totalMs: round(performance.now() - arrivedAtMs),
-    };
-  }
-
-  #prompt(event: GenerationEvent & { kind: 'prompt' }): void {
-    if (event.choice !== 0) return;
-    this.#promptTokens += event.tokens.length;
-    this.#cachedTokens += event.cachedTokens;
-    this.#histograms.promptTokens.observe(event.tokens.length);
-  }
-
-  /** Tokens of one step arrive together and share its gap. */
-  #tokens(choice: number, count: number): void {
-    const now = performance.now();
-    const last = this.#lastTokenMs.get(choice);
-    this.#lastTokenMs.set(choice, now);
-    if (last !== undefined) this.#histograms.tokenGap.observe((now - last) / 1e3 / Math.max(1, count));
-    if (this.#firstTokenMs !== undefined) return;
-    this.#firstTokenMs = now;
-    this.#histograms.firstToken.observe((now - this.#start.arrivedAtMs) / 1e3);
-  }
-
-  #end(event: GenerationEvent & { kind: 'end' }): void {
-    const { timing, usage, reason } = event;
-    this.#completionTokens += usage.completionTokens;
-    this.#reasons.push(reason);
-    if (reason === 'error' || reason === 'aborted') return;
-    const { total, queue, inference, prefill, decode, perToken, generatedTokens } = this.#histograms;
-    const seconds = (ms: number): number => Math.max(0, ms) / 1e3;
-    total.observe((performance.now() - this.#start.arrivedAtMs) / 1e3);
-    queue.observe(seconds(timing.queuedMs));
-    inference.observe(seconds(timing.totalMs - timing.queuedMs));
-    prefill.observe(seconds(timing.firstTokenMs - timing.queuedMs));
-    decode.observe(seconds(timing.totalMs - timing.firstTokenMs));
-    generatedTokens.observe(usage.completionTokens);
-    if (usage.completionTokens > 1) {
-      perToken.observe(seconds(timing.totalMs - timing.firstTokenMs) / (usage.completionTokens - 1));
-    }
-  }
 }

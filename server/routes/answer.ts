@@ -8,7 +8,7 @@ import type { Engine, GenerationEvent, GenerationRequest } from '../../engine/in
 import type { Config } from '../config.ts';
 import { toHttpError } from '../errors.ts';
 import type { HttpError } from '../errors.ts';
-import type { RequestMeter } from '../metrics.ts';
+import type { RequestMeter } from '../request-meter.ts';
 import { SseWriter } from '../stream/sse.ts';
 import { startAll } from './merge-events.ts';
 import type { PromptEvents } from './merge-events.ts';
@@ -69,6 +69,7 @@ export function streamAnswer(
 ): Promise<void> {
   return logged(exchange, async () => {
     const { reply, config, controller } = exchange;
+    exchange.meter.asked(requests);
     const accepted = startAll(exchange.engine, requests);
     await Promise.race([accepted, pause(config.keepaliveIntervalMs, controller.signal)]);
     const writer = new SseWriter(reply.raw, {
@@ -98,7 +99,8 @@ export function streamAnswer(
  */
 export function wholeAnswer(exchange: Exchange, requests: GenerationRequest[], answer: AnswerSource): Promise<void> {
   return logged(exchange, async () => {
-    const { reply, controller } = exchange;
+    const { reply, controller, meter } = exchange;
+    meter.asked(requests);
     try {
       for await (const batch of await startAll(exchange.engine, requests)) {
         observed(exchange, batch, () => batch.events.forEach((event) => answer.add(batch.prompt, event)));

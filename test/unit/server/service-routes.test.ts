@@ -111,6 +111,28 @@ describe('metrics', () => {
     assert.match(text, /vllm:num_requests_running\{model_name="scripted",engine="0"\}/);
   });
 
+  test('time requests with the buckets and labels that rules for vLLM use', async (t) => {
+    const { url } = await testServer(t, scriptedEngine([answer('a'), answer('b')], { cachedTokens: 20 }));
+    await post(`${url}/v1/chat/completions`, { ...chat, n: 2, max_tokens: 9 });
+    await (await post(`${url}/v1/chat/completions`, { ...chat, stream: true })).text();
+    await post(`${url}/v1/chat/completions`, {});
+    const text = await (await fetch(`${url}/metrics`)).text();
+    const handler = 'handler="/v1/chat/completions",method="POST"';
+    assert.equal(sample(text, 'http_requests_total', `${handler},status="2xx"`), 2);
+    assert.equal(sample(text, 'http_requests_total', `${handler},status="4xx"`), 1);
+    assert.equal(sample(text, 'http_request_duration_seconds_count', handler), 3);
+    assert.equal(sample(text, 'vllm:request_params_n_sum'), 3);
+    assert.equal(sample(text, 'vllm:request_params_max_tokens_sum'), 9);
+    assert.equal(sample(text, 'vllm:request_prefill_kv_computed_tokens_sum'), 4);
+    assert.equal(sample(text, 'vllm:request_max_num_generation_tokens_sum'), 4);
+    const edges = [...text.matchAll(/time_to_first_token_seconds_bucket\{.*le="([^"]+)"/g)].map(([, edge]) => edge);
+    const listed = '0.001 0.005 0.01 0.02 0.04 0.06 0.08 0.1 0.25 0.5 0.75 1 2.5 5 7.5 10 20 40 80 160 640 2560 +Inf';
+    assert.deepEqual(edges, listed.split(' '));
+    for (const name of ['e2e_request_latency', 'request_queue_time', 'request_prefill_time', 'request_decode_time']) {
+      assert.equal(sample(text, `vllm:${name}_seconds_count`), 3, name);
+    }
+  });
+
   test('show what runs at this moment', async (t) => {
     const { url } = await testServer(t, rateEngine({ stepMs: 5, tokens: 100_000 }));
     const leave = new AbortController();
