@@ -65,7 +65,7 @@ export interface StepResult {
 
 export interface NativeLoadOptions {
   device: 'cpu' | 'cuda';
-  devices: number[]; // one per rank; may repeat
+  devices: number[]; // one per rank, may repeat; empty: 0, 1, …
   tp: number;
   threads: number; // 0: all cores
   numerics: 'exact' | 'served';

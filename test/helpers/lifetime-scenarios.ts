@@ -5,7 +5,8 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { isMainThread, parentPort, Worker } from 'node:worker_threads';
 import type { NativeDriver } from './native-driver.ts';
-import { driveOracleModel, loadOracleModel } from './oracle.ts';
+import { loadAddon } from '../../engine/native.ts';
+import { checkpointOf, driveOracleModel, exactOptions, loadOracleModel } from './oracle.ts';
 
 const long = Array.from({ length: 250 }, (_, i) => (i * 37) % 250);
 
@@ -36,6 +37,15 @@ const scenarios: Record<string, () => Promise<unknown>> = {
     void loadOracleModel('demo');
     await sleep(5);
     process.exit(0);
+  },
+  'a progress callback that throws': async () => {
+    const thrown: string[] = [];
+    process.on('uncaughtException', (error) => thrown.push(error.message));
+    const load = loadAddon().loadModel(checkpointOf('tiny'), exactOptions, () => {
+      throw new Error('from the callback');
+    });
+    await (await load).close();
+    if (thrown[0] !== 'from the callback') throw new Error(`uncaught: ${thrown.join(', ')}`);
   },
   'a failed load': async () => {
     await loadOracleModel('tiny', { tp: 99 }).then(

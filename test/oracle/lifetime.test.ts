@@ -18,6 +18,7 @@ suite('a process ends cleanly', () => {
     'exit with a step under way',
     'exit with steps queued and a close behind them',
     'exit while loading',
+    'a progress callback that throws',
     'a failed load',
     'a worker that ends with a step under way',
     'a worker and the main thread with a model each',
