@@ -35,13 +35,15 @@ export class ChoiceText {
   readonly #detokenizer: Detokenizer;
   readonly #parser: ContentParser;
   readonly #stops: StopMatcher;
+  /** What the prompt's forced markup has announced already (a call of a named tool). */
+  #announced: ContentEvent[] = [];
 
   constructor(options: ChoiceTextOptions) {
     this.#options = options;
     this.#detokenizer = new Detokenizer(options.table);
     this.#parser = new ContentParser(options.parser);
     this.#stops = new StopMatcher(options.stop.strings, options.stop.includeInOutput);
-    if (options.parser.start === 'tool-calls' && options.forced !== undefined) this.#parser.force(options.forced);
+    if (options.parser.start === 'tool-calls') this.#announced = this.#parser.force(options.forced ?? []);
   }
 
   /** Takes the next token; `silent`: it is a stop token whose text is not shown. Nothing may follow once `end` is set. */
@@ -49,7 +51,7 @@ export class ChoiceText {
     this.tokens += 1;
     if (this.#parser.reasoning) this.reasoningTokens += 1;
     if (silent) return [];
-    const events = this.#shown(this.#parser.push(this.#detokenizer.push(token)));
+    const events = this.#shown([...this.#announced.splice(0), ...this.#parser.push(this.#detokenizer.push(token))]);
     if (this.end === undefined && this.#parser.done) this.end = { reason: 'tool_calls' };
     return events;
   }
@@ -62,7 +64,7 @@ export class ChoiceText {
   /** What was held back, once no more tokens come. `complete`: the model ended by itself. */
   finish(complete: boolean): { events: GenerationEvent[]; toolCalls: boolean; reasoningIsAnswer: boolean } {
     if (this.end?.reason === 'stop') return { events: [], toolCalls: false, reasoningIsAnswer: false };
-    const events = this.#shown(this.#parser.push(this.#detokenizer.flush()));
+    const events = this.#shown([...this.#announced.splice(0), ...this.#parser.push(this.#detokenizer.flush())]);
     const last = this.#parser.finish(complete);
     events.push(...this.#shown(last.events));
     events.push(...this.#releaseHeld());

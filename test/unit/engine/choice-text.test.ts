@@ -4,6 +4,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { ChoiceText } from '../../../engine/choice-text.ts';
 import type { ChoiceTextOptions } from '../../../engine/choice-text.ts';
+import { forcedCall } from '../../../engine/text/dsml.ts';
 import type { GenerationEvent } from '../../../engine/types.ts';
 
 const THINK_CLOSE = '</think>';
@@ -91,4 +92,13 @@ test('half a code point is never shown; what stays half comes out at the end', (
   const half = choiceText([], { table });
   half.push(0, false);
   assert.deepEqual(half.finish(false).events, [{ kind: 'answer', choice: 0, text: '\ufffd' }]);
+});
+
+test('a call that the prompt has opened for the model is announced before its arguments', () => {
+  const pieces = ['<', DSML, 'parameter name="x" string="true">', 'A', '</', DSML, ...CALL_END];
+  const forced = forcedCall('f');
+  const text = choiceText(pieces, { parser: { start: 'tool-calls', tools: [TOOL] }, forced });
+  const { kinds, texts } = play(text, pieces);
+  assert.deepEqual(kinds, ['tool-call', 'tool-arguments', 'tool-end']);
+  assert.deepEqual(JSON.parse(texts['tool-arguments']!), { x: 'A' });
 });
