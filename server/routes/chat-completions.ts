@@ -29,6 +29,8 @@ export function chatCompletionsRoute(app: FastifyInstance, context: RouteContext
       ...streamOptionsOf(body),
       reasoningField: context.config.reasoningField,
       includeReasoning: body.include_reasoning ?? body.separate_reasoning ?? true,
+      timings: body.return_timings ?? false,
+      ...(body.return_progress === true && { progress: { elapsedMs: () => Math.round(reply.elapsedTime) } }),
     };
     const generation = generationOf({ body, input, info: engine.info, id: engineRequestId(request.id) });
     const header = answerHeader('chatcmpl', request.id, engine, model);
@@ -62,6 +64,7 @@ function generationOf({ body, input, info, id }: Translated): GenerationRequest 
     n: body.n ?? 1,
     logprobs: body.logprobs === true ? (body.top_logprobs ?? 0) : -1,
     promptLogprobs: -1,
+    ...(body.return_progress === true && { progress: true }),
     ...placementOf(body),
   };
 }

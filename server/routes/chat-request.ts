@@ -32,6 +32,7 @@ export interface ChatContext {
 /** @throws HttpError naming the field that cannot be served. */
 export function chatInput(body: ChatCompletionBody, source: JsonBody, context: ChatContext): ChatInput {
   refuseFormat(body);
+  checkContinuation(body);
   const root = needsSource(body) ? parseLossless(source.text) : undefined;
   const tools = body.tools === undefined || body.tools.length === 0 ? undefined : checkedTools(body, source, root);
   const thinking = thinks(body, context);
@@ -56,6 +57,16 @@ function refuseFormat(body: ChatCompletionBody): void {
     throw unsupported('response_format', `response_format ${format} is not supported yet`);
   }
   throw invalid(`response_format.type: expected text, got ${JSON.stringify(format)}`, 'response_format.type');
+}
+
+/** The flags of vLLM and llama.cpp for continuing the last message; DeepSeek's is on the message itself. */
+function checkContinuation({ messages, continue_final_message, add_generation_prompt }: ChatCompletionBody): void {
+  if (continue_final_message === true && messages.at(-1)?.role !== 'assistant') {
+    throw invalid('continue_final_message needs an assistant message at the end', 'continue_final_message');
+  }
+  if (add_generation_prompt === false && continue_final_message !== true) {
+    throw unsupported('add_generation_prompt', 'add_generation_prompt: false is only allowed with continue_final_message: true');
+  }
 }
 
 /** Tool schemas and arguments given as objects are rendered as the client spelled them. */
@@ -125,10 +136,8 @@ function messagesOf(body: ChatCompletionBody, source: JsonBody, root: JsonNode |
     switch (message.role) {
       case 'system':
       case 'developer':
-        // Clients of newer models send instructions as developer; to this model they are the system's.
-        return { role: 'system', content: textOf(message.content, `${at}.content`) };
       case 'user':
-        return { role: 'user', content: textOf(message.content, `${at}.content`) };
+        return { role: message.role, content: textOf(message.content, `${at}.content`) };
       case 'tool': {
         const toolCallId = message.tool_call_id;
         return { role: 'tool', content: resultOf(message.content), ...(toolCallId !== undefined && { toolCallId }) };

@@ -83,6 +83,9 @@ export interface StreamOptions {
 /** @throws HttpError when options of a stream are given without one. */
 export function streamOptionsOf(body: Body): StreamOptions {
   const options = body.stream_options;
+  if ('return_progress' in body && body.return_progress === true && body.stream !== true) {
+    throw invalid('return_progress is only allowed with stream: true', 'return_progress');
+  }
   if (options !== undefined && body.stream !== true) {
     throw invalid('stream_options is only allowed with stream: true', 'stream_options');
   }

@@ -137,8 +137,7 @@ function otherTurn(item: InputItem & { type: 'message' | 'function_call_output' 
   if (item.type === 'function_call_output') {
     return { role: 'tool', content: resultOf(item.output), toolCallId: item.call_id };
   }
-  // Clients of newer models send instructions as developer; to this model they are the system's.
-  const role = item.role === 'user' ? 'user' : 'system';
+  const role = item.role as Exclude<typeof item.role, 'assistant'>;
   return { role, content: textOf(item.content, `input[${index}].content`) };
 }
 

@@ -4,6 +4,7 @@
 import type { FinishReason, GenerationEvent, TokenLogprob } from '../../engine/index.ts';
 import { reasoningDelta } from './chat-chunks.ts';
 import type { ChatChunkOptions } from './chat-chunks.ts';
+import { TimingsTotal } from './timings.ts';
 import { chatLogprobs, finishReason, UsageTotal } from './wire.ts';
 import type { AnswerHeader } from './wire.ts';
 
@@ -21,6 +22,7 @@ export class ChatAnswer {
   readonly #options: ChatChunkOptions;
   readonly #choices: Choice[];
   readonly #usage = new UsageTotal();
+  readonly #timings = new TimingsTotal();
 
   constructor(header: AnswerHeader, options: ChatChunkOptions) {
     this.#header = header;
@@ -61,6 +63,7 @@ export class ChatAnswer {
         choice.stop = event.stop ?? null;
         if (event.reasoningIsAnswer === true) Object.assign(choice, { content: choice.reasoning, reasoning: '' });
         this.#usage.addCompletion(event.usage);
+        this.#timings.add(event.choice, event.usage, event.timing);
         return;
       case 'progress':
       case 'tool-end':
@@ -77,6 +80,7 @@ export class ChatAnswer {
       model,
       choices: this.#choices.map((choice, index) => this.#choice(choice, index)),
       usage: this.#usage.wire(),
+      ...(this.#options.timings && { timings: this.#timings.wire() }),
       service_tier: null,
       system_fingerprint: fingerprint,
     };

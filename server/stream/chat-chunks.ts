@@ -6,6 +6,8 @@
 // usage only when asked for, last and with empty choices.
 
 import type { GenerationEvent, TokenLogprob } from '../../engine/index.ts';
+import { TimingsTotal } from './timings.ts';
+import type { WireTimings } from './timings.ts';
 import { chatLogprobs, finishReason, UsageTotal } from './wire.ts';
 import type { AnswerHeader, WireLogprobs, WireUsage } from './wire.ts';
 
@@ -19,6 +21,10 @@ export interface ChatChunkOptions {
   reasoningField: ReasoningField;
   /** False leaves the thinking text out of the answer. */
   includeReasoning: boolean;
+  /** Times and draft counts behind each finish reason, of all choices that have ended. */
+  timings: boolean;
+  /** How far the prompt is computed, as it goes on; the clock is the caller's. */
+  progress?: { elapsedMs: () => number };
 }
 
 export interface ChatChunk {
@@ -35,6 +41,8 @@ export interface ChatChunk {
     stop_reason?: string | number | null;
   }[];
   usage?: WireUsage | null;
+  timings?: WireTimings;
+  prompt_progress?: { total: number; cache: number; processed: number; time_ms: number };
 }
 
 /** Names of the field as a text delta carries them: the one with text, or null where there is none. */
@@ -61,6 +69,7 @@ export class ChatChunks {
   readonly #options: ChatChunkOptions;
   readonly #choices: ChoiceState[];
   readonly #usage = new UsageTotal();
+  readonly #timings = new TimingsTotal();
   #opened = false;
 
   constructor(header: AnswerHeader, options: ChatChunkOptions) {
@@ -102,7 +111,7 @@ export class ChatChunks {
         if (event.choice === 0) this.#usage.addPrompt(event.tokens.length, event.cachedTokens);
         return [];
       case 'progress':
-        return [];
+        return this.#progress(event);
       case 'tokens':
         choice.tokens += event.ids.length;
         if (event.logprobs !== undefined) choice.logprobs.push(...event.logprobs);
@@ -127,6 +136,14 @@ export class ChatChunks {
     }
   }
 
+  /** All choices share one prompt; the first tells. */
+  #progress(event: GenerationEvent & { kind: 'progress' }): ChatChunk[] {
+    const { progress } = this.#options;
+    if (progress === undefined || event.choice !== 0) return [];
+    const { promptTokens: total, cachedTokens: cache, computedTokens: processed } = event;
+    return [{ ...this.#chunk(0, {}, null), prompt_progress: { total, cache, processed, time_ms: progress.elapsedMs() } }];
+  }
+
   #arguments(choice: number, index: number, text: string): ChatChunk[] {
     const state = this.#choices[choice]!;
     const held = state.heldArguments;
@@ -149,12 +166,14 @@ export class ChatChunks {
     const held = this.#heldArguments(event.choice);
     state.tokens = 0;
     this.#usage.addCompletion(event.usage);
+    this.#timings.add(event.choice, event.usage, event.timing);
     if (event.reason === 'error' || event.reason === 'aborted') return held;
     if (event.reasoningIsAnswer === true) held.push(this.#answer(event.choice, state.reasoning));
     const chunk = this.#chunk(event.choice, {}, this.#takeLogprobs(event.choice));
     const choice = chunk.choices[0]!;
     choice.finish_reason = finishReason(event.reason);
     choice.stop_reason = event.stop ?? null;
+    if (this.#options.timings) chunk.timings = this.#timings.wire();
     return [...held, chunk];
   }
 

@@ -319,7 +319,7 @@ describe('translation of the request', () => {
     ];
     assert.equal((await post(`${url}/v1/chat/completions`, { messages })).status, 200);
     assert.deepEqual((engine.requests[0]?.input as ChatInput).messages, [
-      { role: 'system', content: 'Be brief.' },
+      { role: 'developer', content: 'Be brief.' },
       { role: 'user', content: 'a\nb' },
       { role: 'assistant', content: '', reasoning: 'r' },
       { role: 'assistant', content: 'Once', reasoning: 'q', prefix: true },

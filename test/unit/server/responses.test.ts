@@ -247,7 +247,7 @@ describe('translation of the request', () => {
     ];
     assert.deepEqual(inputOf(engine).messages, [
       { role: 'system', content: 'Be brief.' },
-      { role: 'system', content: 'Use tools.' },
+      { role: 'developer', content: 'Use tools.' },
       { role: 'user', content: 'Weather?' },
       { role: 'assistant', content: 'I look.', reasoning: 'call it', toolCalls: calls },
       { role: 'tool', content: 'rain', toolCallId: 'a' },
