@@ -38,7 +38,8 @@ for (const name of ['tiny', 'small', 'pro-pattern', 'demo'] satisfies OracleName
           const trace = new LogitTrace(driver.model.vocabSize);
           await prefill(driver, driver.start(expected.tokens), { chunks, trace });
           const largest = trace.assertMatches(expected);
-          t.diagnostic(`sequence ${i}: largest difference ${largest.logits.toExponential(1)}, MTP ${largest.mtp.toExponential(1)}`);
+          const [logits, mtp] = [largest.logits.toExponential(1), largest.mtp.toExponential(1)];
+          t.diagnostic(`sequence ${i}: largest difference ${logits}, MTP ${mtp}`);
         }
       });
     }

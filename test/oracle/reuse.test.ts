@@ -46,7 +46,8 @@ for (const name of ['tiny', 'small', 'pro-pattern', 'demo'] satisfies OracleName
       const parent = driver.start(expected.tokens);
       await prefill(driver, parent, { chunks: [1024], trace: newTrace() });
       const shared = blocks * 128;
-      const other = [...expected.tokens.slice(0, shared), ...Array.from({ length: 80 }, (_, i) => expected.tokens[(i * 3) % 99]!)];
+      const tail = Array.from({ length: 80 }, (_, i) => expected.tokens[(i * 3) % 99]!);
+      const other = [...expected.tokens.slice(0, shared), ...tail];
       const [warm, cold] = [newTrace(), newTrace()];
       await prefill(driver, driver.fork(parent, blocks, other), { chunks: [30], trace: warm });
       await prefill(driver, driver.start(other), { chunks: [1024], trace: cold });

@@ -77,7 +77,8 @@ class TiedOps : public cpu::CpuOps {
  public:
   using CpuOps::CpuOps;
 
-  void select(const Batch& batch, int layer, const IndexerWeights& weights, Array hidden, Array latent, Array selection) override {
+  void select(const Batch& batch, int layer, const IndexerWeights& weights, Array hidden, Array latent,
+              Array selection) override {
     CpuOps::select(batch, layer, weights, hidden, latent, selection);
     auto* chosen = static_cast<int32_t*>(selection.data);
     for (const Tie& tie : kTies) {
