@@ -151,6 +151,7 @@ function refuseBrokenRequest(error: NodeJS.ErrnoException, socket: Socket): void
   const status = tooLarge ? '431 Request Header Fields Too Large' : '400 Bad Request';
   const message = tooLarge ? 'the request headers are too large' : 'the request is not valid HTTP';
   const body = JSON.stringify(badRequest(tooLarge ? 431 : 400, message).body());
-  const headers = `content-type: application/json; charset=utf-8\r\ncontent-length: ${Buffer.byteLength(body)}\r\nconnection: close`;
+  const length = Buffer.byteLength(body);
+  const headers = `content-type: application/json; charset=utf-8\r\ncontent-length: ${length}\r\nconnection: close`;
   socket.end(`HTTP/1.1 ${status}\r\n${headers}\r\n\r\n${body}`);
 }

@@ -103,7 +103,8 @@ function tensors({ tensors: kinds }: CheckpointReport): string {
     number(sum((row) => row.parameters)),
     formatBytes(weightBytes(kinds)),
   ];
-  return `Tensors\n${formatTable([['kind', 'type', 'tensors', 'parameters', 'size'], ...rows, total], { header: true, right: [2, 3, 4] })}`;
+  const header = ['kind', 'type', 'tensors', 'parameters', 'size'];
+  return `Tensors\n${formatTable([header, ...rows, total], { header: true, right: [2, 3, 4] })}`;
 }
 
 const weightBytes = (kinds: CheckpointReport['tensors']): number => kinds.reduce((total, row) => total + row.bytes, 0);
@@ -124,13 +125,15 @@ function caches({ cache }: CheckpointReport): string {
     formatBytes(contextBytesPerToken(row)),
     formatBytes(fixedBytes(row)),
   ]);
-  return `Cache\n${formatTable([['rows', 'each token of context', 'each sequence, fixed'], ...rows], { header: true, right: [1, 2] })}`;
+  const header = ['rows', 'each token of context', 'each sequence, fixed'];
+  return `Cache\n${formatTable([header, ...rows], { header: true, right: [1, 2] })}`;
 }
 
 function fitting(report: CheckpointReport, memory: number, tp: number): string {
   const weights = weightBytes(report.tensors) / tp;
   const free = memory * usableShare - weights;
-  const title = `What fits into ${formatBytes(memory)} on each of ${tp} device${tp === 1 ? '' : 's'}: weights about ${formatBytes(weights)}`;
+  const where = tp === 1 ? 'one device' : `each of ${tp} devices`;
+  const title = `What fits into ${formatBytes(memory)} on ${where}: weights about ${formatBytes(weights)}`;
   if (free <= 0) return `${title}\nThe weights alone do not fit. More ranks (--tp) share them.`;
   const lengths = contexts.filter((length) => length <= report.config.maxContext);
   const rows = report.cache.map((row, index) => [
@@ -138,7 +141,8 @@ function fitting(report: CheckpointReport, memory: number, tp: number): string {
     ...lengths.map((length) => String(sequencesThatFit(row, free, length))),
   ]);
   const header = ['sequences at', ...lengths.map((length) => `${length / 1024}K`)];
-  const note = `Caches are held by every rank; ${Math.round((1 - usableShare) * 100)} % of the memory is left for the work of a step.`;
+  const workPercent = Math.round((1 - usableShare) * 100);
+  const note = `Caches are held by every rank; ${workPercent} % of the memory is left for the work of a step.`;
   return `${title}\n${formatTable([header, ...rows], { header: true, right: lengths.map((_, index) => index + 1) })}\n${note}`;
 }
 

@@ -10,8 +10,9 @@ export interface TableOptions {
 /** Rows as columns of even width, indented by two spaces. */
 export function formatTable(rows: readonly (readonly string[])[], { header = false, right = [] }: TableOptions = {}): string {
   const widths = (rows[0] ?? []).map((_, column) => Math.max(...rows.map((row) => (row[column] ?? '').length)));
-  const line = (row: readonly string[]): string =>
-    `  ${row.map((cell, column) => (right.includes(column) ? cell.padStart(widths[column]!) : cell.padEnd(widths[column]!))).join('  ')}`.trimEnd();
+  const padded = (cell: string, column: number): string =>
+    right.includes(column) ? cell.padStart(widths[column]!) : cell.padEnd(widths[column]!);
+  const line = (row: readonly string[]): string => `  ${row.map(padded).join('  ')}`.trimEnd();
   const [first, ...rest] = rows.map(line);
   const rule = header ? [`  ${widths.map((width) => '-'.repeat(width)).join('  ')}`] : [];
   return [first ?? '', ...rule, ...rest].join('\n');

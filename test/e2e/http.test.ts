@@ -253,7 +253,7 @@ describe('the connection', () => {
     assert.equal(await metric('twelvex:free_slots'), slots);
   });
 
-  test('answers /health within 50 ms while megabytes are tokenised', async () => {
+  test('answers /health within 50 ms while megabytes are tokenised', async (t) => {
     const content = 'The quick brown fox jumps over the lazy dog. '.repeat(90_000);
     assert.ok(content.length > 4e6);
     let done = false;
@@ -266,9 +266,12 @@ describe('the connection', () => {
       await sleep(5);
     }
     assert.equal((await big).status, 400);
-    // Other programs on the machine may delay a probe; parsing a body of 4 MB blocks for tens of milliseconds once.
-    const slow = times.filter((time) => time > 50);
-    assert.ok(slow.length <= 2, `${slow.length} of ${times.length} probes took longer: ${slow.map(Math.round).join(', ')} ms`);
+    // A machine that is busy with other programs delays single probes; one blocked by tokenising would delay most.
+    times.sort((a, b) => a - b);
+    const [usual, slowest] = [times[Math.floor(times.length * 0.95)] ?? Infinity, times.at(-1) ?? Infinity];
+    t.diagnostic(`${times.length} probes: 95 % within ${usual.toFixed(1)} ms, the slowest took ${slowest.toFixed(1)} ms`);
+    assert.ok(times.length > 5);
+    assert.ok(usual < 50, `95 % within ${usual.toFixed(1)} ms`);
   });
 
   test('drafts tokens and has some accepted', async () => {

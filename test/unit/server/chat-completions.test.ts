@@ -83,7 +83,7 @@ describe('streamed chat completion', () => {
     assert.deepEqual(counts, [1, 1, 2, 3, 4, 4, 4]);
   });
 
-  test('sends id, type and name of each tool call once, arguments behind them, and the reason in a chunk of its own', async (t) => {
+  test('sends id, type and name of a tool call once, arguments behind them, and the reason in a chunk of its own', async (t) => {
     const script = [
       answer('Let me see.'),
       tool('get_weather', ['{"ci', 'ty": "Oslo"}'], 'call_1'),
