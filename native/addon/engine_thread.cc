@@ -62,9 +62,10 @@ void EngineThread::send(std::unique_ptr<Message> message) {
 
 void EngineThread::stop() {
   if (stopping_.exchange(true)) return;
+  std::deque<std::unique_ptr<Job>> dropped;
   {
     std::lock_guard lock(mutex_);
-    queue_.clear();
+    dropped.swap(queue_);
   }
   posted_.notify_one();
   thread_.join();
@@ -74,7 +75,8 @@ void EngineThread::stop() {
 }
 
 void EngineThread::on_environment_exit(void* pointer) {
-  auto* self = static_cast<EngineThread*>(pointer);
+  // A load that never began owns the thread it was queued on; dropping it must not destroy that thread under stop().
+  const std::shared_ptr<EngineThread> self = static_cast<EngineThread*>(pointer)->shared_from_this();
   self->environment_gone_ = true;
   self->stop();
 }

@@ -55,7 +55,7 @@ class Job : public Message {
   std::optional<Error> error_;
 };
 
-class EngineThread {
+class EngineThread : public std::enable_shared_from_this<EngineThread> {
  public:
   explicit EngineThread(Napi::Env env);
   ~EngineThread();

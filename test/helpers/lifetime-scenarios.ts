@@ -33,6 +33,10 @@ const scenarios: Record<string, () => Promise<unknown>> = {
     void driver.model.close();
     process.exit(0);
   },
+  'exit right after asking for a load': async () => {
+    for (let i = 0; i < 4; i += 1) void loadOracleModel('tiny');
+    process.exit(0);
+  },
   'exit while loading': async () => {
     void loadOracleModel('demo');
     await sleep(5);

@@ -17,6 +17,7 @@ suite('a process ends cleanly', () => {
     'idle with a model that was never closed',
     'exit with a step under way',
     'exit with steps queued and a close behind them',
+    'exit right after asking for a load',
     'exit while loading',
     'a progress callback that throws',
     'a failed load',
