@@ -106,7 +106,6 @@ export function pythonNumber(text: string): string {
 
 const NUMBER = /-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?/y;
 const NON_FINITE = /NaN|-?Infinity/y;
-const SPACE = /[ \t\n\r]*/y;
 const LITERAL = /true|false|null/y;
 
 class Reader {
@@ -121,17 +120,17 @@ class Reader {
 
   document(): JsonNode {
     const node = this.value(0);
-    this.match(SPACE);
+    this.skipSpace();
     if (this.position < this.text.length) throw this.error('unexpected text after the value');
     return node;
   }
 
   private value(depth: number): JsonNode {
     if (depth > MAX_JSON_DEPTH) throw this.error(`nesting deeper than ${MAX_JSON_DEPTH}`);
-    this.match(SPACE);
+    this.skipSpace();
     const start = this.position;
     const value = this.bare(depth);
-    return { ...value, start, end: this.position };
+    return Object.assign(value, { start, end: this.position });
   }
 
   private bare(depth: number): JsonValue {
@@ -168,7 +167,7 @@ class Reader {
     this.position++;
     if (this.take('}')) return { kind: 'object', members };
     do {
-      this.match(SPACE);
+      this.skipSpace();
       if (this.text[this.position] !== '"') throw this.error('expected a key in double quotes');
       const key = this.string();
       if (!this.take(':')) throw this.error("expected ':'");
@@ -180,9 +179,10 @@ class Reader {
 
   private string(): string {
     const start = this.position;
-    const end = closingQuote(this.text, start + 1);
+    const { end, plain } = scanString(this.text, start + 1);
     if (end < 0) throw this.error('unterminated string');
     this.position = end + 1;
+    if (plain) return this.text.slice(start + 1, end);
     try {
       return JSON.parse(this.text.slice(start, this.position)) as string;
     } catch {
@@ -192,10 +192,14 @@ class Reader {
 
   /** Skips white space, then consumes `char` if it comes next. */
   private take(char: string): boolean {
-    this.match(SPACE);
+    this.skipSpace();
     if (this.text[this.position] !== char) return false;
     this.position++;
     return true;
+  }
+
+  private skipSpace(): void {
+    while (isSpace(this.text.charCodeAt(this.position))) this.position++;
   }
 
   private match(pattern: RegExp): string | undefined {
@@ -210,12 +214,21 @@ class Reader {
   }
 }
 
-/** Offset of the first quote at or after `from` that no backslash escapes, or -1. */
-function closingQuote(text: string, from: number): number {
+function isSpace(code: number): boolean {
+  return code === 0x20 || code === 0x0a || code === 0x0d || code === 0x09;
+}
+
+const QUOTE = 0x22;
+const BACKSLASH = 0x5c;
+
+/** Offset of the first quote at or after `from` that no backslash escapes, or -1; `plain`: nothing needs decoding. */
+function scanString(text: string, from: number): { end: number; plain: boolean } {
+  let plain = true;
   for (let i = from; i < text.length; i++) {
-    const char = text[i];
-    if (char === '"') return i;
-    if (char === '\\') i++;
+    const code = text.charCodeAt(i);
+    if (code === QUOTE) return { end: i, plain };
+    if (code === BACKSLASH) i++;
+    if (code === BACKSLASH || code < 0x20) plain = false;
   }
-  return -1;
+  return { end: -1, plain };
 }
