@@ -65,7 +65,7 @@ async function test(filters) {
   const failed = [];
   await check(failed, 'Formatting (fix with: npm run format)', bin('prettier'), ['--check', '--log-level=warn', '.']);
   await check(failed, 'Linting', bin('eslint'), ['--max-warnings=0', '.']);
-  await check(failed, 'Native tests', 'ctest', ctestArgs(['-LE', 'gpu']));
+  await check(failed, 'Native tests', 'ctest', ctestArgs());
   if (!hasGpu())
     console.log('• GPU tests: skipped, this machine has no NVIDIA GPU (npm run test:gpu runs them where there is one)');
   if (failed.length > 0) console.log(`✗ failed before the node tests: ${failed.join('; ')}`);
@@ -83,7 +83,7 @@ async function check(failed, title, command, args) {
   }
 }
 
-function ctestArgs(more) {
+function ctestArgs(more = []) {
   return ['--test-dir', nativeBuild, '--output-on-failure', '--no-tests=error', '-j', String(testConcurrency), ...more];
 }
 
@@ -103,21 +103,22 @@ async function nativeTests(filters) {
     await ensurePackages();
     await ensureNative({ target: 'all' });
   });
-  const chosen = filters.length > 0 ? ['-R', filters.join('|')] : ['-LE', 'gpu'];
+  const chosen = filters.length > 0 ? ['-R', filters.join('|')] : [];
   return runVisibly('ctest', ctestArgs(chosen), { cwd: root });
 }
 
-/** Kernel tests and the CUDA end-to-end tests, on a machine with an SM12x GPU. */
-async function gpuTests() {
-  if (!hasGpu()) throw new SetupError('npm run test:gpu needs an NVIDIA GPU (SM120 or SM121); this machine has none');
+/** Kernel tests, all or those named, then the tests of the CUDA backend; on a machine with a GPU. */
+async function gpuTests(names) {
+  if (!hasGpu()) throw new SetupError('npm run test:gpu needs an NVIDIA GPU; this machine has none');
+  const kernels = await runVisibly('bash', ['scripts/gpu-tests.sh', ...names], { cwd: root });
+  if (names.length > 0) return kernels;
   await exclusively(async () => {
     await ensurePackages();
-    await ensureNative({ target: 'all', cuda: true });
+    await ensureNative({ cuda: true });
     await ensureTypescript();
   });
-  const status = await runVisibly('ctest', ctestArgs(['-L', 'gpu']), { cwd: root });
-  const nodeStatus = await nodeTests(['.gpu.test.js']);
-  return status === 0 ? nodeStatus : status;
+  const node = await nodeTests(['.gpu.test.js']);
+  return kernels === 0 ? node : kernels;
 }
 
 async function main([name, ...args]) {
