@@ -17,6 +17,7 @@ import { canonicalPath } from './paths.ts';
 import { loggedAnswers } from './routes/answer.ts';
 import { chatCompletionsRoute } from './routes/chat-completions.ts';
 import { completionsRoute } from './routes/completions.ts';
+import { docsRoutes } from './routes/docs.ts';
 import { healthRoutes } from './routes/health.ts';
 import { messagesRoute } from './routes/messages.ts';
 import { modelsRoute } from './routes/models.ts';
@@ -85,6 +86,7 @@ export function buildApp(lifecycle: Lifecycle, config: Config, logger?: FastifyB
     messagesRoute(app, context);
     responsesRoute(app, context);
     renderRoutes(app, context);
+    docsRoutes(app);
     modelsRoute(app, context);
     tokenizeRoute(app, context);
     healthRoutes(app, context);
