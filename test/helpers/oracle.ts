@@ -71,7 +71,7 @@ export const exactOptions: NativeLoadOptions = {
   device: 'cpu',
   devices: [],
   tp: 1,
-  threads: 2,
+  threads: 1,
   numerics: 'exact',
   rowFormat: 'f32',
   mtp: 2,
