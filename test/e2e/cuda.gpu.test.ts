@@ -29,8 +29,8 @@ async function answers(t: TestContext, options: readonly string[]): Promise<unkn
   return bodies.map(({ choices }) => choices[0]?.message.content);
 }
 
-describe('the CUDA backend', { skip }, () => {
-  test('answers as the CPU does, with one rank and with two on one GPU, with drafts and without', async (t) => {
+describe('the CUDA backend', () => {
+  test('answers as the CPU does, with one rank and with two on one GPU, with drafts and without', { skip }, async (t) => {
     const cpu = await answers(t, ['--device', 'cpu']);
     assert.ok(cpu.every((text) => typeof text === 'string' && text.length > 0));
     const gpu = ['--device', 'cuda'];

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: MIT
+// What the HTTP side costs: a scripted engine makes 5,000 tokens/s over 64 streams; the server's processor time and the
+// delay it adds between a token leaving the engine and reaching a client are measured.
+//
+//   node dist/bench/front-end.js [--streams 64] [--rate 5000] [--seconds 10]
+
+import { fork } from 'node:child_process';
+import type { ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import type { AddressInfo } from 'node:net';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+import { Agent, request } from 'undici';
+import { buildApp } from '../server/app.ts';
+import { loadConfig } from '../server/config.ts';
+import { Lifecycle } from '../server/lifecycle.ts';
+import { rateEngine } from '../test/helpers/scripted-engine.ts';
+
+/** Limits that the project holds itself to: half a core, 2 ms for 99 of 100 tokens. */
+const mostCores = 0.5;
+const mostDelayMs = 2;
+
+const clock = (): number => performance.timeOrigin + performance.now();
+
+/** By request id, when each of its tokens left the engine; and processor seconds since the start. */
+interface Report {
+  handedOut: Record<string, number[]>;
+  cpuSeconds: number;
+}
+
+async function serve(stepMs: number, tokens: number): Promise<void> {
+  const handedOut: Report['handedOut'] = {};
+  const onToken = (id: string, index: number, timeMs: number): void => {
+    const [request = ''] = id.split(':');
+    (handedOut[request] ??= [])[index] = performance.timeOrigin + timeMs;
+  };
+  const app = buildApp(new Lifecycle(rateEngine({ stepMs, tokens, onToken })), loadConfig({ values: {} }, {}));
+  await app.listen({ host: '127.0.0.1', port: 0 });
+  let before = process.cpuUsage();
+  process.on('message', (message) => {
+    if (message === 'start') before = process.cpuUsage();
+    const { user, system } = process.cpuUsage(before);
+    if (message === 'report') process.send?.({ handedOut, cpuSeconds: (user + system) / 1e6 } satisfies Report);
+  });
+  process.send?.((app.server.address() as AddressInfo).port);
+}
+
+/** Reads one stream; resolves to the time at which each token arrived. */
+async function readStream(port: number, id: string, agent: Agent): Promise<number[]> {
+  const response = await request(`http://127.0.0.1:${port}/v1/chat/completions`, {
+    method: 'POST',
+    dispatcher: agent,
+    headers: { 'content-type': 'application/json', 'x-request-id': id },
+    body: JSON.stringify({ messages: [{ role: 'user', content: 'x' }], stream: true }),
+  });
+  const arrived: number[] = [];
+  for await (const data of response.body) {
+    const now = clock();
+    for (let at = (data as Buffer).indexOf(' token'); at >= 0; at = (data as Buffer).indexOf(' token', at + 1)) arrived.push(now);
+  }
+  return arrived;
+}
+
+async function measure(streams: number, rate: number, seconds: number): Promise<void> {
+  const stepMs = (streams * 1e3) / rate;
+  const tokens = Math.round((seconds * 1e3) / stepMs);
+  const child: ChildProcess = fork(fileURLToPath(import.meta.url), ['serve', String(stepMs), String(tokens)]);
+  const [port] = (await once(child, 'message')) as [number];
+  const agent = new Agent({ connections: streams });
+  await readStream(port, 'warm-up', agent);
+  child.send('start');
+  const started = clock();
+  const ids = Array.from({ length: streams }, (_, index) => `stream-${index}`);
+  const arrived = await Promise.all(ids.map((id) => readStream(port, id, agent)));
+  const elapsed = (clock() - started) / 1e3;
+  child.send('report');
+  const [report] = (await once(child, 'message')) as [Report];
+  child.kill();
+  await agent.close();
+  const delays = ids.flatMap((id, stream) =>
+    (report.handedOut[id] ?? []).map((time, index) => (arrived[stream]?.[index] ?? Infinity) - time),
+  );
+  delays.sort((a, b) => a - b);
+  const percentile = (share: number): number =>
+    delays[Math.min(delays.length - 1, Math.floor(delays.length * share))] ?? Infinity;
+  const cores = report.cpuSeconds / elapsed;
+  console.log(`${streams} streams, ${(delays.length / elapsed).toFixed(0)} tokens/s for ${elapsed.toFixed(1)} s`);
+  console.log(`server: ${(100 * cores).toFixed(0)} % of a core (limit ${100 * mostCores} %)`);
+  console.log(
+    `added to a token: median ${percentile(0.5).toFixed(2)} ms, p99 ${percentile(0.99).toFixed(2)} ms (limit ${mostDelayMs} ms)`,
+  );
+  if (cores > mostCores || percentile(0.99) > mostDelayMs) process.exitCode = 1;
+}
+
+if (process.argv[2] === 'serve') {
+  await serve(Number(process.argv[3]), Number(process.argv[4]));
+} else {
+  const options = {
+    streams: { type: 'string', default: '64' },
+    rate: { type: 'string', default: '5000' },
+    seconds: { type: 'string', default: '10' },
+  } as const;
+  const { values } = parseArgs({ options });
+  await measure(Number(values.streams), Number(values.rate), Number(values.seconds));
+}
