@@ -32,7 +32,8 @@ SessionOptions options(int threads, int mtp, int sequences) {
 std::vector<int32_t> prompt(int tokens, int vocab) {
   std::vector<int32_t> ids;
   uint32_t state = 12345;
-  for (int i = 0; i < tokens; ++i) ids.push_back(static_cast<int32_t>(2 + (state = state * 1664525u + 1013904223u) / 4 % static_cast<uint32_t>(vocab - 2)));
+  for (int i = 0; i < tokens; ++i)
+    ids.push_back(static_cast<int32_t>(2 + (state = state * 1664525u + 1013904223u) / 4 % static_cast<uint32_t>(vocab - 2)));
   return ids;
 }
 
@@ -92,14 +93,15 @@ void bench_decode(const std::string& dir, int threads, int mtp, int streams) {
       const int taken = out.accepted_count[s];
       const int32_t* accepted = out.accepted.data() + s * static_cast<size_t>(1 + mtp);
       rows[s].tokens = {accepted[taken - 1]};
-      rows[s].tokens.insert(rows[s].tokens.end(), out.drafts.begin() + static_cast<int64_t>(s) * mtp, out.drafts.begin() + static_cast<int64_t>(s + 1) * mtp);
+      rows[s].tokens.insert(rows[s].tokens.end(), out.drafts.begin() + static_cast<int64_t>(s) * mtp,
+                            out.drafts.begin() + static_cast<int64_t>(s + 1) * mtp);
       rows[s].position += taken;
       tokens += taken;
     }
   }
   const double seconds = seconds_since(start);
-  std::printf("decode %d streams, mtp %d: %7.1f tok/s, %.3f ms a step (%.3f of processor time), %.2f tokens a row and step\n", streams, mtp,
-              tokens / seconds, seconds / steps * 1e3, (processor_seconds() - processor) / steps * 1e3,
+  std::printf("decode %d streams, mtp %d: %7.1f tok/s, %.3f ms a step (%.3f of processor time), %.2f tokens a row and step\n",
+              streams, mtp, tokens / seconds, seconds / steps * 1e3, (processor_seconds() - processor) / steps * 1e3,
               static_cast<double>(tokens) / steps / streams);
 }
 

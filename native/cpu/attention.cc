@@ -14,7 +14,8 @@ const Rotation& rotation(const BatchTokens& tokens, LayerKind kind, size_t token
 
 }  // namespace
 
-void CpuOps::project_query_kv(const Batch& batch, const AttentionWeights& weights, Array hidden, Array latent, Array query, Array kv) {
+void CpuOps::project_query_kv(const Batch& batch, const AttentionWeights& weights, Array hidden, Array latent, Array query,
+                              Array kv) {
   const BatchTokens& tokens = StepBatches::of(batch);
   const int count = batch.tokens, rank = config_.q_lora_rank;
   const float* in = input_of(weights.wq_a, floats_of(hidden), count, config_.hidden_size);
@@ -49,7 +50,7 @@ void CpuOps::store_window(const Batch& batch, int layer, Array kv) {
     for (auto t = static_cast<size_t>(first); t < static_cast<size_t>(end); ++t) {
       const int at = tokens.cache_row[t];
       const RowBlock block = cache_->window(layer, batches_->window_block(tokens.row[t], at));
-      store_row(cache_->format(), block, at % kWindow, floats_of(kv) + t * kHeadDim);
+      store_row({cache_->format(), block, at % kWindow}, floats_of(kv) + t * kHeadDim);
     }
   });
 }
@@ -59,60 +60,66 @@ struct CpuOps::Attend {
   const BatchTokens* tokens = nullptr;
   int layer = 0;
   LayerKind kind = LayerKind::kSwa;
-  const float* query = nullptr;       // [T, H, 512]
+  const float* query = nullptr;  // [T, H, 512]
   const float* sinks = nullptr;
   const int32_t* selection = nullptr;  // [T, index_topk]
   int topk = 0;
   int heads = 0;
   float* attended = nullptr;
 
-  size_t token(int t) const { return static_cast<size_t>(t); }
-  int window_begin(int t) const { return std::max(tokens->first_cache_row, tokens->cache_row[token(t)] - kWindow + 1); }
-  int window_rows(int t) const { return tokens->cache_row[token(t)] + 1 - window_begin(t); }
-  /// Compressed entries that a token sees.
-  int entries(int t) const {
-    const int seen = tokens->position[token(t)] + 1;
+  // Of these, one work item: heads [first_head, first_head + head_count) of a token.
+  size_t token = 0;
+  int first_head = 0;
+  int head_count = 0;
+
+  int window_begin() const { return std::max(tokens->first_cache_row, tokens->cache_row[token] - kWindow + 1); }
+  int window_rows() const { return tokens->cache_row[token] + 1 - window_begin(); }
+  /// Compressed entries that the token sees.
+  int entries() const {
+    const int seen = tokens->position[token] + 1;
     if (kind == LayerKind::kSwa) return 0;
     return kind == LayerKind::kHca ? seen / kHcaRatio : std::min(topk, seen / kCsaRatio);
   }
 };
 
-/// Candidate rows [first, first + count) of a token, window first, oldest first.
-int CpuOps::gather_rows(const Attend& work, int token, int first, int count, const float** rows, WorkerScratch& scratch) const {
-  const int row = work.tokens->row[work.token(token)], window = work.window_rows(token), begin = work.window_begin(token);
+/// The token's candidate rows from `first` on, at most a chunk: the window, oldest first, then the entries.
+std::span<const float* const> CpuOps::gather_rows(const Attend& work, int first, WorkerScratch& scratch) const {
+  const int row = work.tokens->row[work.token], window = work.window_rows(), begin = work.window_begin();
   const int per_block = work.kind == LayerKind::kCsa ? kBlockTokens / kCsaRatio : 1;
-  const int32_t* chosen = work.selection + work.token(token) * static_cast<size_t>(work.topk);
+  const int32_t* chosen = work.selection + work.token * static_cast<size_t>(work.topk);
+  const int count = std::min(kAttendChunk, window + work.entries() - first);
   for (int i = 0; i < count; ++i) {
     const int candidate = first + i;
     float* space = scratch.rows + static_cast<size_t>(i) * kHeadDim;
     if (candidate < window) {
       const int at = begin + candidate;
       const RowBlock block = cache_->window(work.layer, batches_->window_block(row, at));
-      rows[i] = row_values(kernels_, cache_->format(), block, at % kWindow, space);
+      scratch.row_pointers[i] = row_values(kernels_, {cache_->format(), block, at % kWindow}, space);
     } else {
       const int entry = work.kind == LayerKind::kCsa ? chosen[candidate - window] : candidate - window;
       const RowBlock block = cache_->context(work.layer, batches_->context_block(row, entry / per_block), false);
-      rows[i] = row_values(kernels_, cache_->format(), block, entry % per_block, space);
+      scratch.row_pointers[i] = row_values(kernels_, {cache_->format(), block, entry % per_block}, space);
     }
   }
-  return count;
+  return {scratch.row_pointers, static_cast<size_t>(count)};
 }
 
 /// Softmax in one pass over chunks of candidates, with the sink as the first score, which has no value.
-void CpuOps::attend_heads(const Attend& work, int token, int first_head, int heads, WorkerScratch& scratch) const {
+void CpuOps::attend_heads(const Attend& work, WorkerScratch& scratch) const {
+  const int heads = work.head_count;
   const float scale = 1.0f / std::sqrt(static_cast<float>(kHeadDim));
-  const size_t at = (work.token(token) * static_cast<size_t>(work.heads) + static_cast<size_t>(first_head)) * kHeadDim;
+  const size_t at = (work.token * static_cast<size_t>(work.heads) + static_cast<size_t>(work.first_head)) * kHeadDim;
   float *out = work.attended + at, *top = scratch.running, *total = top + heads, *rescale = total + heads;
   std::memset(out, 0, static_cast<size_t>(heads) * kHeadDim * sizeof(float));
   for (int h = 0; h < heads; ++h) {
-    top[h] = work.sinks[first_head + h];
+    top[h] = work.sinks[work.first_head + h];
     total[h] = 1.0f;
   }
-  const int candidates = work.window_rows(token) + work.entries(token);
-  const float* rows[kAttendChunk];
+  const int candidates = work.window_rows() + work.entries();
   for (int first = 0; first < candidates; first += kAttendChunk) {
-    const int count = gather_rows(work, token, first, std::min(kAttendChunk, candidates - first), rows, scratch);
-    kernels_.dot({work.query + at, kHeadDim, heads, kHeadDim, rows, count, scratch.scores, kAttendChunk});
+    const std::span<const float* const> rows = gather_rows(work, first, scratch);
+    const int count = static_cast<int>(rows.size());
+    kernels_.dot({work.query + at, kHeadDim, heads, kHeadDim, rows.data(), count, scratch.scores, kAttendChunk});
     for (int h = 0; h < heads; ++h) {
       float* scores = scratch.scores + h * kAttendChunk;
       const float higher = std::max(top[h], kernels_.largest(scores, count) * scale);
@@ -120,16 +127,17 @@ void CpuOps::attend_heads(const Attend& work, int token, int first_head, int hea
       total[h] = total[h] * rescale[h] + kernels_.exp_sum(scores, count, scale, higher);
       top[h] = higher;
     }
-    kernels_.mix({scratch.scores, kAttendChunk, rescale, heads, rows, count, out});
+    kernels_.mix({scratch.scores, kAttendChunk, rescale, heads, rows.data(), count, out});
   }
   for (int h = 0; h < heads; ++h) {
     float* head = out + h * kHeadDim;
     for (int i = 0; i < kHeadDim; ++i) head[i] /= total[h];
-    rotate_back(rotation(*work.tokens, work.kind, work.token(token)), head + kNopeDim);
+    rotate_back(rotation(*work.tokens, work.kind, work.token), head + kNopeDim);
   }
 }
 
-void CpuOps::attend(const Batch& batch, int layer, const AttentionWeights& weights, Array query, Array selection, Array attended) {
+void CpuOps::attend(const Batch& batch, int layer, const AttentionWeights& weights, Array query, Array selection,
+                    Array attended) {
   Attend work;
   work.tokens = &StepBatches::of(batch);
   work.layer = layer;
@@ -144,8 +152,12 @@ void CpuOps::attend(const Batch& batch, int layer, const AttentionWeights& weigh
   // One token's heads are shared out when there are fewer tokens than threads.
   const int parts = std::clamp(pool_.threads() / std::max(1, batch.tokens), 1, work.heads);
   pool_.run(batch.tokens * parts, [&](int item, int worker) {
-    const int part = item % parts, begin = work.heads * part / parts, end = work.heads * (part + 1) / parts;
-    attend_heads(work, item / parts, begin, end - begin, workers_[static_cast<size_t>(worker)]);
+    const int part = item % parts;
+    Attend own = work;
+    own.token = static_cast<size_t>(item / parts);
+    own.first_head = work.heads * part / parts;
+    own.head_count = work.heads * (part + 1) / parts - own.first_head;
+    attend_heads(own, workers_[static_cast<size_t>(worker)]);
   });
 }
 
@@ -166,7 +178,8 @@ void CpuOps::project_output(const Batch& batch, const AttentionWeights& weights,
     }
     run_gemms(pool_, kernels_, scratch_.jobs);
   }
-  const GemmJob last[] = {product(weights.wo_b, input_of(weights.wo_b, scratch_.low_rank, count, groups * rank), count, floats_of(output))};
+  const GemmJob last[] = {
+      product(weights.wo_b, input_of(weights.wo_b, scratch_.low_rank, count, groups * rank), count, floats_of(output))};
   run_gemms(pool_, kernels_, last);
 }
 

@@ -39,7 +39,8 @@ void store_fp8_index(const RowBlock& block, int row, const float* values) {
 
 const float* read_fp8(const Kernels& kernels, const RowBlock& block, int row, float* out) {
   const uint8_t* data = block.data + static_cast<size_t>(row) * kFp8RowBytes;
-  const uint8_t* scales = block.data + static_cast<size_t>(block.count) * kFp8RowBytes + static_cast<size_t>(row) * kFp8ScaleBytes;
+  const uint8_t* scales =
+      block.data + static_cast<size_t>(block.count) * kFp8RowBytes + static_cast<size_t>(row) * kFp8ScaleBytes;
   for (int g = 0; g < kFp8Groups; ++g) {
     kernels.widen_e4m3(data + g * kFp8Group, e8m0_to_float(scales[g]), kFp8Group, out + g * kFp8Group);
   }
@@ -56,25 +57,33 @@ const float* read_fp8_index(const Kernels& kernels, const RowBlock& block, int r
 
 }  // namespace
 
-void store_row(RowFormat format, const RowBlock& block, int row, const float* values) {
+void store_row(const RowPlace& place, const float* values) {
+  const auto& [format, block, row] = place;
   const size_t dims = block.index ? kIndexDim : kHeadDim;
   const auto at = static_cast<size_t>(row) * dims;
   switch (format) {
-    case RowFormat::kF32: std::memcpy(block.data + at * 4, values, dims * 4); return;
-    case RowFormat::kBF16: return store_bf16(block.data + at * 2, values, static_cast<int>(dims));
-    case RowFormat::kFp8: return block.index ? store_fp8_index(block, row, values) : store_fp8(block, row, values);
+    case RowFormat::kF32:
+      std::memcpy(block.data + at * 4, values, dims * 4);
+      return;
+    case RowFormat::kBF16:
+      return store_bf16(block.data + at * 2, values, static_cast<int>(dims));
+    case RowFormat::kFp8:
+      return block.index ? store_fp8_index(block, row, values) : store_fp8(block, row, values);
   }
 }
 
-const float* row_values(const Kernels& kernels, RowFormat format, const RowBlock& block, int row, float* scratch) {
+const float* row_values(const Kernels& kernels, const RowPlace& place, float* scratch) {
+  const auto& [format, block, row] = place;
   const size_t dims = block.index ? kIndexDim : kHeadDim;
   const auto at = static_cast<size_t>(row) * dims;
   switch (format) {
-    case RowFormat::kF32: return reinterpret_cast<const float*>(block.data) + at;
+    case RowFormat::kF32:
+      return reinterpret_cast<const float*>(block.data) + at;
     case RowFormat::kBF16:
       kernels.widen_bf16(reinterpret_cast<const uint16_t*>(block.data) + at, static_cast<int>(dims), scratch);
       return scratch;
-    case RowFormat::kFp8: return block.index ? read_fp8_index(kernels, block, row, scratch) : read_fp8(kernels, block, row, scratch);
+    case RowFormat::kFp8:
+      return block.index ? read_fp8_index(kernels, block, row, scratch) : read_fp8(kernels, block, row, scratch);
   }
   return scratch;
 }

@@ -16,11 +16,18 @@ struct RowBlock {
   bool index = false;
 };
 
-/// Stores values [512 | 128] as row `row`, quantised as the format says (spec/checkpoint.md, "Quantisers").
-void store_row(RowFormat format, const RowBlock& block, int row, const float* values);
+/// One row of a block.
+struct RowPlace {
+  RowFormat format = RowFormat::kF32;
+  RowBlock block;
+  int row = 0;
+};
+
+/// Stores values [512 | 128], quantised as the format says (spec/checkpoint.md, "Quantisers").
+void store_row(const RowPlace& place, const float* values);
 
 /// The row as floats: in place for kF32, else dequantised into `scratch` [512 | 128].
-const float* row_values(const Kernels& kernels, RowFormat format, const RowBlock& block, int row, float* scratch);
+const float* row_values(const Kernels& kernels, const RowPlace& place, float* scratch);
 
 class CacheStore {
  public:

@@ -17,19 +17,21 @@ struct CpuOps::Compression {
   bool index = false;
   int ratio = 0;
   int dim = 0;
-  int width = 0;     // channels of the projections: both windows' for csa
-  int ring = 0;      // positions
+  int width = 0;  // channels of the projections: both windows' for csa
+  int ring = 0;   // positions
 
   bool overlaps() const { return ratio == kCsaRatio; }
 };
 
-void CpuOps::project_compressor(const Compression& c, const CompressorWeights& weights, const float* hidden) {
+void CpuOps::project_compressor(const Compression& c, const float* hidden) {
+  const CompressorWeights& weights = *c.weights;
   const int count = c.tokens->tokens();
   const GemmJob jobs[] = {product(weights.wkv, hidden, count, scratch_.kv), product(weights.wgate, hidden, count, scratch_.gate)};
   run_gemms(pool_, kernels_, jobs);
   for_tokens(count, {8, 32}, [&](int first, int end, int) {
     for (auto t = static_cast<size_t>(first); t < static_cast<size_t>(end); ++t) {
-      const float* ape = floats_of(weights.ape) + static_cast<size_t>(c.tokens->position[t] % c.ratio) * static_cast<size_t>(c.width);
+      const float* ape =
+          floats_of(weights.ape) + static_cast<size_t>(c.tokens->position[t] % c.ratio) * static_cast<size_t>(c.width);
       float* gate = scratch_.gate + t * static_cast<size_t>(c.width);
       for (int i = 0; i < c.width; ++i) gate[i] += ape[i];
     }
@@ -61,7 +63,8 @@ void CpuOps::emit_entry(const Compression& c, int row, int window, WorkerScratch
   int slots = 0;
   const auto add = [&](int position, int channel) {
     if (position >= step_begin) {
-      const size_t at = static_cast<size_t>(token + position - step_begin) * static_cast<size_t>(c.width) + static_cast<size_t>(channel);
+      const size_t at =
+          static_cast<size_t>(token + position - step_begin) * static_cast<size_t>(c.width) + static_cast<size_t>(channel);
       values[slots] = scratch_.kv + at;
       gates[slots++] = scratch_.gate + at;
     } else {
@@ -79,7 +82,7 @@ void CpuOps::emit_entry(const Compression& c, int row, int window, WorkerScratch
   rotate(rope_.at(begin, true), scratch.entry + c.dim - kRopeDim);
   const int per_block = kBlockTokens / c.ratio;
   const RowBlock block = cache_->context(c.layer, batches_->context_block(row, window / per_block), c.index);
-  store_row(cache_->format(), block, window % per_block, scratch.entry);
+  store_row({cache_->format(), block, window % per_block}, scratch.entry);
 }
 
 /// Writes a token's projections into the ring, and into the block's tail at its last four positions.
@@ -110,7 +113,7 @@ void CpuOps::compress(const Batch& batch, int layer, const CompressorWeights& we
   c.dim = weights.dim;
   c.width = c.overlaps() ? 2 * weights.dim : weights.dim;
   c.ring = c.overlaps() ? kCsaRing : kHcaRing;
-  project_compressor(c, weights, floats_of(hidden));
+  project_compressor(c, floats_of(hidden));
 
   const StepInput& input = batches_->input();
   scratch_.emissions.clear();

@@ -24,9 +24,11 @@ CpuOps::CpuOps(const BackendOptions& options)
       pool_(std::max(1, options.threads)) {
   // Panels hold 32 outputs; a group's rows of wo_a start on a panel. Vectors of 16 floats.
   if (config_.o_lora_rank % kPanel != 0 || config_.hidden_size % 16 != 0 || config_.moe_intermediate_size % 16 != 0) {
-    throw Error(ErrorCode::kUnsupported, "the CPU backend needs o_lora_rank in multiples of 32, hidden_size and moe_intermediate_size "
-                                         "in multiples of 16; got " + std::to_string(config_.o_lora_rank) + ", " +
-                                         std::to_string(config_.hidden_size) + ", " + std::to_string(config_.moe_intermediate_size));
+    throw Error(ErrorCode::kUnsupported,
+                "the CPU backend needs o_lora_rank in multiples of 32, hidden_size and moe_intermediate_size "
+                "in multiples of 16; got " +
+                    std::to_string(config_.o_lora_rank) + ", " + std::to_string(config_.hidden_size) + ", " +
+                    std::to_string(config_.moe_intermediate_size));
   }
 }
 
@@ -116,6 +118,7 @@ void CpuOps::reserve_worker_scratch(const Limits& limits) {
   workers_.resize(static_cast<size_t>(pool_.threads()));
   for (WorkerScratch& w : workers_) {
     w.rows = heap_.array<float>(size_t{kAttendChunk} * kHeadDim);
+    w.row_pointers = heap_.array<const float*>(kAttendChunk);
     w.scores = heap_.array<float>(heads * kAttendChunk);
     w.running = heap_.array<float>(3 * heads);
     w.entry = heap_.array<float>(kHeadDim);

@@ -20,35 +20,36 @@ namespace twelvex::cpu {
 
 /// Scratch of one worker thread.
 struct WorkerScratch {
-  float* rows = nullptr;          // [kAttendChunk, 512] dequantised cache rows
-  float* scores = nullptr;        // [max(heads, index heads), kAttendChunk]
-  float* running = nullptr;       // [3, heads] softmax maximum, sum, rescale
-  float* entry = nullptr;         // [512]
-  float* mixes = nullptr;         // [kHyperTile, 24]
-  float* index_scores = nullptr;  // [context / 4]
-  int32_t* index_order = nullptr;  // [context / 4]
-  float* logits = nullptr;        // [V]
-  int32_t* candidates = nullptr;  // [V]
+  float* rows = nullptr;                 // [kAttendChunk, 512] dequantised cache rows
+  const float** row_pointers = nullptr;  // [kAttendChunk]
+  float* scores = nullptr;               // [max(heads, index heads), kAttendChunk]
+  float* running = nullptr;              // [3, heads] softmax maximum, sum, rescale
+  float* entry = nullptr;                // [512]
+  float* mixes = nullptr;                // [kHyperTile, 24]
+  float* index_scores = nullptr;         // [context / 4]
+  int32_t* index_order = nullptr;        // [context / 4]
+  float* logits = nullptr;               // [V]
+  int32_t* candidates = nullptr;         // [V]
 };
 
 /// Scratch of the rank. Tc: tokens of the largest batch.
 struct RankScratch {
-  float* quantised = nullptr;   // served numerics: an input of FP8 linears
-  float* kv = nullptr;          // [Tc, 1024] compressor projections
-  float* gate = nullptr;        // [Tc, 1024]
-  float* index_query = nullptr;    // [Tc, index heads * 128]
-  float* index_weights = nullptr;  // [Tc, index heads]
-  float* low_rank = nullptr;    // [Tc, G * r] wo_a outputs
-  float* router = nullptr;      // [Tc, E]
-  float* gathered = nullptr;    // [Tc * K, D] tokens by expert
-  float* expert_act = nullptr;  // [Tc * K, I]
-  float* shared_gate = nullptr;  // [Tc, I]
-  float* shared_up = nullptr;    // [Tc, I]
-  int32_t* pair_token = nullptr;  // [Tc * K]
-  float* pair_weight = nullptr;   // [Tc * K]
-  float* normed = nullptr;      // [4 * Tc, D] MTP streams; [N, D] head inputs
-  float* projected = nullptr;   // [Tc, D]
-  std::vector<int32_t> expert_begin;   // [E + 1]
+  float* quantised = nullptr;         // served numerics: an input of FP8 linears
+  float* kv = nullptr;                // [Tc, 1024] compressor projections
+  float* gate = nullptr;              // [Tc, 1024]
+  float* index_query = nullptr;       // [Tc, index heads * 128]
+  float* index_weights = nullptr;     // [Tc, index heads]
+  float* low_rank = nullptr;          // [Tc, G * r] wo_a outputs
+  float* router = nullptr;            // [Tc, E]
+  float* gathered = nullptr;          // [Tc * K, D] tokens by expert
+  float* expert_act = nullptr;        // [Tc * K, I]
+  float* shared_gate = nullptr;       // [Tc, I]
+  float* shared_up = nullptr;         // [Tc, I]
+  int32_t* pair_token = nullptr;      // [Tc * K]
+  float* pair_weight = nullptr;       // [Tc * K]
+  float* normed = nullptr;            // [4 * Tc, D] MTP streams; [N, D] head inputs
+  float* projected = nullptr;         // [Tc, D]
+  std::vector<int32_t> expert_begin;  // [E + 1]
   std::vector<GemmJob> jobs;
   std::vector<std::pair<int32_t, int32_t>> emissions;  // row of the step, window
 };
@@ -92,7 +93,8 @@ class CpuOps : public Ops {
   void project_query_kv(const Batch& batch, const AttentionWeights& weights, Array hidden, Array latent, Array query,
                         Array kv) override;
   void store_window(const Batch& batch, int layer, Array kv) override;
-  void attend(const Batch& batch, int layer, const AttentionWeights& weights, Array query, Array selection, Array attended) override;
+  void attend(const Batch& batch, int layer, const AttentionWeights& weights, Array query, Array selection,
+              Array attended) override;
   void project_output(const Batch& batch, const AttentionWeights& weights, Array attended, Array output) override;
 
   // compressor.cc, indexer.cc
@@ -109,6 +111,8 @@ class CpuOps : public Ops {
 
  private:
   struct Compression;
+  struct Selection;
+  struct Choice;
   struct Attend;
   struct HyperTile;
   struct Span {
@@ -133,20 +137,20 @@ class CpuOps : public Ops {
   void enter_tokens(const HyperTile& tile, int worker) const;
   void for_hyper_tiles(int tokens, HyperTile whole, bool leave, bool enter);
 
-  void attend_heads(const Attend& work, int token, int first_head, int heads, WorkerScratch& scratch) const;
-  int gather_rows(const Attend& work, int token, int first, int count, const float** rows, WorkerScratch& scratch) const;
+  void attend_heads(const Attend& work, WorkerScratch& scratch) const;
+  std::span<const float* const> gather_rows(const Attend& work, int first, WorkerScratch& scratch) const;
 
-  void project_compressor(const Compression& c, const CompressorWeights& weights, const float* hidden);
+  void project_compressor(const Compression& c, const float* hidden);
   void restore_ring(const Compression& c, int row) const;
   void emit_entry(const Compression& c, int row, int window, WorkerScratch& scratch) const;
   void keep_positions(const Compression& c, int token) const;
 
   void project_indexer(const BatchTokens& tokens, const IndexerWeights& weights, const float* hidden, const float* latent);
-  void select_token(const BatchTokens& tokens, int layer, int token, int32_t* selection, WorkerScratch& scratch) const;
+  void select_token(const Selection& s, int token, WorkerScratch& scratch) const;
   void exchange_selection(int tokens, int32_t* selection) const;
 
-  void choose_experts(const MoeWeights& weights, const BatchTokens& tokens, int token, int32_t* ids, float* chosen) const;
-  void group_by_expert(int tokens, const int32_t* ids, const float* weights, const float* hidden);
+  void choose_experts(const MoeWeights& weights, int32_t token_id, float* scores, Choice choice) const;
+  void group_by_expert(int tokens, Choice choices, const float* hidden);
   void run_gate_up(const MoeWeights& weights, int tokens, const float* hidden);
   void run_down(const MoeWeights& weights, int tokens, float* output);
 

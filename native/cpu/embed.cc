@@ -59,7 +59,8 @@ void CpuOps::draft_input(const Batch& batch, const MtpWeights& weights, Array em
       }
     }
   });
-  const GemmJob embedding_job[] = {product(weights.e_proj, input_of(weights.e_proj, embedded, count, dim), count, scratch_.projected)};
+  const GemmJob embedding_job[] = {
+      product(weights.e_proj, input_of(weights.e_proj, embedded, count, dim), count, scratch_.projected)};
   run_gemms(pool_, kernels_, embedding_job);
   const int rows = count * kStreams;
   const GemmJob stream_job[] = {

@@ -9,8 +9,8 @@
 namespace twelvex::cpu {
 namespace {
 
-constexpr int kHalves = 16 / W;         // vectors in half a panel
-constexpr int kVecs = 2 * kHalves;      // vectors in a panel
+constexpr int kHalves = 16 / W;     // vectors in half a panel
+constexpr int kVecs = 2 * kHalves;  // vectors in a panel
 constexpr int kMaxRows = W == 16 ? 12 : W == 8 ? 3 : 2;
 
 /// One k of one panel as float vectors, outputs in order.

@@ -19,7 +19,8 @@ class Heap {
   /// @throws Error kOutOfMemory.
   void* bytes(size_t size) {
     std::unique_ptr<void, Free> block(std::calloc(1, size + 128));
-    if (!block) throw Error(ErrorCode::kOutOfMemory, "the CPU backend needs " + std::to_string(size) + " more bytes of host memory");
+    if (!block)
+      throw Error(ErrorCode::kOutOfMemory, "the CPU backend needs " + std::to_string(size) + " more bytes of host memory");
     blocks_.push_back(std::move(block));
     const auto address = reinterpret_cast<uintptr_t>(blocks_.back().get());
     return reinterpret_cast<void*>((address + 63) / 64 * 64);

@@ -6,8 +6,8 @@ namespace twelvex::cpu {
 
 namespace {
 
-constexpr int kMixes = 24;      // pre, post, comb
-constexpr int kKept = 20;       // post, comb
+constexpr int kMixes = 24;  // pre, post, comb
+constexpr int kKept = 20;   // post, comb
 
 float sigmoid(float x) { return 1.0f / (1.0f + std::exp(-x)); }
 
@@ -91,12 +91,13 @@ void CpuOps::for_hyper_tiles(int tokens, HyperTile whole, bool leave, bool enter
 }
 
 void CpuOps::hyper_enter(const Batch& batch, const HyperWeights& weights, Array norm, Array streams, Array mix, Array hidden) {
-  for_hyper_tiles(batch.tokens, {&weights, floats_of(norm), nullptr, floats_of(streams), floats_of(mix), floats_of(hidden), 0}, false,
-                  true);
+  for_hyper_tiles(batch.tokens, {&weights, floats_of(norm), nullptr, floats_of(streams), floats_of(mix), floats_of(hidden), 0},
+                  false, true);
 }
 
 void CpuOps::hyper_leave(const Batch& batch, Array mix, Array output, Array streams) {
-  for_hyper_tiles(batch.tokens, {nullptr, nullptr, floats_of(output), floats_of(streams), floats_of(mix), nullptr, 0}, true, false);
+  for_hyper_tiles(batch.tokens, {nullptr, nullptr, floats_of(output), floats_of(streams), floats_of(mix), nullptr, 0}, true,
+                  false);
 }
 
 void CpuOps::hyper_cross(const Batch& batch, const HyperWeights& next, Array norm, Array output, Array streams, Array mix,
@@ -111,11 +112,12 @@ void CpuOps::head_input(const HeadWeights& head, const float* streams, float* ou
   const float* rows[kStreams];
   for (size_t i = 0; i < kStreams; ++i) rows[i] = floats_of(head.hyper.fn) + i * width;
   kernels_.dot({streams, width, 1, static_cast<int>(width), rows, kStreams, scratch.mixes, kStreams});
-  const float factor = 1.0f / std::sqrt(kernels_.square_sum(streams, static_cast<int>(width)) / static_cast<float>(width) +
-                                        config_.rms_norm_eps);
+  const float factor =
+      1.0f / std::sqrt(kernels_.square_sum(streams, static_cast<int>(width)) / static_cast<float>(width) + config_.rms_norm_eps);
   float weights[kStreams];
   for (int i = 0; i < kStreams; ++i) {
-    weights[i] = sigmoid(scratch.mixes[i] * factor * floats_of(head.hyper.scale)[0] + floats_of(head.hyper.base)[i]) + config_.hc_eps;
+    weights[i] =
+        sigmoid(scratch.mixes[i] * factor * floats_of(head.hyper.scale)[0] + floats_of(head.hyper.base)[i]) + config_.hc_eps;
   }
   kernels_.collapse(streams, weights, config_.hidden_size, out);
   rms_norm(out, floats_of(head.norm), config_.hidden_size, out);

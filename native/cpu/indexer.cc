@@ -7,6 +7,13 @@
 
 namespace twelvex::cpu {
 
+/// One call of select.
+struct CpuOps::Selection {
+  const BatchTokens* tokens = nullptr;
+  int layer = 0;
+  int32_t* chosen = nullptr;  // [T, index_topk]
+};
+
 void CpuOps::project_indexer(const BatchTokens& tokens, const IndexerWeights& weights, const float* hidden, const float* latent) {
   const ShardRange own = shard_range(tokens.tokens(), options_.shape);
   const int count = static_cast<int>(own.size()), heads = config_.index_heads;
@@ -18,7 +25,8 @@ void CpuOps::project_indexer(const BatchTokens& tokens, const IndexerWeights& we
   for_tokens(count, {4, 16}, [&](int first, int end, int) {
     for (int t = first; t < end; ++t) {
       for (int h = 0; h < heads; ++h) {
-        float* head = scratch_.index_query + (static_cast<size_t>(t) * static_cast<size_t>(heads) + static_cast<size_t>(h)) * kIndexDim;
+        float* head =
+            scratch_.index_query + (static_cast<size_t>(t) * static_cast<size_t>(heads) + static_cast<size_t>(h)) * kIndexDim;
         rotate(tokens.compressed[static_cast<size_t>(own.begin + t)], head + kIndexDim - kRopeDim);
       }
     }
@@ -26,7 +34,9 @@ void CpuOps::project_indexer(const BatchTokens& tokens, const IndexerWeights& we
 }
 
 /// Scores every entry the token sees and keeps the best index_topk, ties to the lower entry, in ascending order.
-void CpuOps::select_token(const BatchTokens& tokens, int layer, int token, int32_t* selection, WorkerScratch& scratch) const {
+void CpuOps::select_token(const Selection& s, int token, WorkerScratch& scratch) const {
+  const BatchTokens& tokens = *s.tokens;
+  int32_t* selection = s.chosen + static_cast<int64_t>(token) * config_.index_topk;
   const auto heads = static_cast<size_t>(config_.index_heads), t = static_cast<size_t>(token);
   const int entries = (tokens.position[t] + 1) / kCsaRatio, topk = config_.index_topk;
   const int kept = std::min(entries, topk);
@@ -37,19 +47,20 @@ void CpuOps::select_token(const BatchTokens& tokens, int layer, int token, int32
   const float *query = scratch_.index_query + own * heads * kIndexDim, *weights = scratch_.index_weights + own * heads;
   const float scale = 1.0f / std::sqrt(static_cast<float>(kIndexDim)), head_scale = 1.0f / std::sqrt(static_cast<float>(heads));
   constexpr int kPerBlock = kBlockTokens / kCsaRatio;
-  const float* rows[kPerBlock];
   for (int first = 0; first < entries; first += kPerBlock) {
     const int count = std::min(kPerBlock, entries - first);
-    const RowBlock block = cache_->context(layer, batches_->context_block(tokens.row[t], first / kPerBlock), true);
+    const RowBlock block = cache_->context(s.layer, batches_->context_block(tokens.row[t], first / kPerBlock), true);
     for (int i = 0; i < count; ++i) {
-      rows[i] = row_values(kernels_, cache_->format(), block, i, scratch.rows + static_cast<size_t>(i) * kIndexDim);
+      scratch.row_pointers[i] =
+          row_values(kernels_, {cache_->format(), block, i}, scratch.rows + static_cast<size_t>(i) * kIndexDim);
     }
-    kernels_.dot({query, kIndexDim, config_.index_heads, kIndexDim, rows, count, scratch.scores, kPerBlock});
+    kernels_.dot({query, kIndexDim, config_.index_heads, kIndexDim, scratch.row_pointers, count, scratch.scores, kPerBlock});
     float* totals = scratch.index_scores + first;
     std::fill(totals, totals + count, 0.0f);
     for (size_t h = 0; h < heads; ++h) {
       const float weight = weights[h] * head_scale;
-      for (int i = 0; i < count; ++i) totals[i] += std::max(scratch.scores[h * kPerBlock + static_cast<size_t>(i)], 0.0f) * scale * weight;
+      for (int i = 0; i < count; ++i)
+        totals[i] += std::max(scratch.scores[h * kPerBlock + static_cast<size_t>(i)], 0.0f) * scale * weight;
     }
   }
   int32_t* order = scratch.index_order;
@@ -87,7 +98,7 @@ void CpuOps::select(const Batch& batch, int layer, const IndexerWeights& weights
   const ShardRange own = shard_range(batch.tokens, options_.shape);
   for_tokens(static_cast<int>(own.size()), {1, 8}, [&](int first, int end, int worker) {
     for (int64_t t = own.begin + first; t < own.begin + end; ++t) {
-      select_token(tokens, layer, static_cast<int>(t), chosen + t * config_.index_topk, workers_[static_cast<size_t>(worker)]);
+      select_token({&tokens, layer, chosen}, static_cast<int>(t), workers_[static_cast<size_t>(worker)]);
     }
   });
   exchange_selection(batch.tokens, chosen);

@@ -26,19 +26,19 @@ enum class GemmStore : uint8_t {
 /// instruction set has it.
 struct GemmArgs {
   const float* x = nullptr;
-  size_t x_stride = 0;              // floats
+  size_t x_stride = 0;  // floats
   int rows = 0;
   int k = 0;
   const void* panels = nullptr;
   bool bf16 = true;
   int panel_count = 0;
-  int64_t columns = 0;              // valid outputs; fewer than 32 * panel_count in a last partial panel
+  int64_t columns = 0;  // valid outputs; fewer than 32 * panel_count in a last partial panel
   float* out = nullptr;
-  size_t out_stride = 0;            // floats
+  size_t out_stride = 0;              // floats
   const int32_t* out_rows = nullptr;  // row of `out` for each row of x; null: the same
   GemmStore store = GemmStore::kSet;
-  float limit = 0;                      // kGated; 0: no clamp
-  const float* row_weight = nullptr;    // kGated: [rows]; null: 1
+  float limit = 0;                    // kGated; 0: no clamp
+  const float* row_weight = nullptr;  // kGated: [rows]; null: 1
 };
 
 /// scores[v][j] = vectors[v] . rows[j]
@@ -46,22 +46,22 @@ struct DotArgs {
   const float* vectors = nullptr;
   size_t vector_stride = 0;
   int vectors_count = 0;
-  int dim = 0;                          // a multiple of 16
+  int dim = 0;  // a multiple of 16
   const float* const* rows = nullptr;
   int row_count = 0;
-  float* out = nullptr;                 // [vectors][out_stride]
+  float* out = nullptr;  // [vectors][out_stride]
   size_t out_stride = 0;
 };
 
 /// out[v][0 .. 512) = out[v] * scale[v] + sum_j weights[v][j] * rows[j][0 .. 512), j in order
 struct MixArgs {
-  const float* weights = nullptr;       // [vectors][weight_stride]
+  const float* weights = nullptr;  // [vectors][weight_stride]
   size_t weight_stride = 0;
-  const float* scale = nullptr;         // [vectors]
+  const float* scale = nullptr;  // [vectors]
   int vectors_count = 0;
   const float* const* rows = nullptr;
   int row_count = 0;
-  float* out = nullptr;                 // [vectors][512]
+  float* out = nullptr;  // [vectors][512]
 };
 
 /// out[c] = sum_s softmax_s(gates[s][c]) * values[s][c]
@@ -69,7 +69,7 @@ struct PoolArgs {
   const float* const* values = nullptr;  // [slots]
   const float* const* gates = nullptr;
   int slots = 0;
-  int channels = 0;                      // a multiple of 16
+  int channels = 0;  // a multiple of 16
   float* out = nullptr;
 };
 

@@ -266,8 +266,8 @@ void widen_e4m3(const uint8_t* codes, float scale, int count, float* out) {
 }
 
 constexpr Kernels make_table(const char* name) {
-  return {name,     gemm,     dot,      mix,    pool,     largest, exp_sum,    exp_total, square_sum,
-          scale_by, collapse, expand, sinkhorn, gate_up, widen_bf16, widen_e4m3};
+  return {name,       gemm,     dot,      mix,    pool,     largest, exp_sum,    exp_total,
+          square_sum, scale_by, collapse, expand, sinkhorn, gate_up, widen_bf16, widen_e4m3};
 }
 
 }  // namespace

@@ -73,7 +73,9 @@ size_t panel_bytes(const Linear& linear) {
 void read_row(const MatrixView& view, int64_t row, float* out) {
   const uint8_t* data = view.data + static_cast<size_t>(row) * view.row_bytes;
   switch (view.format) {
-    case WeightFormat::kF32: std::memcpy(out, data, static_cast<size_t>(view.cols) * 4); return;
+    case WeightFormat::kF32:
+      std::memcpy(out, data, static_cast<size_t>(view.cols) * 4);
+      return;
     case WeightFormat::kBF16:
       for (int64_t c = 0; c < view.cols; ++c) {
         uint16_t bits;
@@ -81,8 +83,10 @@ void read_row(const MatrixView& view, int64_t row, float* out) {
         out[c] = bf16_to_float(bits);
       }
       return;
-    case WeightFormat::kFp8Block128: return read_fp8_row(view, row, out);
-    case WeightFormat::kFp4Group32: return read_fp4_row(view, row, out);
+    case WeightFormat::kFp8Block128:
+      return read_fp8_row(view, row, out);
+    case WeightFormat::kFp4Group32:
+      return read_fp4_row(view, row, out);
   }
 }
 

@@ -154,7 +154,8 @@ void CpuOps::prompt_logprobs(const float* logits) {
           const bool last = i + 1 == static_cast<size_t>(count);
           const int32_t next = last ? input.next_token[r] : input.tokens[token + 1];
           if (next >= 0) result_.prompt_logprobs[at] = raw[static_cast<size_t>(next)] - normaliser;
-          top_logprobs(raw, normaliser, entry(result_.prompt_top_tokens, at, width), entry(result_.prompt_top_logprobs, at, width));
+          top_logprobs(raw, normaliser, entry(result_.prompt_top_tokens, at, width),
+                       entry(result_.prompt_top_logprobs, at, width));
         }
       });
       first_entry += static_cast<size_t>(count);

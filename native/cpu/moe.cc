@@ -12,14 +12,23 @@ float sqrt_softplus(float x) { return std::sqrt(x > 20.0f ? x : std::log1p(std::
 
 }  // namespace
 
+/// Experts of tokens and their weights, [T, K] each, in a routing array.
+struct CpuOps::Choice {
+  int32_t* ids = nullptr;
+  float* weights = nullptr;
+
+  static Choice in(Array routing, int tokens, int picks) {
+    return {static_cast<int32_t*>(routing.data), floats_of(routing) + static_cast<int64_t>(tokens) * picks};
+  }
+};
+
 /// Ids by the token's table entry or by the best biased scores (ties to the lower id); weights from the unbiased scores.
-void CpuOps::choose_experts(const MoeWeights& weights, const BatchTokens& tokens, int token, int32_t* ids, float* chosen) const {
+void CpuOps::choose_experts(const MoeWeights& weights, int32_t token_id, float* scores, Choice choice) const {
   const int count = config_.num_experts, picks = config_.experts_per_token;
-  float* scores = scratch_.router + static_cast<size_t>(token) * static_cast<size_t>(count);
+  const auto [ids, chosen] = choice;
   for (int e = 0; e < count; ++e) scores[e] = sqrt_softplus(scores[e]);
   if (weights.tid2eid.data != nullptr) {
-    const auto id = static_cast<size_t>(tokens.id[static_cast<size_t>(token)]);
-    std::copy_n(static_cast<const int32_t*>(weights.tid2eid.data) + id * static_cast<size_t>(picks), picks, ids);
+    std::copy_n(static_cast<const int32_t*>(weights.tid2eid.data) + static_cast<int64_t>(token_id) * picks, picks, ids);
   } else {
     const float* bias = floats_of(weights.bias);
     for (int k = 0; k < picks; ++k) {
@@ -40,18 +49,19 @@ void CpuOps::route(const Batch& batch, const MoeWeights& weights, Array hidden, 
   const BatchTokens& tokens = StepBatches::of(batch);
   const GemmJob job[] = {product(weights.gate, floats_of(hidden), batch.tokens, scratch_.router)};
   run_gemms(pool_, kernels_, job);
-  const auto picks = static_cast<size_t>(config_.experts_per_token);
-  auto* ids = static_cast<int32_t*>(routing.data);
-  float* chosen = floats_of(routing) + static_cast<size_t>(batch.tokens) * picks;
+  const int picks = config_.experts_per_token;
+  const Choice all = Choice::in(routing, batch.tokens, picks);
   for_tokens(batch.tokens, {8, 32}, [&](int first, int end, int) {
     for (int t = first; t < end; ++t) {
-      choose_experts(weights, tokens, t, ids + static_cast<size_t>(t) * picks, chosen + static_cast<size_t>(t) * picks);
+      float* scores = scratch_.router + static_cast<int64_t>(t) * config_.num_experts;
+      choose_experts(weights, tokens.id[static_cast<size_t>(t)], scores, {all.ids + t * picks, all.weights + t * picks});
     }
   });
 }
 
 /// Copies the tokens of every expert behind each other.
-void CpuOps::group_by_expert(int tokens, const int32_t* ids, const float* weights, const float* hidden) {
+void CpuOps::group_by_expert(int tokens, Choice choices, const float* hidden) {
+  const auto [ids, weights] = choices;
   const int picks = config_.experts_per_token;
   std::vector<int32_t>& begin = scratch_.expert_begin;
   std::fill(begin.begin(), begin.end(), 0);
@@ -137,14 +147,13 @@ void CpuOps::run_down(const MoeWeights& weights, int tokens, float* output) {
   }
   const int panels = scratch_.jobs.front().panel_count, group = panels >= 8 * pool_.threads() ? 2 : 1;
   pool_.run((panels + group - 1) / group, [&](int item, int) {
-    for (const GemmJob& job : scratch_.jobs) kernels_.gemm(panel_slice(job, item * group, std::min(group, panels - item * group)));
+    for (const GemmJob& job : scratch_.jobs)
+      kernels_.gemm(panel_slice(job, item * group, std::min(group, panels - item * group)));
   });
 }
 
 void CpuOps::run_experts(const Batch& batch, const MoeWeights& weights, Array hidden, Array routing, Array output) {
-  const auto* ids = static_cast<const int32_t*>(routing.data);
-  const float* chosen = floats_of(routing) + batch.tokens * config_.experts_per_token;
-  group_by_expert(batch.tokens, ids, chosen, floats_of(hidden));
+  group_by_expert(batch.tokens, Choice::in(routing, batch.tokens, config_.experts_per_token), floats_of(hidden));
   run_gate_up(weights, batch.tokens, floats_of(hidden));
   run_down(weights, batch.tokens, floats_of(output));
 }

@@ -83,7 +83,7 @@ inline uint8_t scale_byte(float amax, float floor, float largest) {
 }
 
 inline constexpr float kE4m3Max = 448.0f, kE2m1Max = 6.0f;
-inline constexpr float kFp8AmaxFloor = 1e-4f;          // activations, KV rows, indexer keys
+inline constexpr float kFp8AmaxFloor = 1e-4f;  // activations, KV rows, indexer keys
 inline constexpr float kFp4AmaxFloor = 6.0f * 0x1p-126f;
 
 inline float largest_magnitude(const float* values, int count) {

@@ -44,10 +44,9 @@ void apply_penalties(const DrawRequest& r, std::span<float> logits) {
   }
 }
 
-/// First of the tokens, in the order given, at which the running sum of weights passes `uniform` of the whole.
+/// First of `count` tokens, token(0), token(1), ..., at which the running sum of weights passes `target`.
 template <class Token>
-int32_t walk(int count, double total, float uniform, const float* weights, const Token& token) {
-  const double target = total * uniform;
+int32_t walk(int count, double target, const float* weights, const Token& token) {
   double sum = 0;
   int32_t last = 0;
   for (int i = 0; i < count; ++i) {
@@ -102,7 +101,8 @@ int32_t largest_token(std::span<const float> logits) {
   return static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
 }
 
-int32_t draw_token(const Kernels& kernels, std::span<const float> logits, const DrawRequest& request, const DrawScratch& scratch) {
+int32_t draw_token(const Kernels& kernels, std::span<const float> logits, const DrawRequest& request,
+                   const DrawScratch& scratch) {
   const SamplingParams& params = *request.params;
   const int vocab = static_cast<int>(logits.size());
   const std::span<float> weights(scratch.logits, logits.size());
@@ -121,13 +121,13 @@ int32_t draw_token(const Kernels& kernels, std::span<const float> logits, const 
   const float total = kernels.exp_sum(weights.data(), vocab, scale, 0);
   const float uniform = uniform_at(params.seed, static_cast<uint64_t>(request.position));
   if (params.top_k <= 0 && params.top_p >= 1.0f && params.min_p <= 0) {
-    return walk(vocab, total, uniform, weights.data(), [](int i) { return i; });
+    return walk(vocab, static_cast<double>(total) * uniform, weights.data(), [](int i) { return i; });
   }
   const std::span<int32_t> candidates(scratch.candidates, logits.size());
   const int kept = keep_candidates(params, weights.data(), candidates);
   std::sort(candidates.begin(), candidates.begin() + kept);
-  return walk(kept, total_of(weights.data(), candidates.first(static_cast<size_t>(kept))), uniform, weights.data(),
-              [&](int i) { return candidates[static_cast<size_t>(i)]; });
+  const double kept_total = total_of(weights.data(), candidates.first(static_cast<size_t>(kept)));
+  return walk(kept, kept_total * uniform, weights.data(), [&](int i) { return candidates[static_cast<size_t>(i)]; });
 }
 
 float log_normaliser(const Kernels& kernels, std::span<const float> logits) {

@@ -17,8 +17,8 @@ struct DrawRequest {
   std::span<const int32_t> accepted_drafts;  // earlier in the same row, part of the output too
   std::span<const int32_t> bias_tokens;
   std::span<const float> bias_values;
-  const uint32_t* mask = nullptr;            // [ceil(V / 32)], bit set = allowed; null: all
-  int64_t position = 0;                      // absolute, of the token to be drawn
+  const uint32_t* mask = nullptr;  // [ceil(V / 32)], bit set = allowed; null: all
+  int64_t position = 0;            // absolute, of the token to be drawn
 };
 
 struct DrawScratch {

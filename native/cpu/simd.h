@@ -33,7 +33,8 @@ inline Vec smaller(Vec a, Vec b) { return a < b ? a : b; }
 inline Quad fold(Vec v) {
 #if TWELVEX_WIDTH == 16
   typedef float Oct __attribute__((vector_size(32)));
-  const Oct half = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) + __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+  const Oct half =
+      __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) + __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
   return __builtin_shufflevector(half, half, 0, 1, 2, 3) + __builtin_shufflevector(half, half, 4, 5, 6, 7);
 #elif TWELVEX_WIDTH == 8
   return __builtin_shufflevector(v, v, 0, 1, 2, 3) + __builtin_shufflevector(v, v, 4, 5, 6, 7);

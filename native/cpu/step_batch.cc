@@ -26,7 +26,8 @@ void StepBatches::clear(BatchTokens& batch, int pass) {
   batch.pass = pass;
   batch.first_cache_row = pass == 0 ? 0 : 1;
   batch.sampled = 0;
-  for (auto* list : {&batch.id, &batch.position, &batch.cache_row, &batch.row, &batch.source, &batch.row_begin, &batch.logit_tokens}) {
+  for (auto* list :
+       {&batch.id, &batch.position, &batch.cache_row, &batch.row, &batch.source, &batch.row_begin, &batch.logit_tokens}) {
     list->clear();
   }
   batch.plain.clear();

@@ -32,10 +32,10 @@ struct BatchTokens {
 /// A sampling row of the step.
 struct SampleRow {
   int row = 0;
-  int first_token = 0;   // trunk token of its first sampled position
-  int first_logit = 0;   // trunk logits row of that
+  int first_token = 0;  // trunk token of its first sampled position
+  int first_logit = 0;  // trunk logits row of that
   int drafts = 0;
-  int accepted = 0;      // tokens drawn, 1 .. 1 + drafts
+  int accepted = 0;  // tokens drawn, 1 .. 1 + drafts
   int32_t tokens[1 + kMaxMtp] = {};
   int32_t next_drafts[kMaxMtp] = {};
 };

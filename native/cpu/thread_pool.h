@@ -31,7 +31,8 @@ class ThreadPool {
       for (int item = 0; item < items; ++item) body(item, 0);
       return;
     }
-    dispatch(items, [](const void* context, int item, int worker) { (*static_cast<const Body*>(context))(item, worker); }, &body);
+    dispatch(
+        items, [](const void* context, int item, int worker) { (*static_cast<const Body*>(context))(item, worker); }, &body);
   }
 
  private:

@@ -31,7 +31,8 @@ struct Panels {
   std::vector<float> matrix;
   std::vector<uint32_t> words;
 
-  Panels(int outputs, int k, bool bf16) : outputs(outputs), k(k), bf16(bf16), matrix(random_floats(size_t(outputs) * size_t(k), 0.5f, 3)) {
+  Panels(int outputs, int k, bool bf16)
+      : outputs(outputs), k(k), bf16(bf16), matrix(random_floats(size_t(outputs) * size_t(k), 0.5f, 3)) {
     const size_t count = size_t(panel_count()) * size_t(k);
     words.assign(count * (bf16 ? 16 : 32), 0);
     for (int n = 0; n < outputs; ++n) {
@@ -173,7 +174,8 @@ TEST("dot products equal the plain loops and do not depend on their company") {
 
 TEST("weighted sums of rows rescale what is there and do not depend on their company") {
   for (const Kernels* kernels : usable_kernels()) {
-    const auto weights = random_floats(13 * 64, 1, 1), data = random_floats(50 * 512, 1, 2), start = random_floats(13 * 512, 1, 3);
+    const auto weights = random_floats(13 * 64, 1, 1), data = random_floats(50 * 512, 1, 2),
+               start = random_floats(13 * 512, 1, 3);
     const auto scale = random_floats(13, 1, 4);
     std::vector<const float*> rows;
     for (size_t r = 0; r < 50; ++r) rows.push_back(data.data() + r * 512);

@@ -152,10 +152,10 @@ TEST("min_p keeps what has that share of the largest probability") {
 
 TEST("top_k, top_p and min_p act one after the other") {
   Drawer d{{std::log(0.4f), std::log(0.3f), std::log(0.2f), std::log(0.1f)}, {}, {}};
-  d.params.top_k = 3;      // 4/9, 3/9, 2/9
-  d.params.top_p = 0.8f;   // 7/9 < 0.8: all three
+  d.params.top_k = 3;     // 4/9, 3/9, 2/9
+  d.params.top_p = 0.8f;  // 7/9 < 0.8: all three
   CHECK(chi_square(d.frequencies(4000), {4.0 / 9, 3.0 / 9, 2.0 / 9, 0}, 4000) < 6);
-  d.params.min_p = 0.6f;   // 2/4 falls
+  d.params.min_p = 0.6f;  // 2/4 falls
   CHECK(chi_square(d.frequencies(4000), {4.0 / 7, 3.0 / 7, 0, 0}, 4000) < 6);
 }
 

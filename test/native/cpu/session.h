@@ -65,7 +65,8 @@ class Session {
     in.flags.push_back(row.flags);
     const int first = std::max(0, row.position - (kWindow - 1)) / kBlockTokens;
     in.window_base.push_back(first);
-    for (int b = first; b <= (row.position + count - 1 + mtp_) / kBlockTokens; ++b) in.window_blocks.push_back(block(row.sequence, b));
+    for (int b = first; b <= (row.position + count - 1 + mtp_) / kBlockTokens; ++b)
+      in.window_blocks.push_back(block(row.sequence, b));
     for (int b = 0; b <= (row.position + count - 1) / kBlockTokens; ++b) in.context_blocks.push_back(block(row.sequence, b));
     in.window_offset.push_back(static_cast<int32_t>(in.window_blocks.size()));
     in.context_offset.push_back(static_cast<int32_t>(in.context_blocks.size()));

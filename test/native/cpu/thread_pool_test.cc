@@ -33,9 +33,11 @@ TEST("every item runs once, on a worker in range, job after job") {
 
 TEST("an exception reaches the caller and the pool stays usable") {
   ThreadPool pool(3);
-  CHECK_THROWS_CODE(pool.run(100, [](int item, int) {
-    if (item == 41) throw Error(ErrorCode::kInternal, "item 41");
-  }), ErrorCode::kInternal, "item 41");
+  CHECK_THROWS_CODE(pool.run(100,
+                             [](int item, int) {
+                               if (item == 41) throw Error(ErrorCode::kInternal, "item 41");
+                             }),
+                    ErrorCode::kInternal, "item 41");
   std::atomic<int> sum = 0;
   pool.run(10, [&](int item, int) { sum += item; });
   CHECK_EQ(sum.load(), 45);
