@@ -8,6 +8,8 @@ import { Detokenizer } from './text/detokenizer.ts';
 import type { Segment } from './text/segment.ts';
 import { StopMatcher } from './text/stop-strings.ts';
 import type { Tokenizer } from './text/tokenizer.ts';
+import { TurnRecorder } from './text/turn-replay.ts';
+import type { TurnReplay } from './text/turn-replay.ts';
 import type { GenerationEvent, StopOptions } from './types.ts';
 
 type TokenTable = Pick<Tokenizer, 'tokenBytes' | 'isControl'>;
@@ -19,6 +21,8 @@ export interface ChoiceTextOptions {
   /** Markup of a tool call the model is made to write. */
   forced?: readonly Segment[];
   stop: StopOptions;
+  /** Keeps a completed turn with tool calls. */
+  replay?: TurnReplay;
 }
 
 /** Why the text itself ends a choice. */
@@ -37,13 +41,16 @@ export class ChoiceText {
   readonly #stops: StopMatcher;
   /** What the prompt's forced markup has announced already (a call of a named tool). */
   #announced: ContentEvent[] = [];
+  readonly #recorder: TurnRecorder | undefined;
 
   constructor(options: ChoiceTextOptions) {
     this.#options = options;
     this.#detokenizer = new Detokenizer(options.table);
     this.#parser = new ContentParser(options.parser);
     this.#stops = new StopMatcher(options.stop.strings, options.stop.includeInOutput);
-    if (options.parser.start === 'tool-calls') this.#announced = this.#parser.force(options.forced ?? []);
+    const records = options.replay !== undefined && options.parser.toolCalls !== false;
+    this.#recorder = records ? new TurnRecorder(options.parser.start === 'reasoning') : undefined;
+    if (options.parser.start === 'tool-calls') this.#announced = this.#forced();
   }
 
   /** Takes the next token; `silent`: it is a stop token whose text is not shown. Nothing may follow once `end` is set. */
@@ -51,24 +58,38 @@ export class ChoiceText {
     this.tokens += 1;
     if (this.#parser.reasoning) this.reasoningTokens += 1;
     if (silent) return [];
-    const events = this.#shown([...this.#announced.splice(0), ...this.#parser.push(this.#detokenizer.push(token))]);
+    const events = this.#shown([...this.#announced.splice(0), ...this.#parsed(this.#detokenizer.push(token))]);
     if (this.end === undefined && this.#parser.done) this.end = { reason: 'tool_calls' };
     return events;
   }
 
   /** The forced tool call stands behind the last token now. */
   force(): GenerationEvent[] {
-    return this.#shown(this.#parser.force(this.#options.forced ?? []));
+    return this.#shown(this.#forced());
   }
 
   /** What was held back, once no more tokens come. `complete`: the model ended by itself. */
   finish(complete: boolean): { events: GenerationEvent[]; toolCalls: boolean; reasoningIsAnswer: boolean } {
     if (this.end?.reason === 'stop') return { events: [], toolCalls: false, reasoningIsAnswer: false };
-    const events = this.#shown([...this.#announced.splice(0), ...this.#parser.push(this.#detokenizer.flush())]);
+    // A turn that was cut behind its first call is not what the model would have written.
+    const whole = complete && !this.#parser.done;
+    const events = this.#shown([...this.#announced.splice(0), ...this.#parsed(this.#detokenizer.flush())]);
     const last = this.#parser.finish(complete);
     events.push(...this.#shown(last.events));
     events.push(...this.#releaseHeld());
+    if (whole && last.finishedCalls > 0 && this.#recorder !== undefined) this.#options.replay?.record(this.#recorder.turn());
     return { events, toolCalls: last.finishedCalls > 0, reasoningIsAnswer: last.reasoningIsAnswer };
+  }
+
+  #parsed(segments: readonly Segment[]): ContentEvent[] {
+    this.#recorder?.read(segments);
+    return this.#parser.push(segments);
+  }
+
+  #forced(): ContentEvent[] {
+    const forced = this.#options.forced ?? [];
+    this.#recorder?.read(forced);
+    return this.#parser.force(forced);
   }
 
   /** Content as events, answers through the stop matcher. */
@@ -76,8 +97,10 @@ export class ChoiceText {
     const events: GenerationEvent[] = [];
     for (const event of content) {
       if (this.end !== undefined) break;
+      const shown = event.kind === 'answer' ? undefined : this.#withChoice(event);
+      this.#recorder?.add(event, shown?.kind === 'tool-call' ? shown.id : undefined);
       if (event.kind === 'answer') events.push(...this.#answer(event.text));
-      else events.push(...this.#releaseHeld(), this.#withChoice(event));
+      if (shown !== undefined) events.push(...this.#releaseHeld(), shown);
     }
     return events;
   }

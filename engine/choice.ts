@@ -50,6 +50,7 @@ export class Choice {
       parser: prompt.parser,
       stop: request.stop,
       ...(prompt.forced === undefined ? {} : { forced: prompt.forced }),
+      ...(prompt.replay === undefined ? {} : { replay: prompt.replay }),
     });
     this.#usage = {
       promptTokens: prompt.tokens.length,

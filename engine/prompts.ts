@@ -4,10 +4,13 @@ import { EngineError } from './errors.ts';
 import type { ParserOptions } from './text/content-parser.ts';
 import { FIM_BEGIN, FIM_END, FIM_HOLE } from './text/chat-constants.ts';
 import type { EncoderRevision } from './text/chat-constants.ts';
+import type { ToolGrammar } from './text/grammar/tool-calls.ts';
+import { member, parseLossless } from './text/json-text.ts';
 import { promptText, renderChat, renderFim } from './text/prompt.ts';
 import type { Segment } from './text/segment.ts';
 import type { Tokenizer } from './text/tokenizer.ts';
-import type { ChatInput, FimInput, PromptInput } from './types.ts';
+import { TurnReplay } from './text/turn-replay.ts';
+import type { ChatInput, FimInput, JsonText, PromptInput } from './types.ts';
 
 /** A prompt ready to be scheduled, with what is needed to read the completion behind it. */
 export interface PreparedPrompt {
@@ -16,6 +19,10 @@ export interface PreparedPrompt {
   /** Markup of a forced tool call; part of the prompt, or to come behind the reasoning when `forcedTokens` is there. */
   forced?: readonly Segment[];
   forcedTokens?: Int32Array;
+  /** Grammar of forced or strict tool calls. */
+  toolGrammar?: ToolGrammar;
+  /** Where a completed turn with tool calls is kept for the next request of its conversation. */
+  replay?: TurnReplay;
 }
 
 /** Renders and tokenises prompts. */
@@ -23,6 +30,7 @@ export class Prompts {
   readonly #tokenizer: Tokenizer;
   readonly #revision: EncoderRevision;
   readonly #vocabSize: number;
+  readonly #replay = new TurnReplay();
 
   constructor(tokenizer: Tokenizer, revision: EncoderRevision, vocabSize: number) {
     this.#tokenizer = tokenizer;
@@ -54,7 +62,7 @@ export class Prompts {
   render(input: PromptInput, decode: (tokens: Int32Array) => string): string {
     if (input.kind === 'text') return input.text;
     if (input.kind === 'fim') return promptText(renderFim(input));
-    return input.kind === 'tokens' ? decode(input.tokens) : promptText(renderChat(input, this.#revision).segments);
+    return input.kind === 'tokens' ? decode(input.tokens) : promptText(renderChat(input, this.#revision, this.#replay).segments);
   }
 
   #refuseFimUnlessKnown(): void {
@@ -65,18 +73,36 @@ export class Prompts {
   }
 
   async #prepareChat(input: ChatInput, signal?: AbortSignal): Promise<PreparedPrompt> {
-    const { segments, start, forced, tools } = renderChat(input, this.#revision);
+    const { segments, start, forced, tools } = renderChat(input, this.#revision, this.#replay);
     const tokens = await this.#tokenizer.encodeSegments(segments, signal);
-    const parser: ParserOptions = {
-      start,
-      toolCalls: tools.length > 0,
-      tools,
-      parallel: input.parallelToolCalls ?? true,
-    };
-    if (forced === undefined) return { tokens, parser };
-    if (start === 'tool-calls') return { tokens, parser, forced };
-    return { tokens, parser, forced, forcedTokens: await this.#tokenizer.encodeSegments(forced, signal) };
+    const parallel = input.parallelToolCalls ?? true;
+    const parser: ParserOptions = { start, toolCalls: tools.length > 0, tools, parallel };
+    const toolGrammar = toolGrammarOf(tools, input.toolChoice ?? 'auto', parallel);
+    const prompt: PreparedPrompt = { tokens, parser, ...(toolGrammar === undefined ? {} : { toolGrammar }) };
+    // A turn that a prefix has begun is not whole without it.
+    if (start !== 'continued') prompt.replay = this.#replay;
+    if (forced === undefined) return prompt;
+    if (start === 'tool-calls') return { ...prompt, forced };
+    return { ...prompt, forced, forcedTokens: await this.#tokenizer.encodeSegments(forced, signal) };
   }
+}
+
+/** Forced calls are always held to their grammar, others where a tool is strict. */
+function toolGrammarOf(
+  tools: readonly JsonText[],
+  choice: NonNullable<ChatInput['toolChoice']>,
+  parallel: boolean,
+): ToolGrammar | undefined {
+  const rules = tools.map((tool) => ({ tool, strict: isStrict(tool) }));
+  if (rules.length === 0 || choice === 'none') return undefined;
+  if (choice === 'auto' && !rules.some(({ strict }) => strict)) return undefined;
+  const start = choice === 'auto' ? 'text' : choice === 'required' ? 'block' : 'call';
+  return { kind: 'tool-calls', tools: rules, start, parallel };
+}
+
+function isStrict(tool: JsonText): boolean {
+  const strict = member(parseLossless(tool.json), 'strict');
+  return strict?.kind === 'boolean' && strict.value;
 }
 
 /** Guess of a prompt's tokens from its size, for admission before it is rendered and tokenised. */

@@ -8,7 +8,16 @@ import type { EncoderRevision, Task } from './chat-constants.ts';
 import { renderToolCalls } from './dsml.ts';
 import { JsonSyntaxError, parseLossless, pythonJson } from './json-text.ts';
 import { SegmentBuilder, type Segment } from './segment.ts';
-import { lastUserTurn, mergeMessages, sortToolResults, withoutOldDevelopers, type Turn, type UserTurn } from './turns.ts';
+import {
+  lastUserTurn,
+  mergeMessages,
+  sortToolResults,
+  withoutOldDevelopers,
+  type AssistantTurn,
+  type Turn,
+  type UserTurn,
+} from './turns.ts';
+import type { TurnReplay } from './turn-replay.ts';
 
 export interface EncoderMessage {
   role: 'system' | 'developer' | 'user' | 'assistant' | 'tool' | 'latest_reminder';
@@ -39,6 +48,8 @@ export interface EncodeOptions {
   /** Begin-of-sentence token in front, when there is no context. Default true. */
   bos?: boolean;
   effort?: string;
+  /** Turns with calls that come back are rendered as they were generated. */
+  replay?: TurnReplay;
 }
 
 /**
@@ -104,11 +115,19 @@ class Renderer {
         this.userTurn(turn);
         break;
       case 'assistant':
-        if (this.rendersReasoning(index)) this.builder.text(turn.reasoning).control(chat.THINK_CLOSE);
-        this.builder.text(turn.content);
-        if (turn.toolCalls.length > 0) this.builder.append(renderToolCalls(turn.toolCalls, `${turn.path}.tool_calls`));
-        if (!turn.withoutEos) this.builder.control(chat.EOS);
+        this.assistantTurn(turn, this.rendersReasoning(index));
     }
+  }
+
+  private assistantTurn(turn: AssistantTurn, reasoning: boolean): void {
+    const generated = this.options.replay?.find(turn, reasoning);
+    if (generated !== undefined) this.builder.append(generated);
+    else {
+      if (reasoning) this.builder.text(turn.reasoning).control(chat.THINK_CLOSE);
+      this.builder.text(turn.content);
+      if (turn.toolCalls.length > 0) this.builder.append(renderToolCalls(turn.toolCalls, `${turn.path}.tool_calls`));
+    }
+    if (!turn.withoutEos) this.builder.control(chat.EOS);
   }
 
   /** Tools section, then response format, each behind two newlines. */

@@ -8,6 +8,7 @@ import type { EncoderRevision } from './chat-constants.ts';
 import { forcedCall } from './dsml.ts';
 import { elements, member, parseLossless, sourceText, type JsonNode } from './json-text.ts';
 import { encodeMessages, type EncoderMessage } from './message-encoder.ts';
+import type { TurnReplay } from './turn-replay.ts';
 import { SegmentBuilder, segmentsText, type Segment } from './segment.ts';
 
 /**
@@ -28,8 +29,11 @@ export interface RenderedChat {
   tools: readonly JsonText[];
 }
 
-/** @throws EngineError INVALID_REQUEST with the path of the field at fault. */
-export function renderChat(input: ChatInput, revision: EncoderRevision): RenderedChat {
+/**
+ * @param replay turns to render as they were generated
+ * @throws EngineError INVALID_REQUEST with the path of the field at fault
+ */
+export function renderChat(input: ChatInput, revision: EncoderRevision, replay?: TurnReplay): RenderedChat {
   if (input.messages.length === 0) throw invalid('messages', 'messages must not be empty');
   const { tools, forced } = chosenTools(input);
   const messages = serverMessages(input.messages, tools, input.responseFormat);
@@ -37,6 +41,7 @@ export function renderChat(input: ChatInput, revision: EncoderRevision): Rendere
     mode: input.thinking ? 'thinking' : 'chat',
     revision,
     keepDevelopers: true,
+    ...(replay === undefined ? {} : { replay }),
     ...(input.dropThinking === undefined ? {} : { dropThinking: input.dropThinking }),
     ...effortOption(input, revision),
   });

@@ -16,6 +16,16 @@ export interface UserTurn {
   path: string;
 }
 
+export interface AssistantTurn {
+  role: 'assistant';
+  content: string;
+  reasoning: string;
+  toolCalls: readonly ToolCall[];
+  withoutEos: boolean;
+  task?: Task;
+  path: string;
+}
+
 export type Turn =
   | UserTurn
   | {
@@ -26,15 +36,7 @@ export type Turn =
       task?: Task;
       path: string;
     }
-  | {
-      role: 'assistant';
-      content: string;
-      reasoning: string;
-      toolCalls: readonly ToolCall[];
-      withoutEos: boolean;
-      task?: Task;
-      path: string;
-    }
+  | AssistantTurn
   | { role: 'latest_reminder'; content: string; task?: Task; path: string };
 
 /** Joins user messages and tool results that follow each other into one user turn. */

@@ -5,6 +5,8 @@ import { test } from 'node:test';
 import { ChoiceText } from '../../../engine/choice-text.ts';
 import type { ChoiceTextOptions } from '../../../engine/choice-text.ts';
 import { forcedCall } from '../../../engine/text/dsml.ts';
+import { segmentsText } from '../../../engine/text/segment.ts';
+import { TurnReplay } from '../../../engine/text/turn-replay.ts';
 import type { GenerationEvent } from '../../../engine/types.ts';
 
 const THINK_CLOSE = '</think>';
@@ -101,4 +103,21 @@ test('a call that the prompt has opened for the model is announced before its ar
   const { kinds, texts } = play(text, pieces);
   assert.deepEqual(kinds, ['tool-call', 'tool-arguments', 'tool-end']);
   assert.deepEqual(JSON.parse(texts['tool-arguments']!), { x: 'A' });
+});
+
+test('a completed turn with a call is kept for its next prompt, a turn that was cut is not', () => {
+  const pieces = ['We', THINK_CLOSE, '\nYes', ...CALL, ...CALL_END];
+  const kept = (parallel: boolean): boolean => {
+    const replay = new TurnReplay();
+    const text = choiceText(pieces, { parser: { start: 'reasoning', tools: [TOOL], parallel }, replay });
+    const events: GenerationEvent[] = [];
+    for (let i = 0; i < pieces.length && text.end === undefined; i++) events.push(...text.push(i, false));
+    events.push(...text.finish(true).events);
+    const id = events.flatMap((event) => (event.kind === 'tool-call' ? [event.id] : []))[0] as string;
+    const turn = { reasoning: 'We', content: 'Yes', toolCalls: [{ id, name: 'f', arguments: '{"x":"A"}' }] };
+    const source = replay.find(turn, true);
+    assert.ok(source === undefined || segmentsText(source) === pieces.join(''));
+    return source !== undefined;
+  };
+  assert.deepEqual([kept(true), kept(false)], [true, false]);
 });
