@@ -25,7 +25,7 @@ for (const name of ['tiny', 'small', 'pro-pattern', 'demo'] satisfies OracleName
     let sequences: OracleSequence[];
 
     before(async () => {
-      driver = await driveOracleModel(name, { threads: 2 });
+      driver = await driveOracleModel(name);
       sequences = [];
       for (const sequence of oracle.sequences) sequences.push(await completeTruth(driver, sequence));
     });

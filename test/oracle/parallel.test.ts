@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Tensor parallelism: ranks as threads give the ground truth too, also where a rank's shard is empty.
+// Tensor parallelism, ranks as threads, gives the ground truth too, also where a rank's shard is empty; so do worker threads.
 
 import { after, before, suite, test } from 'node:test';
 import type { NativeDriver } from '../helpers/native-driver.ts';
@@ -7,13 +7,17 @@ import { completeTruth, driveOracleModel, LogitTrace, prefill, readOracle } from
 import type { OracleName } from '../helpers/oracle.ts';
 
 for (const name of ['tiny', 'small', 'pro-pattern', 'demo'] satisfies OracleName[]) {
-  for (const tp of [2, 4]) {
-    suite(`${name} on ${tp} ranks: logits and MTP logits equal the ground truth`, () => {
+  for (const { tp, threads } of [
+    { tp: 2, threads: 2 },
+    { tp: 4, threads: 4 },
+    { tp: 1, threads: 2 },
+  ]) {
+    suite(`${name} on ${tp} ranks and ${threads} threads: logits and MTP logits equal the ground truth`, () => {
       const oracle = readOracle(name);
       let driver: NativeDriver;
 
       before(async () => {
-        driver = await driveOracleModel(name, { tp });
+        driver = await driveOracleModel(name, { tp, threads });
       });
       after(() => driver.model.close());
 
