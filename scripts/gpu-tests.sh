@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # Builds the kernels and their test programs for this machine's GPU and runs them.
-#   scripts/gpu-tests.sh [--bench] [--sanitize] [NAME...]     NAME: test/native/cuda/NAME_test.cu; default all
+#   scripts/gpu-tests.sh [--bench] [--sanitize] [NAME...]     NAME: of a NAME_test.cu or .cc under test/native/cuda; default all
 # Environment: BUILD (folder for objects, default native/build-gpu-tests), ARCH (default: from nvidia-smi).
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -18,7 +18,8 @@ if [ -z "${ARCH:-}" ]; then
   ARCH=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -1 | tr -d .)a
 fi
 mkdir -p "$build"
-flags="-std=c++20 -O3 -lineinfo --expt-relaxed-constexpr -Inative -Inative/cuda -Itest/native/cuda -Itest/native -gencode=arch=compute_$ARCH,code=sm_$ARCH"
+flags="-std=c++20 -O3 -lineinfo --expt-relaxed-constexpr -Inative -Inative/cuda -Itest/native/cuda -Itest/native -gencode=arch=compute_$ARCH,code=sm_$ARCH -DTWELVEX_VERSION=\"gpu-tests\""
+[ -n "$sanitize" ] && flags="$flags -DTWELVEX_RACECHECK" && build="$build-sanitize" && mkdir -p "$build"
 export build flags
 
 # Sources of the library, and the tests asked for, each compiled when it or any header is newer than its object.
@@ -27,14 +28,14 @@ compile() {
   if [ -f "$object" ] && [ "$object" -nt "$1" ] && [ -z "$(find native test/native -name '*.h' -newer "$object" -o -name '*.cuh' -newer "$object" | head -1)" ]; then
     return 0
   fi
-  nvcc $flags -x cu -c "$1" -o "$object" 2>"$object.log" || { echo "failed to compile $1"; head -20 "$object.log"; rm -f "$object"; }
+  nvcc $flags -c "$1" -o "$object" 2>"$object.log" || { echo "failed to compile $1"; head -20 "$object.log"; rm -f "$object"; }
 }
 export -f compile
-library=$(find native/cuda -name '*.cu' -o -name '*.cc' -not -name stub.cc | sort; ls native/runtime/{error,cache_layout,rank_group}.cc)
+library=$(find native/cuda -name '*.cu' -o -name '*.cc' -not -name stub.cc | sort; ls native/runtime/*.cc)
 if [ ${#names[@]} -eq 0 ]; then
-  names=($(ls test/native/cuda/*_test.cu | xargs -n1 basename | sed 's/_test.cu//'))
+  names=($(find test/native/cuda -name '*_test.c[cu]' | xargs -n1 basename | sed 's/_test.c[cu]//' | sort))
 fi
-tests=$(printf 'test/native/cuda/%s_test.cu\n' "${names[@]}")
+tests=$(for name in "${names[@]}"; do find test/native/cuda -name "${name}_test.c[cu]"; done)
 printf '%s\n' $library $tests | xargs -P "$(nproc)" -I{} bash -c 'compile {}'
 rm -f "$build/libkernels.a"
 for source in $library; do
@@ -43,12 +44,13 @@ for source in $library; do
 done
 status=0
 for name in "${names[@]}"; do
-  if ! nvcc -o "$build/$name" "$build/test_native_cuda_${name}_test.cu.o" "$build/libkernels.a" -lpthread -ldl -lrt 2>"$build/$name.log"; then
+  if ! nvcc -o "$build/$name" "$build/$(find test/native/cuda -name "${name}_test.c[cu]" | tr / _).o" "$build/libkernels.a" -lpthread -ldl -lrt 2>"$build/$name.log"; then
     echo "failed to link $name"; head -5 "$build/$name.log"; status=1; continue
   fi
   "$build/$name" $bench || status=1
   if [ -n "$sanitize" ]; then
     for tool in memcheck racecheck; do
+      [ $tool = racecheck ] && [ "$name" = model ] && continue  # its kernels have their own programs
       compute-sanitizer --tool $tool --error-exitcode 9 "$build/$name" >"$build/$name.$tool.log" 2>&1 \
         && echo "$name: $tool clean" || { echo "$name: $tool FAILED"; tail -8 "$build/$name.$tool.log"; status=1; }
     done

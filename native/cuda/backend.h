@@ -9,6 +9,7 @@
 #include <memory>
 #include <vector>
 
+#include "comm/communicator.h"
 #include "gemm/gemm.h"
 #include "moe/experts.h"
 #include "runtime/backend.h"
@@ -54,6 +55,7 @@ class CudaOps final : public Ops {
   Array token_table(std::span<const int32_t> table) override { return weights_->token_table(table); }
   Experts experts(std::span<const ExpertView> views) override { return weights_->experts(views); }
   Memory memory() override;
+  /// Also allocates everything else that a step needs but the cache.
   Activations reserve(const Limits& limits) override;
   void allocate_cache(const CacheLayout& layout, const CachePlan& plan) override;
 
@@ -97,7 +99,11 @@ class CudaOps final : public Ops {
   };
 
   template <class T>
-  T* allocate(size_t count, const char* purpose);
+  T* allocate(size_t count, const char* purpose) {
+    return static_cast<T*>(allocate_bytes(count * sizeof(T), purpose));
+  }
+  void* allocate_bytes(size_t bytes, const char* purpose);
+  Array array(size_t count, size_t element, const char* purpose);
   void reserve_scratch();
   void reserve_sampling();
   void begin_sampling(const StepInput& input);
@@ -106,9 +112,11 @@ class CudaOps final : public Ops {
   int max_logit_rows() const;
 
   /// One product (or several of equal format and width) of `rows` rows. Quantises activations where the numerics ask for it.
-  GemmParams product(const Linear& weights, const void* x, int rows, int ldx) const;
+  GemmParams product(const Linear& weights, int rows, int ldx) const;
   static void add_segment(GemmParams& gemm, const Linear& weights, const void* x, void* y, int ldy, bool f32 = false);
 
+  void project_indexer(const DeviceBatch& b, const IndexerWeights& weights, Array hidden, Array latent, int first, int tokens);
+  void select_groups(const DeviceBatch& b, IndexScoreParams score, TopkParams top, int first, int last);
   KvSource kv_source(const DeviceBatch& batch, int layer, LayerKind kind) const;
   RowPages window_pages(int layer) const;
   RowPages context_pages(int layer, bool index) const;
@@ -131,7 +139,8 @@ class CudaOps final : public Ops {
   uint8_t *window_ = nullptr, *context_ = nullptr, *slots_ = nullptr;
   std::vector<size_t> window_at_, context_at_, slot_at_;  // of every layer within its block or slot
   size_t streams_tail_at_ = 0;
-  int hidden_layer_heads_ = 0;  // most heads of a layer on this rank
+  std::unique_ptr<Communicator> comm_;  // several ranks
+  PeerPointers output_peers_, logits_peers_, selection_peers_;
   bool gather_begun_ = false;   // the next attend of a csa layer joins the gather queue
   int overlapped_ = 0, inline_ = 0;
   std::vector<float> diagnostic_logits_, diagnostic_mtp_logits_;

@@ -68,6 +68,7 @@ class StepBatches {
   Batch draft(int pass, const SampleResults& samples, cudaStream_t queue);
 
   static const DeviceBatch& of(const Batch& batch) { return *static_cast<const DeviceBatch*>(batch.device); }
+  const DeviceBatch& trunk_batch() const { return trunk_; }
   const StepInput& input() const { return *input_; }
   const std::vector<SampleRow>& samples() const { return samples_; }
   const RopeFrequencies& compressed_frequencies() const { return compressed_; }

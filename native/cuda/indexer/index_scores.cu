@@ -161,7 +161,7 @@ __global__ void __launch_bounds__(kThreads, 2) index_scores_kernel(const __grid_
 
 // Block (token): one thread a pair of one head.
 __global__ void __launch_bounds__(256) rotate_index_kernel(const __grid_constant__ RotateIndexParams p) {
-  const int token = blockIdx.x;
+  const int token = p.first_token + blockIdx.x;
   if (p.batch.token_row[token] < 0) return;
   for (int i = threadIdx.x; i < p.heads * (kRopeDim / 2); i += blockDim.x) {
     const int head = i / (kRopeDim / 2), pair = i % (kRopeDim / 2);
@@ -183,8 +183,8 @@ void run_index_scores(const IndexScoreParams& p, cudaStream_t queue) {
 }
 
 void run_rotate_index(const RotateIndexParams& p, cudaStream_t queue) {
-  if (p.batch.tokens == 0) return;
-  rotate_index_kernel<<<p.batch.tokens, 256, 0, queue>>>(p);
+  if (p.tokens == 0) return;
+  rotate_index_kernel<<<p.tokens, 256, 0, queue>>>(p);
   check_launch("rotate_index_kernel");
 }
 

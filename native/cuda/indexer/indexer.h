@@ -52,6 +52,7 @@ void run_topk(const TopkParams& params, cudaStream_t queue);
 /// Rotates the last 64 of 128 dims of every index query in place.
 struct RotateIndexParams {
   BatchView batch;
+  int first_token = 0, tokens = 0;
   int heads = 0;
   __nv_bfloat16* query = nullptr;  // [T, heads, 128]
 };

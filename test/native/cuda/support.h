@@ -143,4 +143,32 @@ inline double time_us(const std::function<void()>& call, int repeats = 20) {
   return times[times.size() / 2];
 }
 
+/// Median microseconds of call(i, stream), i < calls, captured into one graph: without the host's part of a launch.
+inline double time_graph_us(int calls, const std::function<void(int, cudaStream_t)>& call, int repeats = 12) {
+  cudaStream_t stream;
+  cudaGraph_t graph;
+  cudaGraphExec_t exec;
+  check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
+  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capture");
+  for (int i = 0; i < calls; ++i) call(i, stream);
+  check(cudaStreamEndCapture(stream, &graph), "capture");
+  check(cudaGraphInstantiate(&exec, graph, 0), "cudaGraphInstantiate");
+  std::vector<float> times;
+  cudaEvent_t begin, end;
+  cudaEventCreate(&begin), cudaEventCreate(&end);
+  for (int i = 0; i < repeats + 2; ++i) {
+    cudaEventRecord(begin, stream);
+    check(cudaGraphLaunch(exec, stream), "cudaGraphLaunch");
+    cudaEventRecord(end, stream);
+    check(cudaEventSynchronize(end), "timed graph");
+    float ms = 0;
+    cudaEventElapsedTime(&ms, begin, end);
+    if (i >= 2) times.push_back(ms * 1000);
+  }
+  cudaEventDestroy(begin), cudaEventDestroy(end);
+  cudaGraphExecDestroy(exec), cudaGraphDestroy(graph), cudaStreamDestroy(stream);
+  std::sort(times.begin(), times.end());
+  return times[times.size() / 2] / calls;
+}
+
 }  // namespace twelvex::test

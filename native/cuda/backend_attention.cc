@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: MIT
+// Attention: projections, cache rows, compression, selection, gather, attention itself.
+#include <algorithm>
+#include <cmath>
+
+#include "attention/gather.h"
+#include "attention/sparse_decode.h"
+#include "attention/sparse_prefill.h"
+#include "backend.h"
+#include "common/check.h"
+#include "common/device.h"
+#include "compressor/compressor.h"
+#include "elementwise/norm_rope.h"
+#include "runtime/shard.h"
+
+namespace twelvex::cuda {
+
+namespace {
+
+using bf16 = __nv_bfloat16;
+
+bf16* bf16_of(Array array) { return static_cast<bf16*>(array.data); }
+const float* f32_of(Array array) { return static_cast<const float*>(array.data); }
+
+const float2* rope_of(const DeviceBatch& batch, LayerKind kind) {
+  return kind == LayerKind::kSwa ? batch.view.rope_plain : batch.view.rope_long;
+}
+
+int ratio_of(LayerKind kind) { return kind == LayerKind::kSwa ? 0 : kind == LayerKind::kCsa ? kCsaRatio : kHcaRatio; }
+
+/// Gathering costs about 1 us per 1,000 rows, reading fp8 pages in the attention kernel about 0.11 us more a token than reading
+/// the workspace (H100, bench/results): the workspace pays from this many tokens per gathered row on.
+bool workspace_pays(int tokens, int rows) { return static_cast<int64_t>(tokens) * 100 >= rows; }
+
+}  // namespace
+
+GemmParams CudaOps::product(const Linear& weights, int rows, int ldx) const {
+  GemmParams gemm;
+  gemm.format = weights.format;
+  gemm.rows = rows;
+  gemm.cols = static_cast<int>(weights.cols);
+  gemm.ldx = ldx;
+  gemm.quantise = options_.numerics == Numerics::kServed && weights.format != WeightFormat::kBF16;
+  gemm.quantised = scratch_.quantised;
+  gemm.num_sms = device_info().multiprocessors;
+  gemm.stream = queue_;
+  return gemm;
+}
+
+void CudaOps::add_segment(GemmParams& gemm, const Linear& weights, const void* x, void* y, int ldy, bool f32) {
+  gemm.segments[gemm.num_segments++] = {.weights = static_cast<const uint8_t*>(weights.data), .scales = static_cast<const uint8_t*>(weights.scale),
+                                        .x = static_cast<const bf16*>(x), .y = y, .rows = static_cast<int>(weights.rows), .ldy = ldy, .f32 = f32};
+}
+
+void CudaOps::project_query_kv(const Batch& batch, const AttentionWeights& weights, Array hidden, Array latent, Array query, Array kv) {
+  const DeviceBatch& b = StepBatches::of(batch);
+  GemmParams down = product(weights.wq_a, batch.tokens, config_.hidden_size);
+  add_segment(down, weights.wq_a, hidden.data, latent.data, config_.q_lora_rank);
+  add_segment(down, weights.wkv, hidden.data, kv.data, kHeadDim);
+  run_gemm(down);
+  LatentKvParams norm;
+  norm.tokens = batch.tokens;
+  norm.latent_dim = config_.q_lora_rank;
+  norm.eps = config_.rms_norm_eps;
+  norm.latent = bf16_of(latent);
+  norm.kv = bf16_of(kv);
+  norm.q_norm = f32_of(weights.q_norm);
+  norm.kv_norm = f32_of(weights.kv_norm);
+  norm.rope = rope_of(b, weights.kind);
+  run_latent_kv(norm, queue_);
+  if (weights.heads == 0) return;
+  GemmParams up = product(weights.wq_b, batch.tokens, config_.q_lora_rank);
+  add_segment(up, weights.wq_b, latent.data, query.data, weights.heads * kHeadDim);
+  run_gemm(up);
+  run_norm_rotate_query({.tokens = batch.tokens, .heads = weights.heads, .eps = config_.rms_norm_eps, .query = bf16_of(query), .rope = norm.rope},
+                        queue_);
+}
+
+void CudaOps::store_window(const Batch& batch, int layer, Array kv) {
+  run_store_window({.batch = StepBatches::of(batch).view, .window = window_pages(layer), .kv = bf16_of(kv)}, queue_);
+}
+
+void CudaOps::compress(const Batch& batch, int layer, const CompressorWeights& weights, Array hidden) {
+  const auto i = static_cast<size_t>(layer);
+  const LayerCacheBytes& bytes = layout_.layers[i];
+  const bool index = weights.dim == kIndexDim, csa = weights.ratio == kCsaRatio;
+  CompressorParams p;
+  p.batch = StepBatches::of(batch).view;
+  p.entries = context_pages(layer, index);
+  p.ratio = weights.ratio;
+  p.dim = weights.dim;
+  p.eps = config_.rms_norm_eps;
+  p.frequencies = batches_->compressed_frequencies();
+  p.kv = scratch_.kv;
+  p.gate = scratch_.gate;
+  p.ape = f32_of(weights.ape);
+  p.norm = f32_of(weights.norm);
+  p.ring = slots_ + slot_at_[i] + (index ? bytes.slot_index_ring : 0);
+  p.slot_stride = bytes.slot;
+  p.ring_rows = csa ? kCsaRing : kHcaRing;
+  // The indexer's tail lies behind the main one of four positions.
+  const size_t main_tail = static_cast<size_t>(kCsaRatio) * 2 * 2 * kHeadDim * sizeof(float);
+  p.tail = csa ? window_ + window_at_[i] + bytes.window_rows + (index ? main_tail : 0) : nullptr;
+  p.tail_stride = bytes.window_block;
+  GemmParams gemm = product(weights.wkv, batch.tokens, config_.hidden_size);
+  add_segment(gemm, weights.wkv, hidden.data, scratch_.kv, p.width(), true);
+  add_segment(gemm, weights.wgate, hidden.data, scratch_.gate, p.width(), true);
+  run_gemm(gemm);
+  run_compressor(p, queue_);
+}
+
+// ---------------------------------------------------------------- gather
+
+KvSource CudaOps::kv_source(const DeviceBatch& batch, int layer, LayerKind kind) const {
+  KvSource kv = batch.gathered[static_cast<size_t>(kind)];
+  kv.window = window_pages(layer);
+  if (kind != LayerKind::kSwa) kv.compressed = context_pages(layer, false);
+  return kv;
+}
+
+bool CudaOps::gathers(const PrefillChunk& chunk, LayerKind kind) const {
+  return layout_.format == RowFormat::kFp8 && workspace_pays(chunk.tokens, chunk.gathered[static_cast<size_t>(kind)]);
+}
+
+void CudaOps::gather(const DeviceBatch& batch, const PrefillChunk& chunk, int layer, LayerKind kind, cudaStream_t queue) {
+  GatherParams p;
+  p.batch = batch.view;
+  p.kv = kv_source(batch, layer, kind);
+  p.workspace = scratch_.workspace;
+  p.first_row = chunk.first_row;
+  p.rows = chunk.rows;
+  p.ratio = ratio_of(kind);
+  run_gather(p, queue);
+}
+
+/// With one chunk of prefill rows the workspace has a single user in the layer, so the gather of a csa layer may run while the
+/// indexer decides which of the gathered rows count. It starts behind the rows that this layer has just stored.
+void CudaOps::begin_gather(const Batch& batch, int layer, LayerKind kind) {
+  const DeviceBatch& b = StepBatches::of(batch);
+  gather_begun_ = kind == LayerKind::kCsa && b.chunks.size() == 1 && gathers(b.chunks.front(), kind);
+  if (!gather_begun_) return;
+  check(cudaEventRecord(rows_stored_, queue_), "cudaEventRecord");
+  check(cudaStreamWaitEvent(gather_queue_, rows_stored_), "cudaStreamWaitEvent");
+  gather(b, b.chunks.front(), layer, kind, gather_queue_);
+  check(cudaEventRecord(gathered_, gather_queue_), "cudaEventRecord");
+}
+
+// ---------------------------------------------------------------- indexer
+
+/// Index queries and head weights of tokens [first, first + tokens).
+void CudaOps::project_indexer(const DeviceBatch& b, const IndexerWeights& weights, Array hidden, Array latent, int first, int tokens) {
+  const int heads = config_.index_heads;
+  const auto at = static_cast<size_t>(first), width = static_cast<size_t>(heads);
+  GemmParams query = product(weights.wq_b, tokens, config_.q_lora_rank);
+  add_segment(query, weights.wq_b, bf16_of(latent) + at * static_cast<size_t>(config_.q_lora_rank), scratch_.index_query + at * width * kIndexDim,
+              heads * kIndexDim);
+  run_gemm(query);
+  GemmParams head_weights = product(weights.weights_proj, tokens, config_.hidden_size);
+  add_segment(head_weights, weights.weights_proj, bf16_of(hidden) + at * static_cast<size_t>(config_.hidden_size),
+              scratch_.index_weights + at * width, heads);
+  run_gemm(head_weights);
+  run_rotate_index({.batch = b.view, .first_token = first, .tokens = tokens, .heads = heads, .query = scratch_.index_query}, queue_);
+}
+
+/// Scores and selects groups [first, last), as many at a time as the score buffer holds.
+void CudaOps::select_groups(const DeviceBatch& b, IndexScoreParams p, TopkParams top, int first, int last) {
+  const int fit = score_chunk_tokens(kScoreFloats, top.stride);
+  while (first < last) {
+    const int token = b.group_first[static_cast<size_t>(first)];
+    int end = token, next = first;
+    while (next < last && b.group_first[static_cast<size_t>(next)] + b.group_count[static_cast<size_t>(next)] - token <= fit) {
+      end = b.group_first[static_cast<size_t>(next)] + b.group_count[static_cast<size_t>(next)];
+      ++next;
+    }
+    p.groups = {b.groups.first + first, b.groups.count + first, next - first};
+    p.first_token = top.first_token = token;
+    top.tokens = end - token;
+    run_index_scores(p, queue_);
+    run_topk(top, queue_);
+    first = next;
+  }
+}
+
+void CudaOps::select(const Batch& batch, int layer, const IndexerWeights& weights, Array hidden, Array latent, Array selection) {
+  const DeviceBatch& b = StepBatches::of(batch);
+  const int entries = b.context / kCsaRatio;
+  TopkParams top;
+  top.batch = b.view;
+  top.topk = config_.index_topk;
+  top.scores = scratch_.scores;
+  top.stride = (entries + 31) / 32 * 32;
+  top.selection = static_cast<int32_t*>(selection.data);
+  if (entries <= config_.index_topk) {  // every entry is kept, nothing needs a score
+    top.tokens = batch.tokens;
+    run_topk(top, queue_);
+    return;
+  }
+  IndexScoreParams p;
+  p.batch = b.view;
+  p.entries = context_pages(layer, true);
+  p.heads = config_.index_heads;
+  p.topk = config_.index_topk;
+  p.entry_limit = entries;
+  p.query = scratch_.index_query;
+  p.weights = scratch_.index_weights;
+  p.scale = 1.0f / std::sqrt(static_cast<float>(kIndexDim * config_.index_heads));
+  p.scores = scratch_.scores;
+  p.stride = top.stride;
+  // Ranks choose for a part of the groups each; everybody gets all choices.
+  const ShardRange own = shard_range(b.groups.groups, options_.shape);
+  const auto token_of = [&](int64_t group) { return group < b.groups.groups ? b.group_first[static_cast<size_t>(group)] : batch.tokens; };
+  const int first = token_of(own.begin), tokens = token_of(own.end) - first;
+  if (tokens > 0) {
+    project_indexer(b, weights, hidden, latent, first, tokens);
+    select_groups(b, p, top, static_cast<int>(own.begin), static_cast<int>(own.end));
+  }
+  if (!comm_) return;
+  AllGatherParams gather;
+  gather.array = selection_peers_;
+  gather.rows = 1;
+  gather.row_bytes = static_cast<int64_t>(batch.tokens) * config_.index_topk * 4;
+  gather.offset = static_cast<int64_t>(first) * config_.index_topk * 4;
+  gather.bytes = static_cast<int64_t>(tokens) * config_.index_topk * 4;
+  comm_->all_gather(gather, queue_);
+}
+
+// ---------------------------------------------------------------- attention
+
+void CudaOps::attend(const Batch& batch, int layer, const AttentionWeights& weights, Array query, Array selection, Array attended) {
+  const DeviceBatch& b = StepBatches::of(batch);
+  const LayerKind kind = weights.kind;
+  if (b.decode_tokens > 0) {
+    SparseDecodeParams p;
+    p.batch = b.view;
+    p.kv = kv_source(b, layer, kind);
+    p.kind = kind;
+    p.heads = weights.heads;
+    p.topk = config_.index_topk;
+    p.max_splits = decode_splits(kind, config_.index_topk, b.context);
+    p.query = bf16_of(query);
+    p.selection = static_cast<const int32_t*>(selection.data);
+    p.sinks = f32_of(weights.sinks);
+    p.rope = rope_of(b, kind);
+    p.partial = scratch_.decode_partial;
+    p.state = scratch_.decode_state;
+    p.attended = bf16_of(attended);
+    p.tokens = b.decode_tokens;
+    run_sparse_decode(p, queue_);
+  }
+  SparsePrefillParams p;
+  p.batch = b.view;
+  p.kind = kind;
+  p.heads = weights.heads;
+  p.topk = config_.index_topk;
+  p.query = bf16_of(query);
+  p.selection = static_cast<const int32_t*>(selection.data);
+  p.sinks = f32_of(weights.sinks);
+  p.rope = rope_of(b, kind);
+  p.attended = bf16_of(attended);
+  for (const PrefillChunk& chunk : b.chunks) {
+    p.kv = kv_source(b, layer, kind);
+    if (gather_begun_) {
+      check(cudaStreamWaitEvent(queue_, gathered_), "cudaStreamWaitEvent");
+      p.kv.workspace = scratch_.workspace;
+      ++overlapped_;
+    } else if (gathers(chunk, kind)) {
+      gather(b, chunk, layer, kind, queue_);
+      p.kv.workspace = scratch_.workspace;
+      if (kind == LayerKind::kCsa && &chunk == &b.chunks.front()) ++inline_;  // once a layer
+    }
+    p.first_token = chunk.first_token;
+    p.tokens = chunk.tokens;
+    run_sparse_prefill(p, queue_);
+  }
+  gather_begun_ = false;
+}
+
+void CudaOps::project_output(const Batch& batch, const AttentionWeights& weights, Array attended, Array output) {
+  if (weights.groups == 0) {
+    check(cudaMemsetAsync(output.data, 0, static_cast<size_t>(batch.tokens) * static_cast<size_t>(config_.hidden_size) * 2, queue_), "memset");
+    return;
+  }
+  // Every group's heads meet their own rows of wo_a: one launch, a segment a group.
+  const int heads = weights.heads / weights.groups * kHeadDim, rank = config_.o_lora_rank, width = weights.heads * kHeadDim;
+  GemmParams down = product(weights.wo_a, batch.tokens, width);
+  down.x_rows = batch.tokens;
+  down.x_cols = width;
+  const Linear& wo_a = weights.wo_a;
+  const auto flush = [&] {
+    run_gemm(down);
+    down.num_segments = 0;
+  };
+  for (int g = 0; g < weights.groups; ++g) {
+    Linear group = wo_a;
+    group.rows = rank;
+    group.data = static_cast<uint8_t*>(wo_a.data) + weight_bytes(wo_a.format, static_cast<int64_t>(g) * rank, wo_a.cols);
+    if (wo_a.scale) group.scale = static_cast<uint8_t*>(wo_a.scale) + scale_bytes(wo_a.format, static_cast<int64_t>(g) * rank, wo_a.cols);
+    add_segment(down, group, bf16_of(attended) + static_cast<size_t>(g) * static_cast<size_t>(heads),
+                scratch_.low_rank + static_cast<size_t>(g) * static_cast<size_t>(rank), weights.groups * rank);
+    if (down.num_segments == kMaxSegments && g + 1 < weights.groups) flush();
+  }
+  flush();
+  GemmParams up = product(weights.wo_b, batch.tokens, weights.groups * rank);
+  add_segment(up, weights.wo_b, scratch_.low_rank, output.data, config_.hidden_size);
+  run_gemm(up);
+}
+
+}  // namespace twelvex::cuda

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: MIT
+// Everything of a layer but attention: embeddings, mHC, experts, all-reduce, and the input of the draft block.
+#include "backend.h"
+#include "common/check.h"
+#include "common/device.h"
+#include "elementwise/norm_rope.h"
+#include "elementwise/rows.h"
+#include "hyper/hyper.h"
+#include "moe/route.h"
+#include "runtime/shard.h"
+
+namespace twelvex::cuda {
+
+namespace {
+
+using bf16 = __nv_bfloat16;
+
+bf16* bf16_of(Array array) { return static_cast<bf16*>(array.data); }
+const float* f32_of(Array array) { return static_cast<const float*>(array.data); }
+
+}  // namespace
+
+void CudaOps::embed(const Batch& batch, const ModelWeights& weights, Array output) {
+  EmbedParams p;
+  p.token_id = StepBatches::of(batch).view.token_id;
+  p.tokens = batch.tokens;
+  p.dim = config_.hidden_size;
+  p.vocab_begin = weights.vocab_begin;
+  p.vocab_rows = weights.embed.rows;
+  p.embedding = static_cast<const uint8_t*>(weights.embed.data);
+  p.output = bf16_of(output);
+  run_embed(p, queue_);
+}
+
+void CudaOps::spread(const Batch& batch, Array hidden, Array streams) {
+  run_spread({.tokens = batch.tokens, .dim = config_.hidden_size, .hidden = bf16_of(hidden), .streams = bf16_of(streams)}, queue_);
+}
+
+// ---------------------------------------------------------------- mHC
+
+void CudaOps::hyper(const Batch& batch, const HyperWeights* enter, const void* norm, const void* output, Array streams, Array mix,
+                    void* hidden) {
+  HyperParams p;
+  p.tokens = batch.tokens;
+  p.dim = config_.hidden_size;
+  p.norm_eps = config_.rms_norm_eps;
+  p.hc_eps = config_.hc_eps;
+  p.sinkhorn_iters = config_.hc_sinkhorn_iters;
+  p.leave = output != nullptr;
+  p.enter = enter != nullptr;
+  p.streams = bf16_of(streams);
+  p.output = static_cast<const bf16*>(output);
+  p.mix = static_cast<float*>(mix.data);
+  if (enter) {
+    p.fn = f32_of(enter->fn);
+    p.base = f32_of(enter->base);
+    p.scale = f32_of(enter->scale);
+  }
+  p.norm = static_cast<const float*>(norm);
+  p.hidden = static_cast<bf16*>(hidden);
+  p.partial = scratch_.hyper;
+  run_hyper(p, queue_);
+}
+
+void CudaOps::hyper_enter(const Batch& batch, const HyperWeights& weights, Array norm, Array streams, Array mix, Array hidden) {
+  hyper(batch, &weights, norm.data, nullptr, streams, mix, hidden.data);
+}
+
+void CudaOps::hyper_leave(const Batch& batch, Array mix, Array output, Array streams) {
+  hyper(batch, nullptr, nullptr, output.data, streams, mix, nullptr);
+}
+
+void CudaOps::hyper_cross(const Batch& batch, const HyperWeights& next, Array norm, Array output, Array streams, Array mix, Array hidden) {
+  hyper(batch, &next, norm.data, output.data, streams, mix, hidden.data);
+}
+
+// ---------------------------------------------------------------- experts
+
+void CudaOps::route(const Batch& batch, const MoeWeights& weights, Array hidden, Array routing) {
+  const BatchView& view = StepBatches::of(batch).view;
+  GemmParams gemm = product(weights.gate, batch.tokens, config_.hidden_size);
+  add_segment(gemm, weights.gate, hidden.data, scratch_.moe.logits, config_.num_experts, true);
+  run_gemm(gemm);
+  auto* ids = static_cast<int32_t*>(routing.data);
+  RouteParams p;
+  p.tokens = batch.tokens;
+  p.experts = config_.num_experts;
+  p.picks = config_.experts_per_token;
+  p.scale = config_.routed_scaling_factor;
+  p.logits = scratch_.moe.logits;
+  p.bias = f32_of(weights.bias);
+  p.table = static_cast<const int32_t*>(weights.tid2eid.data);
+  p.token_id = view.token_id;
+  p.token_row = view.token_row;
+  p.ids = ids;
+  p.weights = reinterpret_cast<float*>(ids + static_cast<size_t>(batch.tokens) * static_cast<size_t>(config_.experts_per_token));
+  p.stream = queue_;
+  run_route(p);
+}
+
+void CudaOps::run_experts(const Batch& batch, const MoeWeights& weights, Array hidden, Array routing, Array output) {
+  const auto* ids = static_cast<const int32_t*>(routing.data);
+  MoeParams p;
+  p.tokens = batch.tokens;
+  p.picks = config_.experts_per_token;
+  p.limit = config_.swiglu_limit;
+  p.quantise = options_.numerics == Numerics::kServed;
+  p.weights = &weights;
+  p.hidden = bf16_of(hidden);
+  p.ids = ids;
+  p.routing = reinterpret_cast<const float*>(ids + static_cast<size_t>(batch.tokens) * static_cast<size_t>(config_.experts_per_token));
+  p.output = bf16_of(output);
+  p.workspace = scratch_.moe;
+  p.num_sms = device_info().multiprocessors;
+  p.stream = queue_;
+  cuda::run_experts(p);
+}
+
+void CudaOps::all_reduce(const Batch& batch, Array array) {
+  if (!comm_ || batch.tokens == 0) return;
+  // The forward pass reduces one array only, the sub-layer outputs, whose addresses the ranks have exchanged.
+  TWELVEX_NEED(array.data == output_peers_.at[options_.shape.rank], true);
+  comm_->all_reduce(output_peers_, static_cast<int64_t>(batch.tokens) * config_.hidden_size, queue_);
+}
+
+// ---------------------------------------------------------------- drafts
+
+void CudaOps::keep_streams(const Batch& batch, Array streams) {
+  KeepStreamsParams p;
+  p.batch = StepBatches::of(batch).view;
+  p.dim = config_.hidden_size;
+  p.streams = bf16_of(streams);
+  p.tail = window_ + streams_tail_at_;
+  p.stride = layout_.streams_tail;
+  run_keep_streams(p, queue_);
+}
+
+void CudaOps::draft_input(const Batch& batch, const MtpWeights& weights, Array embedding, Array streams, Array draft_streams) {
+  const DeviceBatch& b = StepBatches::of(batch);
+  const int dim = config_.hidden_size;
+  GatherStreamsParams gather;
+  gather.batch = b.view;
+  gather.dim = dim;
+  gather.source = b.source;
+  gather.streams = bf16_of(streams);
+  gather.tail = window_ + streams_tail_at_;
+  gather.stride = layout_.streams_tail;
+  gather.out = scratch_.draft_rows;
+  run_gather_streams(gather, queue_);
+  NormRowsParams norm;
+  norm.rows = batch.tokens * kStreams;
+  norm.dim = dim;
+  norm.eps = config_.rms_norm_eps;
+  norm.in = norm.out = scratch_.draft_rows;
+  norm.norm = f32_of(weights.hnorm);
+  run_norm_rows(norm, queue_);
+  norm.rows = batch.tokens;
+  norm.in = bf16_of(embedding);
+  norm.out = scratch_.draft_embed;
+  norm.norm = f32_of(weights.enorm);
+  run_norm_rows(norm, queue_);
+
+  GemmParams of_streams = product(weights.h_proj, batch.tokens * kStreams, dim);
+  add_segment(of_streams, weights.h_proj, scratch_.draft_rows, draft_streams.data, dim);
+  run_gemm(of_streams);
+  GemmParams of_embedding = product(weights.e_proj, batch.tokens, dim);
+  add_segment(of_embedding, weights.e_proj, scratch_.draft_embed, scratch_.draft_proj, dim);
+  run_gemm(of_embedding);
+  run_add_to_streams({.tokens = batch.tokens, .dim = dim, .hidden = scratch_.draft_proj, .streams = bf16_of(draft_streams)}, queue_);
+}
+
+}  // namespace twelvex::cuda

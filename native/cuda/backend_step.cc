@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: MIT
+// The plan in, logits and sampling, results out. The host waits once, in finish_step.
+#include <algorithm>
+#include <limits>
+
+#include "backend.h"
+#include "common/check.h"
+#include "common/device.h"
+#include "hyper/hyper.h"
+#include "runtime/error.h"
+#include "runtime/shard.h"
+
+namespace twelvex::cuda {
+
+namespace {
+
+constexpr size_t kMaxBias = 2048;  // entries of one row's logit bias
+
+/// How many of a row's tokens are in diagnostic logits.
+bool has(uint8_t flags, uint8_t wanted) { return (flags & wanted) != 0; }
+
+}  // namespace
+
+void CudaOps::reserve_sampling() {
+  SamplingArrays& s = sampling_;
+  const auto rows = static_cast<size_t>(limits_.rows), places = rows * static_cast<size_t>(1 + limits_.mtp);
+  const auto vocab = static_cast<size_t>(config_.vocab_size), words = (vocab + 31) / 32;
+  const size_t seen = rows * std::min(vocab, static_cast<size_t>(limits_.context_tokens));
+  const size_t prompt = limits_.diagnostics ? static_cast<size_t>(limits_.step_tokens) : 0;
+  for (auto* list : {&s.prompt_row, &s.prompt_token}) sampling_arena_.add(*list, prompt);
+  for (auto* list : {&s.penalty_tokens, &s.penalty_counts}) sampling_arena_.add(*list, seen);
+  sampling_arena_.add(s.bias_tokens, rows * kMaxBias);
+  sampling_arena_.add(s.bias_values, rows * kMaxBias);
+  sampling_arena_.add(s.masks, places * words);
+  sampling_arena_.add(s.accepted_count, rows);
+  sampling_arena_.add(s.accepted, places);
+  sampling_arena_.add(s.drafts, rows * static_cast<size_t>(std::max(limits_.mtp, 1)));
+  sampling_arena_.add(s.logprobs, places);
+  sampling_arena_.add(s.top_tokens, places * kMaxTopLogprobs);
+  sampling_arena_.add(s.top_logprobs, places * kMaxTopLogprobs);
+  sampling_arena_.add(s.prompt_logprobs, prompt);
+  sampling_arena_.add(s.prompt_top_tokens, prompt * kMaxTopLogprobs);
+  sampling_arena_.add(s.prompt_top_logprobs, prompt * kMaxTopLogprobs);
+  s.drawn = allocate<int32_t>(places, "sampling");
+  s.logprob_row = allocate<int32_t>(places, "sampling");
+  s.logprob_token = allocate<int32_t>(places, "sampling");
+  scratch_.adjusted = allocate<float>(places * vocab, "adjusted logits");
+}
+
+void CudaOps::begin_sampling(const StepInput& input) {
+  SamplingArrays& s = sampling_;
+  const auto upload = [this](const auto& from, auto& to, const char* what) {
+    if (from.size() > to.capacity) {
+      throw Error(ErrorCode::kInvalidPlan, std::string(what) + ": " + std::to_string(from.size()) + " entries in a step, room for " +
+                                               std::to_string(to.capacity));
+    }
+    std::copy(from.begin(), from.end(), to.host);
+    StepArena::upload(to, from.size(), queue_);
+  };
+  upload(input.penalty_tokens, s.penalty_tokens, "penalty tokens");
+  upload(input.penalty_counts, s.penalty_counts, "penalty counts");
+  upload(input.bias_tokens, s.bias_tokens, "logit bias");
+  upload(input.bias_values, s.bias_values, "logit bias");
+  upload(input.masks, s.masks, "grammar masks");
+  s.width = 0;
+  for (size_t i = 0; i < batches_->samples().size(); ++i) {
+    const SampleRow& row = batches_->samples()[i];
+    const SamplingParams& from = input.sampling[i];
+    s.width = std::max(s.width, from.logprobs);
+    s.info.host[i] = {.first_logit = row.first_logit, .first_token = row.first_token, .position = row.position, .drafts = row.drafts,
+                      .temperature = from.temperature, .top_p = from.top_p, .min_p = from.min_p, .top_k = from.top_k,
+                      .repetition_penalty = from.repetition_penalty, .presence_penalty = from.presence_penalty,
+                      .frequency_penalty = from.frequency_penalty, .logprobs = from.logprobs, .seed = from.seed,
+                      .penalty_begin = input.penalty_offset[i], .penalty_end = input.penalty_offset[i + 1],
+                      .bias_begin = input.bias_offset[i], .bias_end = input.bias_offset[i + 1], .mask_row = input.mask_row[i]};
+  }
+  // Rows of prompt log-probabilities lie among the diagnostic logits.
+  s.prompt_count = 0;
+  const DeviceBatch& trunk = batches_->trunk_batch();
+  int logit_row = trunk.sampled;
+  size_t token = 0;
+  for (size_t r = 0; r < input.flags.size(); ++r) {
+    const int count = input.count[r];
+    if (has(input.flags[r], kRowAllLogprobs)) {
+      // A part of a prompt that does not sample yet has no parameters that say how many alternatives are wanted.
+      if (!has(input.flags[r], kRowSample)) s.width = kMaxTopLogprobs;
+      for (int i = 0; i < count; ++i) {
+        s.prompt_row.host[s.prompt_count] = logit_row + i;
+        s.prompt_token.host[s.prompt_count++] = i + 1 < count ? input.tokens[token + static_cast<size_t>(i) + 1] : input.next_token[r];
+      }
+    }
+    if (has(input.flags[r], kRowAllLogits | kRowAllLogprobs)) logit_row += count;
+    token += static_cast<size_t>(count);
+  }
+  StepArena::upload(s.prompt_row, static_cast<size_t>(s.prompt_count), queue_);
+  StepArena::upload(s.prompt_token, static_cast<size_t>(s.prompt_count), queue_);
+}
+
+Batch CudaOps::begin_step(const StepInput& input) {
+  check(cudaSetDevice(options_.device), "cudaSetDevice");
+  overlapped_ = inline_ = 0;
+  gather_begun_ = false;
+  diagnostic_logits_.clear();
+  diagnostic_mtp_logits_.clear();
+  const size_t bytes = batches_->begin(input, arena_);
+  begin_sampling(input);
+  arena_.upload(bytes, queue_);
+  return batches_->trunk(queue_);
+}
+
+Batch CudaOps::draft_batch(int pass) {
+  return batches_->draft(pass, {sampling_.accepted_count.device, sampling_.accepted.device, sampling_.drafts.device, limits_.rows}, queue_);
+}
+
+void CudaOps::logits(const Batch& batch, const HeadWeights& head, const Linear& lm_head, Array streams, Array logits) {
+  const DeviceBatch& b = StepBatches::of(batch);
+  if (b.logit_rows == 0) return;
+  HyperHeadParams p;
+  p.rows = b.logit_rows;
+  p.dim = config_.hidden_size;
+  p.norm_eps = config_.rms_norm_eps;
+  p.hc_eps = config_.hc_eps;
+  p.index = b.logit_tokens;
+  p.streams = static_cast<const __nv_bfloat16*>(streams.data);
+  p.fn = static_cast<const float*>(head.hyper.fn.data);
+  p.base = static_cast<const float*>(head.hyper.base.data);
+  p.scale = static_cast<const float*>(head.hyper.scale.data);
+  p.norm = static_cast<const float*>(head.norm.data);
+  p.hidden = scratch_.head_rows;
+  run_hyper_head(p, queue_);
+  const ShardRange own = shard_vocab(config_, options_.shape);
+  if (own.size() > 0) {
+    GemmParams gemm = product(lm_head, b.logit_rows, config_.hidden_size);
+    add_segment(gemm, lm_head, scratch_.head_rows, static_cast<float*>(logits.data) + own.begin, config_.vocab_size, true);
+    run_gemm(gemm);
+  }
+  if (!comm_) return;
+  AllGatherParams gather;
+  gather.array = logits_peers_;
+  gather.rows = b.logit_rows;
+  gather.row_bytes = static_cast<int64_t>(config_.vocab_size) * 4;
+  gather.offset = own.begin * 4;
+  gather.bytes = own.size() * 4;
+  comm_->all_gather(gather, queue_);
+}
+
+/// Appends the logits of the rows with kRowAllLogits to `kept`. Diagnostics only: the copy may make the host wait.
+void CudaOps::keep_diagnostic_logits(const DeviceBatch& batch, const float* logits, std::vector<float>& kept) {
+  const StepInput& input = batches_->input();
+  const uint8_t covered = batch.pass == 0 ? kRowAllLogits | kRowAllLogprobs : kRowAllLogits;
+  const auto vocab = static_cast<size_t>(config_.vocab_size);
+  auto row = static_cast<size_t>(batch.sampled);
+  for (size_t r = 0; r < input.flags.size(); ++r) {
+    if (!has(input.flags[r], covered)) continue;
+    const auto count = static_cast<size_t>(input.count[r]);
+    if (has(input.flags[r], kRowAllLogits)) {
+      const size_t at = kept.size();
+      kept.resize(at + count * vocab);
+      check(cudaMemcpyAsync(kept.data() + at, logits + row * vocab, count * vocab * sizeof(float), cudaMemcpyDeviceToHost, queue_),
+            "diagnostic logits");
+      check(cudaStreamSynchronize(queue_), "diagnostic logits");
+    }
+    row += count;
+  }
+}
+
+void CudaOps::sample_trunk(const DeviceBatch& batch, const float* logits) {
+  SamplingArrays& s = sampling_;
+  const int rows = static_cast<int>(batches_->samples().size()), places = 1 + limits_.mtp;
+  SampleParams p;
+  p.rows = rows;
+  p.places = places;
+  p.vocab = config_.vocab_size;
+  p.logits = logits;
+  p.adjusted = scratch_.adjusted;
+  p.info = s.info.device;
+  p.token_id = batch.view.token_id;
+  p.penalty_tokens = s.penalty_tokens.device;
+  p.penalty_counts = s.penalty_counts.device;
+  p.bias_tokens = s.bias_tokens.device;
+  p.bias_values = s.bias_values.device;
+  p.masks = s.masks.device;
+  p.accepted_count = s.accepted_count.device;
+  p.accepted = s.accepted.device;
+  p.drawn = s.drawn;
+  p.logprob_row = s.logprob_row;
+  p.logprob_token = s.logprob_token;
+  p.stream = queue_;
+  if (rows > 0) run_sample(p);
+  LogprobParams l;
+  l.vocab = config_.vocab_size;
+  l.width = s.width;
+  l.logits = logits;
+  l.stream = queue_;
+  if (std::any_of(batches_->input().sampling.begin(), batches_->input().sampling.end(), [](const auto& q) { return q.logprobs >= 0; })) {
+    l.count = rows * places;
+    l.row = s.logprob_row;
+    l.token = s.logprob_token;
+    l.logprob = s.logprobs.device;
+    l.top_tokens = s.top_tokens.device;
+    l.top_logprobs = s.top_logprobs.device;
+    run_logprobs(l);
+    StepArena::download(s.logprobs, static_cast<size_t>(l.count), queue_);
+    StepArena::download(s.top_tokens, static_cast<size_t>(l.count * l.width), queue_);
+    StepArena::download(s.top_logprobs, static_cast<size_t>(l.count * l.width), queue_);
+  }
+  if (s.prompt_count > 0) {
+    l.count = s.prompt_count;
+    l.row = s.prompt_row.device;
+    l.token = s.prompt_token.device;
+    l.logprob = s.prompt_logprobs.device;
+    l.top_tokens = s.prompt_top_tokens.device;
+    l.top_logprobs = s.prompt_top_logprobs.device;
+    run_logprobs(l);
+    StepArena::download(s.prompt_logprobs, static_cast<size_t>(l.count), queue_);
+    StepArena::download(s.prompt_top_tokens, static_cast<size_t>(l.count * l.width), queue_);
+    StepArena::download(s.prompt_top_logprobs, static_cast<size_t>(l.count * l.width), queue_);
+  }
+}
+
+void CudaOps::sample(const Batch& batch, Array logits) {
+  const DeviceBatch& b = StepBatches::of(batch);
+  const auto* raw = static_cast<const float*>(logits.data);
+  if (batch.pass == 0) {
+    sample_trunk(b, raw);
+    keep_diagnostic_logits(b, raw, diagnostic_logits_);
+    return;
+  }
+  ArgmaxParams p;
+  p.rows = b.sampled;
+  p.vocab = config_.vocab_size;
+  p.logits = raw;
+  p.token = sampling_.drafts.device + static_cast<size_t>(batch.pass - 1) * static_cast<size_t>(limits_.rows);
+  p.stream = queue_;
+  if (p.rows > 0) run_argmax(p);
+  if (batch.pass == 1) keep_diagnostic_logits(b, raw, diagnostic_mtp_logits_);
+}
+
+void CudaOps::finish_step(StepOutput& output) {
+  SamplingArrays& s = sampling_;
+  const auto rows = batches_->samples().size(), places = rows * static_cast<size_t>(1 + limits_.mtp), width = static_cast<size_t>(s.width);
+  const auto drafts = static_cast<size_t>(limits_.mtp), stride = static_cast<size_t>(limits_.rows);
+  StepArena::download(s.accepted_count, rows, queue_);
+  StepArena::download(s.accepted, places, queue_);
+  if (rows > 0 && drafts > 0) StepArena::download(s.drafts, (drafts - 1) * stride + rows, queue_);
+  check(cudaStreamSynchronize(queue_), "the step");
+  if (comm_) comm_->check_alive();
+
+  constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+  output.accepted_count.assign(s.accepted_count.host, s.accepted_count.host + rows);
+  output.accepted.assign(s.accepted.host, s.accepted.host + places);
+  output.drafts.assign(rows * drafts, -1);
+  for (size_t i = 0; i < rows; ++i) {
+    for (size_t k = 0; k < drafts; ++k) output.drafts[i * drafts + k] = s.drafts.host[k * stride + i];
+  }
+  output.top_width = s.width;
+  const std::vector<SamplingParams>& params = batches_->input().sampling;
+  const bool asked = std::any_of(params.begin(), params.end(), [](const auto& q) { return q.logprobs >= 0; });
+  const auto take = [](auto& to, const auto& from, size_t count, bool there, auto missing) {
+    to.assign(count, missing);
+    if (there) std::copy_n(from.host, count, to.begin());
+  };
+  take(output.logprobs, s.logprobs, places, asked, kNaN);
+  take(output.top_tokens, s.top_tokens, places * width, asked, -1);
+  take(output.top_logprobs, s.top_logprobs, places * width, asked, kNaN);
+  const auto prompt = static_cast<size_t>(s.prompt_count);
+  take(output.prompt_logprobs, s.prompt_logprobs, prompt, true, kNaN);
+  take(output.prompt_top_tokens, s.prompt_top_tokens, prompt * width, true, -1);
+  take(output.prompt_top_logprobs, s.prompt_top_logprobs, prompt * width, true, kNaN);
+  output.logits = std::move(diagnostic_logits_);
+  output.mtp_logits = std::move(diagnostic_mtp_logits_);
+  output.gathers_overlapped = overlapped_;
+  output.gathers_inline = inline_;
+}
+
+}  // namespace twelvex::cuda

@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: MIT
+// mHC, its head, norms with rotary embedding, against double precision; --bench: GB/s.
+#include "hyper/hyper.h"
+
+#include "elementwise/norm_rope.h"
+#include "runtime/model_config.h"
+#include "support.h"
+
+using namespace twelvex;
+using namespace twelvex::test;
+
+namespace {
+
+double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
+
+struct Mix {
+  double pre[4], post[4], comb[4][4];
+};
+
+Mix reference_mix(const std::vector<double>& streams, const std::vector<float>& fn, const std::vector<float>& base, const std::vector<float>& scale, size_t dim) {
+  double m[24], squares = 0;
+  for (const double x : streams) squares += x * x;
+  const double factor = 1 / std::sqrt(squares / (4.0 * dim) + 1e-6);
+  for (int i = 0; i < 24; ++i) {
+    m[i] = 0;
+    for (size_t k = 0; k < 4 * dim; ++k) m[i] += streams[k] * fn[i * 4 * dim + k];
+    m[i] = m[i] * factor * scale[i < 4 ? 0 : i < 8 ? 1 : 2] + base[i];
+  }
+  Mix mix;
+  for (int i = 0; i < 4; ++i) mix.pre[i] = sigmoid(m[i]) + 1e-6, mix.post[i] = 2 * sigmoid(m[4 + i]);
+  for (int j = 0; j < 4; ++j) {
+    double sum = 0;
+    for (int k = 0; k < 4; ++k) sum += mix.comb[j][k] = std::exp(m[8 + 4 * j + k]);
+    for (int k = 0; k < 4; ++k) mix.comb[j][k] = mix.comb[j][k] / sum + 1e-6;
+  }
+  for (int turn = 0; turn < 39; ++turn)
+    for (int a = 0; a < 4; ++a) {
+      double sum = 1e-6;
+      for (int b = 0; b < 4; ++b) sum += turn % 2 ? mix.comb[a][b] : mix.comb[b][a];
+      for (int b = 0; b < 4; ++b) (turn % 2 ? mix.comb[a][b] : mix.comb[b][a]) /= sum;
+    }
+  return mix;
+}
+
+std::vector<double> reference_hidden(const std::vector<double>& streams, const double* weight, const std::vector<float>& norm, size_t dim) {
+  std::vector<double> y(dim);
+  double squares = 0;
+  for (size_t d = 0; d < dim; ++d) {
+    for (int s = 0; s < 4; ++s) y[d] += weight[s] * streams[s * dim + d];
+    squares += y[d] * y[d];
+  }
+  for (size_t d = 0; d < dim; ++d) y[d] *= norm[d] / std::sqrt(squares / dim + 1e-6);
+  return y;
+}
+
+void check_case(int tokens, int dim_i) {
+  const size_t dim = dim_i;
+  const auto streams = random_bf16(tokens * 4 * dim), output = random_bf16(tokens * dim);
+  const auto fn = random_f32(24 * 4 * dim, 1.0f / std::sqrt(4.0f * dim)), base = random_f32(24, 0.5f), norm = random_f32(dim, 0.2f);
+  const std::vector<float> scale = {0.7f, 0.5f, 0.9f};
+  const DeviceArray<float> d_fn(fn), d_base(base), d_scale(scale), d_norm(norm), mix(static_cast<size_t>(tokens) * 20), partial(cuda::hyper_scratch_floats(dim_i));
+  const DeviceArray<__nv_bfloat16> d_streams(streams), d_output(output), hidden(tokens * dim);
+  mix.poison(), partial.poison(), hidden.poison();
+  cuda::HyperParams p;
+  p.tokens = tokens;
+  p.dim = dim_i;
+  p.enter = true;
+  p.streams = d_streams;
+  p.mix = mix;
+  p.fn = d_fn;
+  p.base = d_base;
+  p.scale = d_scale;
+  p.norm = d_norm;
+  p.hidden = hidden;
+  p.partial = partial;
+  cuda::run_hyper(p, nullptr);
+  sync("hyper");
+  const auto entered = hidden.download();
+  hidden.poison();
+  p.leave = true;
+  p.output = d_output;
+  cuda::run_hyper(p, nullptr);  // cross
+  sync("hyper");
+  const auto left = d_streams.download(), crossed = hidden.download();
+  const auto kept = mix.download();
+  Difference enter, leave, cross, mixes;
+  for (int n = 0; n < std::min(tokens, 12); ++n) {
+    const int t = n == 0 ? tokens - 1 : below(tokens);
+    std::vector<double> old(4 * dim), fresh(4 * dim);
+    for (size_t i = 0; i < 4 * dim; ++i) old[i] = __bfloat162float(streams[t * 4 * dim + i]);
+    const Mix m = reference_mix(old, fn, base, scale, dim);
+    const auto y = reference_hidden(old, m.pre, norm, dim);
+    for (size_t d = 0; d < dim; ++d) enter.add(__bfloat162float(entered[t * dim + d]), y[d]);
+    for (int k = 0; k < 4; ++k)
+      for (size_t d = 0; d < dim; ++d) {
+        double v = m.post[k] * __bfloat162float(output[t * dim + d]);
+        for (int j = 0; j < 4; ++j) v += m.comb[j][k] * old[j * dim + d];
+        leave.add(__bfloat162float(left[(t * 4 + k) * dim + d]), v);
+        fresh[k * dim + d] = __bfloat162float(left[(t * 4 + k) * dim + d]);
+      }
+    const Mix next = reference_mix(fresh, fn, base, scale, dim);
+    const auto z = reference_hidden(fresh, next.pre, norm, dim);
+    for (size_t d = 0; d < dim; ++d) cross.add(__bfloat162float(crossed[t * dim + d]), z[d]);
+    for (int i = 0; i < 4; ++i) mixes.add(kept[t * 20 + i], next.post[i]);
+    for (int i = 0; i < 16; ++i) mixes.add(kept[t * 20 + 4 + i], next.comb[i / 4][i % 4]);
+  }
+  char text[96];
+  std::snprintf(text, sizeof text, "%d tokens, D %d: ", tokens, dim_i);
+  expect_close(enter, 4e-3, std::string(text) + "enter");
+  expect_close(leave, 4e-3, std::string(text) + "leave");
+  expect_close(cross, 4e-3, std::string(text) + "cross, hidden");
+  expect_close(mixes, 1e-4, std::string(text) + "cross, mix");
+}
+
+void check_head(int dim_i) {
+  const size_t dim = dim_i;
+  const auto streams = random_bf16(9 * 4 * dim);
+  const auto fn = random_f32(4 * 4 * dim, 1.0f / std::sqrt(4.0f * dim)), base = random_f32(4, 0.5f), norm = random_f32(dim, 0.2f);
+  const std::vector<float> scale = {0.7f};
+  const std::vector<int32_t> index = {8, 0, 3, 3};
+  const DeviceArray<float> d_fn(fn), d_base(base), d_scale(scale), d_norm(norm);
+  const DeviceArray<int32_t> d_index(index);
+  const DeviceArray<__nv_bfloat16> d_streams(streams), hidden(index.size() * dim);
+  hidden.poison();
+  cuda::HyperHeadParams p;
+  p.rows = static_cast<int>(index.size());
+  p.dim = dim_i;
+  p.index = d_index;
+  p.streams = d_streams;
+  p.fn = d_fn;
+  p.base = d_base;
+  p.scale = d_scale;
+  p.norm = d_norm;
+  p.hidden = hidden;
+  cuda::run_hyper_head(p, nullptr);
+  sync("hyper_head");
+  const auto got = hidden.download();
+  Difference difference;
+  for (size_t n = 0; n < index.size(); ++n) {
+    std::vector<double> x(4 * dim);
+    double squares = 0, weight[4];
+    for (size_t i = 0; i < 4 * dim; ++i) x[i] = __bfloat162float(streams[index[n] * 4 * dim + i]), squares += x[i] * x[i];
+    for (int m = 0; m < 4; ++m) {
+      double dot = 0;
+      for (size_t i = 0; i < 4 * dim; ++i) dot += x[i] * fn[m * 4 * dim + i];
+      weight[m] = sigmoid(dot / std::sqrt(squares / (4.0 * dim) + 1e-6) * scale[0] + base[m]) + 1e-6;
+    }
+    const auto y = reference_hidden(x, weight, norm, dim);
+    for (size_t d = 0; d < dim; ++d) difference.add(__bfloat162float(got[n * dim + d]), y[d]);
+  }
+  expect_close(difference, 4e-3, "head, D " + std::to_string(dim_i));
+}
+
+void check_rope() {
+  cuda::RopeTableParams p;
+  std::vector<int32_t> positions = {0, 1, 127, 4095, 65536, 524287, 1048575};
+  for (int i = 0; i < 32; ++i) p.plain.pair[i] = static_cast<float>(std::pow(10000.0, -i / 32.0)), p.compressed.pair[i] = p.plain.pair[i] / 16;
+  const DeviceArray<int32_t> d_positions(positions);
+  const DeviceArray<float2> plain(positions.size() * 32), longer(positions.size() * 32);
+  p.position = d_positions;
+  p.tokens = static_cast<int>(positions.size());
+  p.rope_plain = plain;
+  p.rope_long = longer;
+  cuda::run_rope_table(p, nullptr);
+  sync("rope_table");
+  const auto got = plain.download();
+  double worst = 0;
+  for (size_t t = 0; t < positions.size(); ++t)
+    for (int i = 0; i < 32; ++i) {
+      const double angle = static_cast<float>(positions[t]) * p.plain.pair[i];  // the product is rounded to float, as in the reference
+      worst = std::max({worst, std::abs(got[t * 32 + i].x - std::cos(angle)), std::abs(got[t * 32 + i].y - std::sin(angle))});
+    }
+  expect(worst < 1e-6, "rotary tables up to position 1,048,575: largest error " + std::to_string(worst * 1e6) + "e-6");
+}
+
+void check_query() {
+  const int tokens = 5, heads = 3, dim = 384;
+  auto query = random_bf16(static_cast<size_t>(tokens) * heads * kHeadDim, 2.0f), latent = random_bf16(static_cast<size_t>(tokens) * dim),
+       kv = random_bf16(static_cast<size_t>(tokens) * kHeadDim);
+  const auto q_norm = random_f32(dim), kv_norm = random_f32(kHeadDim);
+  std::vector<float2> rope(tokens * 32);
+  for (auto& r : rope) {
+    const float a = gauss();
+    r = make_float2(std::cos(a), std::sin(a));
+  }
+  const DeviceArray<__nv_bfloat16> d_query(query), d_latent(latent), d_kv(kv);
+  const DeviceArray<float> d_q(q_norm), d_kvn(kv_norm);
+  const DeviceArray<float2> d_rope(rope);
+  cuda::run_norm_rotate_query({.tokens = tokens, .heads = heads, .query = d_query, .rope = d_rope}, nullptr);
+  cuda::LatentKvParams p;
+  p.tokens = tokens;
+  p.latent_dim = dim;
+  p.latent = d_latent;
+  p.kv = d_kv;
+  p.q_norm = d_q;
+  p.kv_norm = d_kvn;
+  p.rope = d_rope;
+  cuda::run_latent_kv(p, nullptr);
+  sync("norms");
+  const auto row = [&](const __nv_bfloat16* in, const float* norm, int n, const float2* turns, const __nv_bfloat16* got, Difference& d) {
+    std::vector<double> v(n);
+    double squares = 0;
+    for (int i = 0; i < n; ++i) v[i] = __bfloat162float(in[i]), squares += v[i] * v[i];
+    for (int i = 0; i < n; ++i) v[i] *= (norm ? norm[i] : 1.0) / std::sqrt(squares / n + 1e-6);
+    for (int i = 0; turns && i < 32; ++i) {
+      const double x = v[n - 64 + 2 * i], y = v[n - 63 + 2 * i];
+      v[n - 64 + 2 * i] = x * turns[i].x - y * turns[i].y, v[n - 63 + 2 * i] = y * turns[i].x + x * turns[i].y;
+    }
+    for (int i = 0; i < n; ++i) d.add(__bfloat162float(got[i]), v[i]);
+  };
+  const auto g_query = d_query.download(), g_latent = d_latent.download(), g_kv = d_kv.download();
+  Difference a, b, c;
+  for (int t = 0; t < tokens; ++t) {
+    for (int h = 0; h < heads; ++h) row(&query[(t * heads + h) * kHeadDim], nullptr, kHeadDim, &rope[t * 32], &g_query[(t * heads + h) * kHeadDim], a);
+    row(&latent[t * dim], q_norm.data(), dim, nullptr, &g_latent[t * dim], b);
+    row(&kv[t * kHeadDim], kv_norm.data(), kHeadDim, &rope[t * 32], &g_kv[t * kHeadDim], c);
+  }
+  expect_close(a, 4e-3, "query norm and rotation");
+  expect_close(b, 4e-3, "latent norm");
+  expect_close(c, 4e-3, "kv norm and rotation");
+}
+
+void bench(int tokens) {
+  const size_t dim = 4096;
+  const DeviceArray<__nv_bfloat16> streams(random_bf16(tokens * 4 * dim)), output(random_bf16(tokens * dim)), hidden(tokens * dim);
+  const DeviceArray<float> fn(random_f32(24 * 4 * dim, 0.01f)), base(random_f32(24)), scale(random_f32(3)), norm(random_f32(dim)),
+      mix(std::vector<float>(static_cast<size_t>(tokens) * 20, 0.25f)), partial(cuda::hyper_scratch_floats(4096));
+  cuda::HyperParams p;
+  p.tokens = tokens;
+  p.dim = 4096;
+  p.enter = p.leave = true;
+  p.streams = streams;
+  p.output = output;
+  p.mix = mix;
+  p.fn = fn;
+  p.base = base;
+  p.scale = scale;
+  p.norm = norm;
+  p.hidden = hidden;
+  p.partial = partial;
+  const double us = time_us([&] { cuda::run_hyper(p, nullptr); });
+  std::printf("  cross, %5d tokens, D 4096: %8.1f us, %7.1f GB/s of streams once in, once out\n", tokens, us, tokens * (8 + 2) * dim * 2.0 / us * 1e-3);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const bool timed = start("hyper", argc, argv);
+  check_case(1, 128);
+  check_case(37, 384);
+  check_case(1030, 256);
+  check_case(19, 4096);
+  check_case(3, 7168);
+  check_head(128);
+  check_head(4096);
+  check_rope();
+  check_query();
+  if (timed) {
+    for (const int tokens : {1, 64, 4096}) bench(tokens);
+  }
+  return finish("hyper");
+}

@@ -1,0 +1,317 @@
+// SPDX-License-Identifier: MIT
+// The whole model on the device against the ground truth of test/oracle: any chunking, rows in bf16 and fp8, drafts, greedy
+// text, the same bits alone and in company. Run from the repository's root. --bench: prefill and decode of dummy weights.
+#include <cstdlib>
+
+#include "runtime/checkpoint.h"
+#include "runtime/model.h"
+#include "support.h"
+
+#ifndef TWELVEX_WITH_CPU
+namespace twelvex {
+std::unique_ptr<Ops> make_cpu_backend(const BackendOptions&) { throw Error(ErrorCode::kUnsupported, "not in this program"); }
+}  // namespace twelvex
+#endif
+
+using namespace twelvex;
+using namespace twelvex::test;
+
+namespace {
+
+constexpr int kRoom = 2048;  // tokens of a test sequence at most
+
+struct Sequence {
+  int slot = 0;
+  std::vector<int32_t> tokens;
+  int done = 0;
+  std::vector<int32_t> drafts;
+};
+
+struct RowPlan {
+  Sequence* sequence;
+  int count;
+  uint8_t flags = 0;
+};
+
+class Driver {
+ public:
+  Driver(const std::string& directory, LoadOptions options, int sequences) : options_(options) {
+    options_.device = Device::kCuda;
+    model = Model::load(directory, options_, {});
+    blocks_ = options_.context_tokens / kBlockTokens + 2;
+    model->allocate_cache({.slots = sequences, .window_blocks = sequences * blocks_, .context_blocks = sequences * blocks_});
+  }
+
+  /// Rows in order; each takes `count` tokens of its sequence, plus its drafts when it has some.
+  StepOutput step(const std::vector<RowPlan>& rows) {
+    StepInput in;
+    in.window_offset = in.context_offset = in.penalty_offset = in.bias_offset = {0};
+    for (const RowPlan& row : rows) {
+      Sequence& s = *row.sequence;
+      const int drafts = static_cast<int>(s.drafts.size()), count = row.count + drafts, last = s.done + count - 1 + options_.mtp;
+      in.slot.push_back(s.slot);
+      in.position.push_back(s.done);
+      in.count.push_back(count);
+      in.drafts.push_back(drafts);
+      const int known = s.done + row.count;
+      in.next_token.push_back(drafts == 0 && known < static_cast<int>(s.tokens.size()) ? s.tokens[static_cast<size_t>(known)] : -1);
+      in.flags.push_back(row.flags);
+      const int base = std::max(0, s.done - (kWindow - 1)) / kBlockTokens;
+      in.window_base.push_back(base);
+      for (int b = base; b <= last / kBlockTokens; ++b) in.window_blocks.push_back(s.slot * blocks_ + b);
+      for (int b = 0; b <= (s.done + count - 1) / kBlockTokens; ++b) in.context_blocks.push_back(s.slot * blocks_ + b);
+      in.window_offset.push_back(static_cast<int32_t>(in.window_blocks.size()));
+      in.context_offset.push_back(static_cast<int32_t>(in.context_blocks.size()));
+      for (int i = 0; i < row.count; ++i) in.tokens.push_back(s.tokens[static_cast<size_t>(s.done + i)]);
+      in.tokens.insert(in.tokens.end(), s.drafts.begin(), s.drafts.end());
+      if (row.flags & kRowSample) {
+        SamplingParams greedy;
+        greedy.temperature = 0;
+        in.sampling.push_back(greedy);
+        in.penalty_offset.push_back(0);
+        in.bias_offset.push_back(0);
+        in.mask_row.push_back(-1);
+      }
+      s.done += row.count;
+    }
+    return model->step(in);
+  }
+
+  std::unique_ptr<Model> model;
+
+ private:
+  LoadOptions options_;
+  int blocks_ = 0;
+};
+
+LoadOptions exact_options() {
+  LoadOptions o;
+  o.rows = RowFormat::kBF16;
+  o.mtp = 2;
+  o.step_tokens = 1024;
+  o.max_rows = 8;
+  o.context_tokens = kRoom;
+  o.diagnostics = true;
+  return o;
+}
+
+/// Adds accepted tokens; keeps the drafts for the next step.
+void accept(Sequence& s, const StepOutput& out, size_t index, int mtp) {
+  const auto places = static_cast<size_t>(1 + mtp);
+  const int n = out.accepted_count[index];
+  for (int i = 0; i < n; ++i) s.tokens.push_back(out.accepted[index * places + static_cast<size_t>(i)]);
+  s.done = static_cast<int>(s.tokens.size()) - 1;
+  s.drafts.assign(out.drafts.begin() + static_cast<long>(index) * mtp, out.drafts.begin() + static_cast<long>(index + 1) * mtp);
+}
+
+std::vector<int32_t> generate(Driver& driver, int slot, const std::vector<int32_t>& prompt, int count, int mtp) {
+  Sequence s{slot, prompt, 0, {}};
+  accept(s, driver.step({{&s, static_cast<int>(prompt.size()), kRowSample}}), 0, mtp);
+  while (s.tokens.size() < prompt.size() + static_cast<size_t>(count)) accept(s, driver.step({{&s, 1, kRowSample}}), 0, mtp);
+  return {s.tokens.begin() + static_cast<long>(prompt.size()), s.tokens.begin() + static_cast<long>(prompt.size()) + count};
+}
+
+struct Truth {
+  std::vector<int32_t> tokens, greedy;
+  std::vector<float> logits, mtp_logits;  // of the last positions
+  size_t rows = 0, mtp_rows = 0;
+  size_t vocab = 0;
+};
+
+std::vector<Truth> read_truth(const std::string& path) {
+  const CheckpointFiles files = CheckpointFiles::open(path);
+  std::vector<Truth> list;
+  const auto read = [&](const std::string& name, auto& out) -> const SafetensorsEntry* {
+    const CheckpointTensor* tensor = files.find(name);
+    if (!tensor) return nullptr;
+    out.resize(tensor->entry.bytes / 4);
+    std::memcpy(out.data(), files.file(tensor->file).data() + tensor->entry.offset, tensor->entry.bytes);
+    return &tensor->entry;
+  };
+  for (int i = 0;; ++i) {
+    Truth t;
+    const std::string prefix = std::to_string(i) + ".";
+    if (!read(prefix + "tokens", t.tokens)) return list;
+    read(prefix + "greedy", t.greedy);
+    const SafetensorsEntry* logits = read(prefix + "logits", t.logits);
+    const SafetensorsEntry* mtp = read(prefix + "mtp_logits", t.mtp_logits);
+    t.rows = static_cast<size_t>(logits->shape[0]);
+    t.vocab = static_cast<size_t>(logits->shape[1]);
+    t.mtp_rows = static_cast<size_t>(mtp->shape[0]);
+    list.push_back(std::move(t));
+  }
+}
+
+struct Trace {
+  std::vector<float> logits, mtp_logits;
+};
+
+Trace prefill(Driver& driver, const Truth& truth, int chunk, size_t length) {
+  Sequence s{0, truth.tokens, 0, {}};
+  Trace trace;
+  while (s.done < static_cast<int>(length)) {
+    const StepOutput out = driver.step({{&s, std::min(chunk, static_cast<int>(length) - s.done), kRowAllLogits}});
+    trace.logits.insert(trace.logits.end(), out.logits.begin(), out.logits.end());
+    trace.mtp_logits.insert(trace.mtp_logits.end(), out.mtp_logits.begin(), out.mtp_logits.end());
+  }
+  return trace;
+}
+
+/// Relative error of the last rows of a trace.
+double error_of(const std::vector<float>& got, const std::vector<float>& want, size_t positions, size_t rows, size_t vocab) {
+  Difference d;
+  const size_t first = (positions - rows) * vocab;
+  for (size_t i = 0; i < want.size() && first + i < got.size(); ++i) d.add(got[first + i], want[i]);
+  return got.size() >= first + want.size() ? d.relative() : NAN;
+}
+
+double mean_kl(const std::vector<float>& got, const std::vector<float>& want, size_t positions, size_t rows, size_t vocab) {
+  double sum = 0;
+  for (size_t r = 0; r < rows; ++r) {
+    const float *p = want.data() + r * vocab, *q = got.data() + (positions - rows + r) * vocab;
+    const auto normaliser = [vocab](const float* x) {
+      double top = *std::max_element(x, x + vocab), total = 0;
+      for (size_t i = 0; i < vocab; ++i) total += std::exp(x[i] - top);
+      return top + std::log(total);
+    };
+    const double np = normaliser(p), nq = normaliser(q);
+    for (size_t i = 0; i < vocab; ++i) sum += std::exp(p[i] - np) * ((p[i] - np) - (q[i] - nq));
+  }
+  return sum / static_cast<double>(rows);
+}
+
+void check_oracle(const std::string& name, const std::string& model, const std::vector<size_t>& comparable) {
+  const auto truths = read_truth("test/oracle/" + name);
+  Driver driver(model, exact_options(), 4);
+  for (const int chunk : {1024, 127, 64, 7, 1}) {
+    double worst = 0, worst_mtp = 0;
+    for (size_t i = 0; i < truths.size(); ++i) {
+      const Truth& t = truths[i];
+      const size_t length = i < comparable.size() ? comparable[i] : t.tokens.size();
+      Truth cut = t;  // only what can be compared
+      if (length < t.tokens.size()) {
+        cut.logits.resize(length * t.vocab), cut.rows = length;
+        cut.mtp_logits.resize((length - 1) * t.vocab), cut.mtp_rows = length - 1;
+      }
+      const Trace trace = prefill(driver, t, chunk, length);
+      worst = std::max(worst, error_of(trace.logits, cut.logits, length, cut.rows, t.vocab));
+      worst_mtp = std::max(worst_mtp, error_of(trace.mtp_logits, cut.mtp_logits, length - 1, cut.mtp_rows, t.vocab));
+    }
+    char text[128];
+    std::snprintf(text, sizeof text, "%s, chunks of %d: logits %.2e, MTP logits %.2e (limit 1.5e-2)", name.c_str(), chunk, worst, worst_mtp);
+    expect(worst <= 1.5e-2 && worst_mtp <= 1.5e-2, text);
+  }
+}
+
+void check_served() {
+  const auto truths = read_truth("test/oracle/demo");
+  LoadOptions options = exact_options();
+  options.rows = RowFormat::kFp8;
+  options.numerics = Numerics::kServed;
+  Driver driver("models/demo", options, 4);
+  for (size_t i = 0; i < truths.size(); ++i) {
+    const Truth& t = truths[i];
+    for (const int chunk : {1024, 50}) {
+      const Trace trace = prefill(driver, t, chunk, t.tokens.size());
+      const double kl = mean_kl(trace.logits, t.logits, t.tokens.size(), t.rows, t.vocab);
+      char text[128];
+      std::snprintf(text, sizeof text, "demo sequence %zu served, fp8 rows, chunks of %d: mean KL %.2e (limit 0.02)", i, chunk, kl);
+      expect(kl <= 0.02, text);
+    }
+  }
+}
+
+void check_text(int mtp, int tp) {
+  const auto truths = read_truth("test/oracle/demo");
+  LoadOptions options = exact_options();
+  options.mtp = mtp;
+  options.tp = tp;
+  options.devices = std::vector<int>(static_cast<size_t>(tp), 0);
+  Driver driver("models/demo", options, 8);
+  size_t same = 0, all = 0;
+  for (const Truth& t : truths) {
+    const auto text = generate(driver, 0, t.tokens, static_cast<int>(t.greedy.size()), mtp);
+    for (size_t i = 0; i < text.size() && text[i] == t.greedy[i]; ++i) ++same;
+    all += text.size();
+  }
+  char what[128];
+  std::snprintf(what, sizeof what, "greedy text with mtp %d, tp %d: %zu of %zu tokens as the ground truth", mtp, tp, same, all);
+  expect(same * 10 >= all * 9, what);
+}
+
+/// Tokens of each sequence alone and all together.
+void check_company() {
+  const auto truths = read_truth("test/oracle/demo");
+  std::vector<std::vector<int32_t>> alone[2];
+  for (const int mtp : {0, 2}) {
+    LoadOptions options = exact_options();
+    options.rows = RowFormat::kFp8;
+    options.numerics = Numerics::kServed;
+    options.mtp = mtp;
+    Driver driver("models/demo", options, 8);
+    std::vector<Sequence> together;
+    for (int i = 0; i < 8; ++i) {
+      const Truth& t = truths[static_cast<size_t>(i) % truths.size()];
+      alone[mtp / 2].push_back(generate(driver, i, t.tokens, 20, mtp));
+    }
+    for (int i = 0; i < 8; ++i) {
+      together.push_back({i, truths[static_cast<size_t>(i) % truths.size()].tokens, 0, {}});
+      Sequence& s = together.back();
+      accept(s, driver.step({{&s, static_cast<int>(s.tokens.size()), kRowSample}}), 0, mtp);
+    }
+    bool same = true;
+    for (int step = 0; step < 20; ++step) {
+      std::vector<RowPlan> rows;
+      for (Sequence& s : together) rows.push_back({&s, 1, kRowSample});
+      const StepOutput out = driver.step(rows);
+      for (size_t i = 0; i < together.size(); ++i) accept(together[i], out, i, mtp);
+    }
+    for (size_t i = 0; i < together.size(); ++i) {
+      const size_t prompt = truths[i % truths.size()].tokens.size();
+      same &= std::equal(alone[mtp / 2][i].begin(), alone[mtp / 2][i].end(), together[i].tokens.begin() + static_cast<long>(prompt));
+    }
+    expect(same, "mtp " + std::to_string(mtp) + ": eight sequences together give what each gives alone");
+  }
+  expect(alone[0] == alone[1], "the same text with and without drafts");
+}
+
+/// A csa gather beside the indexer and in line: the gate, and the same bits.
+void check_overlap() {
+  const auto truths = read_truth("test/oracle/demo");
+  LoadOptions options = exact_options();
+  options.rows = RowFormat::kFp8;
+  options.max_rows = 8;
+  Driver driver("models/demo", options, 8);
+  const auto run = [&](int rows, std::vector<float>& first) {
+    std::vector<Sequence> sequences;
+    std::vector<RowPlan> plan;
+    for (int i = 0; i < rows; ++i) sequences.push_back({i, {truths[2].tokens.begin(), truths[2].tokens.begin() + 150}, 0, {}});
+    for (Sequence& s : sequences) plan.push_back({&s, 100, kRowAllLogits});
+    const StepOutput out = driver.step(plan);
+    first.assign(out.logits.begin(), out.logits.begin() + 100 * 4096);
+    return out;
+  };
+  std::vector<float> four, five;
+  const StepOutput a = run(4, four), b = run(5, five);
+  expect(a.gathers_overlapped == 2 && a.gathers_inline == 0, "four prefill rows: the gathers of both csa layers overlap");
+  expect(b.gathers_overlapped == 0 && b.gathers_inline == 2, "five prefill rows: they run in line");
+  expect(std::memcmp(four.data(), five.data(), four.size() * 4) == 0, "both give the same bits");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  start("model", argc, argv);
+  try {
+    check_oracle("tiny", "test/oracle/tiny", {127, 78});
+    check_oracle("demo", "models/demo", {});
+    check_served();
+    for (const int mtp : {0, 2}) check_text(mtp, 1);
+    check_company();
+    check_overlap();
+    check_text(2, 2);
+  } catch (const Error& error) {
+    expect(false, error.what());
+  }
+  return finish("model");
+}
