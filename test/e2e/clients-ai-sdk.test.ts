@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: MIT
+// The Vercel AI SDK against the demo model, through its OpenAI-compatible and its DeepSeek provider.
+
+import assert from 'node:assert/strict';
+import { after, before, describe, test } from 'node:test';
+import { createDeepSeek } from '@ai-sdk/deepseek';
+import { createOpenAICompatible } from '@ai-sdk/openai-compatible';
+import { APICallError, generateText, jsonSchema, stepCountIs, streamText, tool } from 'ai';
+import type { LanguageModel } from 'ai';
+import { demoServer } from '../helpers/demo-server.ts';
+import type { DemoServer } from '../helpers/demo-server.ts';
+import { eventually } from '../helpers/http.ts';
+
+let server: DemoServer;
+before(async () => {
+  server = await demoServer();
+});
+after(() => server.close());
+
+const providers: [string, (model: string) => LanguageModel][] = [
+  [
+    '@ai-sdk/openai-compatible',
+    (model) => createOpenAICompatible({ name: 'twelvex', baseURL: `${server.url}/v1`, includeUsage: true })(model),
+  ],
+  ['@ai-sdk/deepseek', (model) => createDeepSeek({ baseURL: server.url, apiKey: 'none' })(model)],
+];
+
+const weather = tool({
+  description: 'Get the current weather in a city',
+  inputSchema: jsonSchema<{ city: string }>({
+    type: 'object',
+    properties: { city: { type: 'string', description: 'The city' } },
+    required: ['city'],
+  }),
+  execute: ({ city }) => (city === 'Oslo' ? '7 degrees, rainy' : 'unknown'),
+});
+
+for (const [name, provide] of providers) {
+  describe(name, () => {
+    const settings = { temperature: 0, maxRetries: 0 };
+
+    test('generates text with reasoning and usage', async () => {
+      const result = await generateText({ ...settings, model: provide('demo'), prompt: 'What is 12 + 30?' });
+      assert.match(result.text, /42/);
+      assert.ok((result.reasoningText ?? '').length > 0);
+      assert.equal(result.finishReason, 'stop');
+      assert.ok((result.usage.inputTokens ?? 0) > 0 && (result.usage.outputTokens ?? 0) > 0);
+      assert.ok((result.usage.reasoningTokens ?? 0) > 0);
+    });
+
+    test('streams reasoning before text', async () => {
+      const { fullStream } = streamText({ ...settings, model: provide('demo'), prompt: 'What is 12 + 30?' });
+      const kinds: string[] = [];
+      let text = '';
+      for await (const part of fullStream) {
+        if (part.type === 'error') throw part.error;
+        if (kinds.at(-1) !== part.type) kinds.push(part.type);
+        if (part.type === 'text-delta') text += part.text;
+      }
+      assert.match(text, /42/);
+      const order = ['reasoning-delta', 'text-delta', 'finish'];
+      assert.deepEqual(
+        kinds.filter((kind) => order.includes(kind)),
+        order,
+      );
+    });
+
+    test('goes through a loop of tool calls in a stream', async () => {
+      const result = streamText({
+        ...settings,
+        model: provide('demo'),
+        prompt: "What's the weather in Oslo?",
+        tools: { get_weather: weather },
+        stopWhen: stepCountIs(3),
+      });
+      assert.match(await result.text, /rainy/);
+      const steps = await result.steps;
+      assert.deepEqual(
+        steps.map((step) => [step.finishReason, step.toolCalls.map((call) => call.input as unknown)]),
+        [
+          ['tool-calls', [{ city: 'Oslo' }]],
+          ['stop', []],
+        ],
+      );
+    });
+
+    test('is aborted in the middle, and the engine stops', async () => {
+      const leave = new AbortController();
+      const { fullStream } = streamText({
+        ...settings,
+        model: provide('demo'),
+        prompt: 'Tell me a story.',
+        temperature: 1,
+        abortSignal: leave.signal,
+      });
+      const kinds: string[] = [];
+      for await (const part of fullStream) {
+        kinds.push(part.type);
+        if (part.type === 'text-delta' || part.type === 'reasoning-delta') leave.abort();
+      }
+      assert.ok(kinds.includes('abort'));
+      await eventually(() => server.engine.stats().running === 0, 'the end of the request');
+    });
+
+    test('fails with the status and the message of the server', async () => {
+      const late = generateText({ ...settings, model: provide('gpt-5'), prompt: 'x' });
+      await assert.rejects(
+        late,
+        (error) => APICallError.isInstance(error) && error.statusCode === 404 && /gpt-5/.test(error.message),
+      );
+    });
+  });
+}
