@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 
 import { KvCache } from './cache/kv-cache.ts';
+import { Constraints } from './constraints.ts';
 import { ServingEngine } from './engine.ts';
 import { allocateCache, resolveSettings } from './load-settings.ts';
 import type { LoadSettings } from './load-settings.ts';
@@ -12,6 +13,7 @@ import { Prompts } from './prompts.ts';
 import { Scheduler } from './scheduler/scheduler.ts';
 import type { SchedulerLimits } from './scheduler/scheduler.ts';
 import { THINK_CLOSE } from './text/chat-constants.ts';
+import { GrammarService } from './text/grammar/service.ts';
 import { loadTokenizer } from './text/tokenizer.ts';
 import type { Tokenizer } from './text/tokenizer.ts';
 import type { Engine, EngineLogger, EngineOptions, LoadProgress } from './types.ts';
@@ -81,6 +83,7 @@ async function startEngine(loaded: LoadedParts, report: Report): Promise<Engine>
     slots: plan.slots,
     stepTokens: settings.native.stepTokens,
     mtp: native.mtp,
+    vocabSize: native.vocabSize,
     maxModelLen: plan.maxModelLen,
     maxItlMs: options.maxItlMs,
   };
@@ -89,6 +92,7 @@ async function startEngine(loaded: LoadedParts, report: Report): Promise<Engine>
   const info = await describeModel({ options, checkpoint, tokenizer, native, plan, nativeOptions: settings.native });
   logger.info({ model: info.id, maxModelLen: info.maxModelLen, cache: info.cache, mtp: info.mtp }, 'engine is ready');
   const cache = new KvCache({ ...plan, mtp: native.mtp });
+  const thinkCloseToken = tokenizer.controlId(THINK_CLOSE);
   return new ServingEngine({
     info,
     native,
@@ -100,9 +104,14 @@ async function startEngine(loaded: LoadedParts, report: Report): Promise<Engine>
       vocabSize: native.vocabSize,
       maxModelLen: plan.maxModelLen,
       eosToken: info.eosToken,
-      thinkCloseToken: tokenizer.controlId(THINK_CLOSE),
+      thinkCloseToken,
     },
     queue: options,
+    constraints: new Constraints(
+      new GrammarService({ tokenizer, vocabSize: native.vocabSize }),
+      native.vocabSize,
+      thinkCloseToken,
+    ),
     prefixCache: options.prefixCache,
     promptLogprobs: settings.native.diagnostics,
     logger,

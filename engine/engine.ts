@@ -5,11 +5,10 @@ import type { ChoiceEnd } from './choice.ts';
 import { EngineError } from './errors.ts';
 import { EventStream } from './event-stream.ts';
 import { Intake } from './intake.ts';
-import type { IntakeParts } from './intake.ts';
+import type { IntakeParts, ReadyRequest } from './intake.ts';
 import { PromptLogprobs } from './logprobs.ts';
 import { fromNative } from './native-error.ts';
 import type { NativeModel, StepPlan, StepResult } from './native.ts';
-import type { PreparedPrompt } from './prompts.ts';
 import type { StepOutcome } from './scheduler/commit.ts';
 import type { Sequence } from './scheduler/sequence.ts';
 import { sequenceRequests } from './sequence-request.ts';
@@ -127,6 +126,7 @@ export class ServingEngine implements Engine {
     this.#stop = true;
     this.#wake?.();
     await this.#loop;
+    await this.#parts.constraints.close();
     await this.#parts.native.close();
   }
 
@@ -139,17 +139,22 @@ export class ServingEngine implements Engine {
   async #accept(request: GenerationRequest): Promise<Job> {
     const submittedMs = performance.now();
     this.#refuseUnlessOpen();
-    const prompt = await this.#intake.prepare(request);
-    if (prompt === undefined) return this.#abortedJob(request, submittedMs);
-    this.#refuseUnlessOpen();
-    return this.#enqueue(request, prompt, submittedMs);
+    const ready = await this.#intake.prepare(request);
+    if (ready === undefined) return this.#abortedJob(request, submittedMs);
+    try {
+      this.#refuseUnlessOpen();
+    } catch (error) {
+      this.#parts.constraints.release(ready.matchers);
+      throw error;
+    }
+    return this.#enqueue(request, ready, submittedMs);
   }
 
-  #enqueue(request: GenerationRequest, prompt: PreparedPrompt, submittedMs: number): Job {
+  #enqueue(request: GenerationRequest, { prompt, matchers }: ReadyRequest, submittedMs: number): Job {
     const { scheduler, tokenizer, limits, prefixCache } = this.#parts;
     const salt = prefixCache ? (request.cacheSalt ?? '') : `request ${this.#requests}`;
     this.#requests += 1;
-    const makeRequest = sequenceRequests(request, prompt, limits, salt);
+    const makeRequest = sequenceRequests(request, prompt, limits, { salt, matchers });
     const context = {
       request,
       prompt,
@@ -217,7 +222,7 @@ export class ServingEngine implements Engine {
       this.#tellLeaving();
       const plan = this.#plan();
       // Native copies the plan before step() returns; the text of the last step is made while this one runs.
-      const step = plan === undefined ? undefined : this.#startStep(() => this.#parts.native.step(plan));
+      const step = plan === undefined ? undefined : this.#startStep(plan);
       if (computed !== undefined) this.#emit(computed.outcomes, computed.result);
       computed = undefined;
       if (step === undefined) {
@@ -240,11 +245,12 @@ export class ServingEngine implements Engine {
     }
   }
 
-  async #startStep(run: () => Promise<StepResult>): Promise<StepResult | EngineError> {
+  async #startStep(plan: StepPlan): Promise<StepResult | EngineError> {
+    const { native, scheduler } = this.#parts;
     const nowMs = performance.now();
     try {
-      const step = run();
-      for (const sequence of this.#parts.scheduler.inFlight) {
+      const step = scheduler.grammarRows.length === 0 ? native.step(plan) : this.#constrainedStep(plan);
+      for (const sequence of scheduler.inFlight) {
         const entry = this.#choices.get(sequence);
         if (entry === undefined || entry.choice.started) continue;
         entry.job.stream.push(entry.choice.start(nowMs));
@@ -254,6 +260,20 @@ export class ServingEngine implements Engine {
     } catch (cause) {
       return fromNative(cause);
     }
+  }
+
+  async #constrainedStep(plan: StepPlan): Promise<StepResult> {
+    const { native, scheduler, constraints } = this.#parts;
+    const failed = await constraints.fill(plan, scheduler.grammarRows);
+    for (const { choice } of failed.size > 0 ? this.#choices.values() : []) {
+      const { matcher } = choice.sequence.request;
+      if (matcher === undefined || !failed.has(matcher) || choice.ended) continue;
+      this.#leave(choice, {
+        reason: 'error',
+        error: new EngineError('INTERNAL', 'the output does not fit its grammar any more'),
+      });
+    }
+    return native.step(plan);
   }
 
   #commit(result: StepResult): ComputedStep | undefined {
@@ -300,6 +320,8 @@ export class ServingEngine implements Engine {
   #tellEnd(job: Job, choice: Choice, end: ChoiceEnd): void {
     const events = choice.finish(end, performance.now());
     this.#choices.delete(choice.sequence);
+    const { matcher } = choice.sequence.request;
+    if (matcher !== undefined) this.#parts.constraints.release([matcher]);
     for (const event of events) this.#stats.addEnd(event);
     job.stream.push(events);
     if (job.choices.every((other) => other.ended)) job.stream.close();

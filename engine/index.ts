@@ -7,6 +7,7 @@ export { EngineError } from './errors.ts';
 export { buildInfo, inspectCheckpoint } from './inspect.ts';
 export { elements, member, parseLossless, sourceText } from './text/json-text.ts';
 export { toolFunctions } from './text/prompt.ts';
+export type { GrammarSpec } from './text/grammar/specs.ts';
 export type { JsonNode } from './text/json-text.ts';
 export type { EngineErrorCode, EngineErrorDetails } from './errors.ts';
 export type { BuildInfo, CheckpointReport } from './inspect.ts';

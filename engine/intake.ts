@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 
+import type { Constraints } from './constraints.ts';
 import { EngineError } from './errors.ts';
 import { estimateTokens } from './prompts.ts';
 import type { PreparedPrompt, Prompts } from './prompts.ts';
@@ -15,8 +16,15 @@ export interface IntakeParts {
   prompts: Prompts;
   limits: ModelLimits;
   queue: QueueLimits;
+  constraints: Constraints;
   /** Prompt log-probabilities can be computed. */
   promptLogprobs: boolean;
+}
+
+export interface ReadyRequest {
+  prompt: PreparedPrompt;
+  /** A grammar matcher for each choice; empty without a grammar. */
+  matchers: readonly number[];
 }
 
 /** What happens to a request before the scheduler sees it: checks, admission, rendering, tokenising. */
@@ -35,11 +43,11 @@ export class Intake {
   }
 
   /**
-   * The prompt of a request; undefined when its signal aborted it meanwhile.
+   * Prompt and grammar of a request; undefined when its signal aborted it meanwhile.
    * @throws EngineError INVALID_REQUEST, QUEUE_FULL (before anything is tokenised) or CONTEXT_LENGTH_EXCEEDED.
    */
-  async prepare(request: GenerationRequest): Promise<PreparedPrompt | undefined> {
-    const { prompts, limits, queue } = this.#parts;
+  async prepare(request: GenerationRequest): Promise<ReadyRequest | undefined> {
+    const { prompts, limits, queue, constraints } = this.#parts;
     checkRequest(request, limits);
     if (request.promptLogprobs >= 0 && !this.#parts.promptLogprobs) {
       throw new EngineError('INVALID_REQUEST', 'log-probabilities of the prompt need a lower --step-tokens', {
@@ -52,7 +60,7 @@ export class Intake {
     try {
       const prompt = await prompts.prepare(request.input, request.signal);
       checkPromptLength(prompt.tokens.length, request.maxTokens, limits.maxModelLen);
-      return prompt;
+      return { prompt, matchers: await constraints.open(request, prompt) };
     } catch (error) {
       if (request.signal?.aborted === true) return undefined;
       throw error;

@@ -54,6 +54,11 @@ export function checkRequest(request: GenerationRequest, { vocabSize }: ModelLim
     demand(Number.isInteger(token) && token >= 0 && token < vocabSize, name, `${name}: no token ${token} among ${vocabSize}`);
   for (const token of stop.tokens) known('stop_token_ids', token);
   for (const token of sampling.allowedTokens ?? []) known('allowed_token_ids', token);
+  demand(
+    sampling.allowedTokens === undefined || request.grammar === undefined,
+    'allowed_token_ids',
+    'allowed_token_ids cannot be combined with a grammar',
+  );
   demand(sampling.allowedTokens?.length !== 0, 'allowed_token_ids', 'allowed_token_ids must not be empty');
   for (const [token, value] of sampling.logitBias ?? []) {
     known('logit_bias', token);
@@ -65,24 +70,26 @@ function demand(condition: boolean, param: string, message: string): void {
   if (!condition) throw new EngineError('INVALID_REQUEST', message, { param });
 }
 
-/** What all choices of a request share; `salt` separates prefix-cache entries. */
+/** What to compute for each choice; `salt` separates prefix-cache entries, `matchers` has one for each choice, or none. */
 export function sequenceRequests(
   request: GenerationRequest,
   prompt: PreparedPrompt,
   limits: ModelLimits,
-  salt: string,
+  shares: { salt: string; matchers: readonly number[] },
 ): (choice: number, leader?: Sequence) => SequenceRequest {
+  const constrained = shares.matchers.length > 0;
   const room = limits.maxModelLen - prompt.tokens.length;
   const { stop } = request;
   const sampling = sequenceSampling(request.sampling, limits.vocabSize);
   const shared = {
     prompt: prompt.tokens,
     maxTokens: Math.min(request.maxTokens ?? room, room),
-    minTokens: stop.minTokens,
-    stopTokens: new Set(stop.ignoreEos ? stop.tokens : [limits.eosToken, ...stop.tokens]),
+    // Behind the end of a grammar there is nothing but the end.
+    minTokens: constrained ? 0 : stop.minTokens,
+    stopTokens: new Set(stop.ignoreEos && !constrained ? stop.tokens : [limits.eosToken, ...stop.tokens]),
     logprobs: request.logprobs,
     priority: request.priority ?? 0,
-    salt,
+    salt: shares.salt,
     ...(prompt.forcedTokens === undefined ? {} : { forced: { after: limits.thinkCloseToken, tokens: prompt.forcedTokens } }),
   };
   return (choice, leader) => ({
@@ -91,6 +98,7 @@ export function sequenceRequests(
     // Once for all choices.
     promptLogprobs: choice === 0 ? request.promptLogprobs : -1,
     ...(leader === undefined ? {} : { leader }),
+    ...(constrained ? { matcher: shares.matchers[choice]! } : {}),
   });
 }
 

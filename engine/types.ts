@@ -2,6 +2,7 @@
 // The types that cross the engine's public face. Protocol-free: no OpenAI names, no HTTP.
 
 import type { EngineError } from './errors.ts';
+import type { GrammarSpec } from './text/grammar/specs.ts';
 
 // ---------------------------------------------------------------- input
 
@@ -103,6 +104,12 @@ export interface GenerationRequest {
   priority?: number;
   /** Separates prefix-cache entries. */
   cacheSalt?: string;
+  /**
+   * What the completion has to look like, from behind the reasoning on; `param` names the field it came from in errors.
+   * Forced and strict tools bring a grammar of their own, which stands aside for this one. The end of the grammar ends the
+   * completion, so that ignoreEos and minTokens do not count; not together with `allowedTokens`.
+   */
+  grammar?: { spec: GrammarSpec; param: string };
   /** Emit 'progress' events while the prompt is computed. */
   progress?: boolean;
   signal?: AbortSignal;

@@ -38,7 +38,10 @@ export function admit(tokens: number, queue: QueueState, limits: QueueLimits): v
   }
 }
 
-/** @throws EngineError CONTEXT_LENGTH_EXCEEDED when no token could be sampled behind the prompt, INVALID_REQUEST when it is empty. */
+/**
+ * @throws EngineError CONTEXT_LENGTH_EXCEEDED when no token could be sampled behind the prompt, INVALID_REQUEST when it is
+ * empty.
+ */
 export function checkPromptLength(promptTokens: number, maxTokens: number | undefined, maxModelLen: number): void {
   if (promptTokens === 0) throw new EngineError('INVALID_REQUEST', 'the prompt is empty', { param: 'prompt' });
   const room = maxTokens === 0 ? maxModelLen : maxModelLen - 1;

@@ -10,7 +10,7 @@ import { MIN_PREFILL_TOKENS, grantPrefill } from './policy.ts';
 import { Sequence, byRank } from './sequence.ts';
 import type { SequenceRequest } from './sequence.ts';
 import { StepPlanBuilder } from './step-plan.ts';
-import type { StepRow } from './step-plan.ts';
+import type { GrammarRow, StepRow } from './step-plan.ts';
 
 export interface SchedulerLimits {
   /** Sequences that run at once. */
@@ -19,6 +19,7 @@ export interface SchedulerLimits {
   stepTokens: number;
   /** Drafts per step. */
   mtp: number;
+  vocabSize: number;
   maxModelLen: number;
   /** Target for the time of a step while answers run. */
   maxItlMs: number;
@@ -60,7 +61,7 @@ export class Scheduler {
   constructor(limits: SchedulerLimits, cache: KvCache) {
     this.#limits = limits;
     this.#cache = cache;
-    this.#builder = new StepPlanBuilder(limits.mtp);
+    this.#builder = new StepPlanBuilder(limits.mtp, limits.vocabSize);
     this.#freeSlots = Array.from({ length: limits.slots }, (_, i) => limits.slots - 1 - i);
     this.counters = {
       preemptions: 0,
@@ -87,6 +88,11 @@ export class Scheduler {
   /** Sequences of the step being run. */
   get inFlight(): Sequence[] {
     return this.#rows.map((row) => row.sequence);
+  }
+
+  /** Masks of the planned step that grammars have to fill before it runs. */
+  get grammarRows(): readonly GrammarRow[] {
+    return this.#builder.grammarRows;
   }
 
   /** Queues a sequence. Its prompt must be shorter than maxModelLen (or equal, when nothing is sampled). */

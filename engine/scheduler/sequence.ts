@@ -21,6 +21,8 @@ export interface SequenceRequest {
   /** Lower runs first. */
   priority: number;
   salt: string;
+  /** Grammar matcher that masks every position it samples; the caller fills the masks of each plan. */
+  matcher?: number;
   /** When `after` is sampled for the first time, `tokens` follow it as if they had been sampled. */
   forced?: { after: number; tokens: Int32Array };
   /** Another choice of the same request, whose prompt blocks this one shares once they are computed. */
@@ -96,6 +98,8 @@ export class Sequence {
   forcedDone = false;
   /** The reader does not keep up: no further steps until it does. */
   paused = false;
+  /** Tokens that the grammar matcher knows. */
+  matched: number;
   /** Times a later sequence was admitted in front of this one for want of room. */
   bypassed = 0;
 
@@ -104,6 +108,7 @@ export class Sequence {
     this.request = request;
     this.tokens = new Tokens(request.prompt);
     this.blocks = new BlockTable(request.salt);
+    this.matched = request.prompt.length;
     const { repetitionPenalty, presencePenalty, frequencyPenalty } = request.sampling;
     const penalised = repetitionPenalty !== 1 || presencePenalty !== 0 || frequencyPenalty !== 0;
     this.penalties = penalised ? new PenaltyCounts(request.prompt) : undefined;

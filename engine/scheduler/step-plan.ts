@@ -16,6 +16,15 @@ export interface StepRow {
   promptLogprobs: boolean;
 }
 
+/** Masks of a sampling row that a grammar has to fill: 1 + drafts rows from `maskRow` on. */
+export interface GrammarRow {
+  matcher: number;
+  /** Tokens the matcher does not know yet. */
+  accepted: number[];
+  drafts: number[];
+  maskRow: number;
+}
+
 type TypedArray = Int32Array | Uint32Array | Uint8Array | Float32Array | BigUint64Array;
 
 /** A typed array that grows and is used again in every step. */
@@ -97,15 +106,24 @@ export class StepPlanBuilder {
     masks: new Column((length) => new Uint32Array(length)),
   } satisfies { [K in keyof StepPlan]: Column<StepPlan[K]> };
   readonly #mtp: number;
+  readonly #openMask: Uint32Array;
   #maskRows = 0;
+  #grammarRows: GrammarRow[] = [];
 
-  constructor(mtp: number) {
+  constructor(mtp: number, vocabSize: number) {
     this.#mtp = mtp;
+    this.#openMask = new Uint32Array(Math.ceil(vocabSize / 32)).fill(0xffffffff);
+  }
+
+  /** Rows of the plan whose masks a grammar has to fill; until then they allow everything. */
+  get grammarRows(): readonly GrammarRow[] {
+    return this.#grammarRows;
   }
 
   begin(): void {
     for (const column of Object.values(this.#columns)) column.clear();
     this.#maskRows = 0;
+    this.#grammarRows = [];
     const { windowOffset, contextOffset, penaltyOffset, biasOffset } = this.#columns;
     for (const offsets of [windowOffset, contextOffset, penaltyOffset, biasOffset]) offsets.push(0);
   }
@@ -177,9 +195,21 @@ export class StepPlanBuilder {
       }
     }
     columns.biasOffset.push(columns.biasTokens.length);
-    columns.maskRow.push(sampling.mask === undefined ? -1 : this.#maskRows);
-    if (sampling.mask === undefined) return;
-    for (let i = 0; i <= drafts; i++) columns.masks.append(sampling.mask);
+    this.#addMasks(sequence, drafts);
+  }
+
+  #addMasks(sequence: Sequence, drafts: number): void {
+    const { maskRow, masks } = this.#columns;
+    const { matcher, sampling } = sequence.request;
+    const mask = matcher === undefined ? sampling.mask : this.#openMask;
+    maskRow.push(mask === undefined ? -1 : this.#maskRows);
+    if (mask === undefined) return;
+    if (matcher !== undefined) {
+      const accepted = [...sequence.tokens.slice(sequence.matched, sequence.tokens.length)];
+      this.#grammarRows.push({ matcher, accepted, drafts: sequence.drafts.slice(0, drafts), maskRow: this.#maskRows });
+      sequence.matched = sequence.tokens.length;
+    }
+    for (let i = 0; i <= drafts; i++) masks.append(mask);
     this.#maskRows += drafts + 1;
   }
 }

@@ -219,6 +219,31 @@ test('a tool call comes as events, also one that is forced behind the reasoning'
   });
 });
 
+test('an answer keeps to its schema behind free reasoning, with and without drafts', async () => {
+  const schema =
+    '{"type": "object", "properties": {"name": {"type": "string", "maxLength": 12}, "age": {"type": "integer"}}, ' +
+    '"required": ["name", "age"], "additionalProperties": false}';
+  const grammar = { spec: { kind: 'json-schema', schema: { json: schema }, strict: true }, param: 'response_format' } as const;
+  const answers: string[][] = [];
+  for (const mtp of [0, 4]) {
+    await withDemo({ mtp }, async (engine) => {
+      const inputs = ['What is 2 + 2?', 'Write JSON about Tom.', 'Tell me a story.'].map((content) =>
+        question(content, { thinking: true }),
+      );
+      const results = await Promise.all(inputs.map((input) => eventsOf(engine, demoRequest(input, { grammar, maxTokens: 200 }))));
+      answers.push(results.map((events) => collected(events).text));
+      for (const events of results) {
+        const value = JSON.parse(collected(events).text) as { name: unknown; age: unknown };
+        assert.equal(typeof value.name, 'string');
+        assert.ok(Number.isInteger(value.age));
+        assert.ok(events.some(({ kind }) => kind === 'reasoning'));
+      }
+      await assertIdle(engine);
+    });
+  }
+  assert.deepEqual(answers[0], answers[1]);
+});
+
 test('an abort while the prompt is computed frees everything within a step', async () => {
   await withDemo({ stepTokens: 128, maxSequences: 4 }, async (engine) => {
     const controller = new AbortController();

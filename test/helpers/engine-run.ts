@@ -2,10 +2,12 @@
 // A real engine over the scripted model and a tokenizer of one letter a token.
 
 import { KvCache } from '../../engine/cache/kv-cache.ts';
+import { Constraints } from '../../engine/constraints.ts';
 import { ServingEngine } from '../../engine/engine.ts';
 import type { EngineParts } from '../../engine/engine.ts';
 import { Prompts } from '../../engine/prompts.ts';
 import { Scheduler } from '../../engine/scheduler/scheduler.ts';
+import { GrammarService } from '../../engine/text/grammar/service.ts';
 import type { Tokenizer } from '../../engine/text/tokenizer.ts';
 import type { EngineLogger, GenerationEvent, GenerationRequest, ModelInfo } from '../../engine/types.ts';
 import { EOS, SMALL } from './scheduler-run.ts';
@@ -97,6 +99,7 @@ export function startEngine(options: EngineRunOptions = {}): EngineRun {
     prompts: new Prompts(tokenizer, 'preview', VOCABULARY),
     limits: { vocabSize: VOCABULARY, maxModelLen: sizes.maxModelLen, eosToken: EOS, thinkCloseToken: 0 },
     queue: { maxQueuedRequests: options.maxQueuedRequests ?? 1000, maxQueuedTokens: options.maxQueuedTokens ?? 1e6 },
+    constraints: new Constraints(new GrammarService({ tokenizer, vocabSize: VOCABULARY }), VOCABULARY, 0),
     prefixCache: options.prefixCache ?? true,
     promptLogprobs: true,
     logger: SILENT,

@@ -21,6 +21,7 @@ export const SMALL: RunSizes = {
   slots: 4,
   stepTokens: 128,
   mtp: 2,
+  vocabSize: 64,
   maxModelLen: 1024,
   maxItlMs: 1000,
   windowBlocks: 24,

@@ -176,7 +176,7 @@ export class ScriptedNative implements NativeModel {
     for (let i = 0; i <= drafts; i++) {
       const index = tokens.length - 1 - drafts + i;
       const position = plan.position[row]! + index;
-      const token = chooseToken(this.#output(view, position), position, this.#choice(plan, sample, counts));
+      const token = chooseToken(this.#output(view, position), position, this.#choice(plan, { sample, offset: i }, counts));
       accepted.push(token);
       if (plan.penaltyOffset[sample + 1]! > plan.penaltyOffset[sample]!) counts.set(token, (counts.get(token) ?? 0) + 1);
       if (i === drafts || token !== tokens[index + 1]) break;
@@ -195,7 +195,8 @@ export class ScriptedNative implements NativeModel {
     }
   }
 
-  #choice(plan: StepPlan, sample: number, counts: ReadonlyMap<number, number>): Choice {
+  /** `offset`: drafts before the position; it has a mask of its own. */
+  #choice(plan: StepPlan, { sample, offset }: { sample: number; offset: number }, counts: ReadonlyMap<number, number>): Choice {
     const banned = new Set<number>();
     for (let i = plan.biasOffset[sample]!; i < plan.biasOffset[sample + 1]!; i++) {
       if (plan.biasValues[i] === -Infinity) banned.add(plan.biasTokens[i]!);
@@ -208,7 +209,8 @@ export class ScriptedNative implements NativeModel {
       temperature: plan.temperature[sample]!,
       counts,
       allowed: (token) =>
-        !banned.has(token) && (maskRow < 0 || ((plan.masks[maskRow * words + (token >> 5)]! >>> (token & 31)) & 1) === 1),
+        !banned.has(token) &&
+        (maskRow < 0 || ((plan.masks[(maskRow + offset) * words + (token >> 5)]! >>> (token & 31)) & 1) === 1),
     };
   }
 
@@ -228,7 +230,7 @@ export class ScriptedNative implements NativeModel {
     let right = true;
     for (let k = 0; k < this.mtp; k++) {
       const output = future.push(start + k, last);
-      const truth = chooseToken(output, start + k, this.#choice(plan, sample, counts));
+      const truth = chooseToken(output, start + k, this.#choice(plan, { sample, offset: 0 }, counts));
       right = right && (mix(output, 77) % 1000) / 1000 < this.#options.draftQuality;
       last = right ? truth : (truth + 1) % this.vocabSize;
       result.drafts[sample * this.mtp + k] = last;

@@ -361,6 +361,39 @@ test('draining finishes what runs, aborts what takes too long and admits nothing
   await run.engine.close();
 });
 
+test('a grammar holds for every choice, with drafts as without, whatever else runs', async () => {
+  const results: string[][] = [];
+  for (const mtp of [0, 3]) {
+    const run = startEngine({ mtp, draftQuality: 0.9 });
+    const other = collect(run.engine, generationRequest(promptOf(1, 200), { maxTokens: 60 }));
+    const grammar = { spec: { kind: 'regex', pattern: '([a-f]{3}-?[0-9]){2,5}Z' }, param: 'regex' } as const;
+    const request = generationRequest(promptOf(2, 150), { maxTokens: 60, n: 3, grammar });
+    const events = await collect(run.engine, { ...request, stop: { ...request.stop, ignoreEos: true, minTokens: 50 } });
+    results.push([0, 1, 2].map((choice) => collected(events, choice).text));
+    for (const choice of [0, 1, 2]) {
+      assert.match(collected(events, choice).text, /^([a-f]{3}[0-9]){2,5}Z$/);
+      assert.equal(collected(events, choice).end.reason, 'stop');
+    }
+    await other;
+    await assertIdle(run);
+    await run.engine.close();
+  }
+  assert.deepEqual(results[0], results[1]);
+});
+
+test('a grammar that cannot be used is refused and named by its field', async () => {
+  const run = startEngine();
+  const error = await refusal(
+    run.engine,
+    generationRequest([2, 3], {
+      grammar: { spec: { kind: 'ebnf', grammar: 'root ::= undefined_rule' }, param: 'guided_grammar' },
+    }),
+  );
+  assert.equal(error.code, 'INVALID_REQUEST');
+  assert.equal(error.details.param, 'guided_grammar');
+  await run.engine.close();
+});
+
 test('whatever is asked, aborted and stopped at once, every choice ends once and its tokens are those it has alone', async () => {
   const arbitraryRequest = fc.record({
     family: fc.nat(3),

@@ -35,6 +35,7 @@ const sizes: fc.Arbitrary<RunSizes> = fc
   .map(({ slots, mtp, extraStepTokens, maxModelLen, spareWindows, spareContexts, ...rest }) => ({
     slots,
     mtp,
+    vocabSize: 64,
     maxModelLen,
     stepTokens: slots * (1 + mtp) + extraStepTokens,
     windowBlocks: 4 + spareWindows,
@@ -193,6 +194,7 @@ test('a long prompt is done within the stated bound while short prompts keep arr
     const run = new SchedulerRun({
       slots: 6,
       mtp: 0,
+      vocabSize: 64,
       stepTokens,
       maxModelLen: 1024,
       maxItlMs: 1e6,

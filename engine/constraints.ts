@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: MIT
+
+import type { StepPlan } from './native.ts';
+import type { PreparedPrompt } from './prompts.ts';
+import type { GrammarRow } from './scheduler/step-plan.ts';
+import type { GrammarService } from './text/grammar/service.ts';
+import type { GenerationRequest } from './types.ts';
+
+/** Grammars of running requests: a matcher for each choice, and its masks in every step plan. */
+export class Constraints {
+  readonly #service: GrammarService;
+  readonly #words: number;
+  readonly #thinkCloseToken: number;
+
+  constructor(service: GrammarService, vocabSize: number, thinkCloseToken: number) {
+    this.#service = service;
+    this.#words = Math.ceil(vocabSize / 32);
+    this.#thinkCloseToken = thinkCloseToken;
+  }
+
+  /**
+   * A matcher for each choice, that begins behind the reasoning and the markup that is put behind it; none without a grammar.
+   * @throws EngineError INVALID_REQUEST for a grammar that cannot be used, QUEUE_FULL when too many wait for the compiler.
+   */
+  async open(request: GenerationRequest, prompt: PreparedPrompt): Promise<number[]> {
+    const asked = request.grammar ?? (prompt.toolGrammar && { spec: prompt.toolGrammar, param: 'tools' });
+    if (asked === undefined) return [];
+    const grammar = await this.#service.compile(asked.spec, asked.param, request.signal);
+    const options =
+      prompt.parser.start === 'reasoning' ? { trigger: this.#thinkCloseToken, skip: prompt.forcedTokens?.length ?? 0 } : {};
+    const opening = Array.from({ length: request.n }, () => this.#service.open(grammar, options));
+    try {
+      return await Promise.all(opening);
+    } catch (error) {
+      const opened = await Promise.allSettled(opening);
+      this.release(opened.flatMap((matcher) => (matcher.status === 'fulfilled' ? [matcher.value] : [])));
+      throw error;
+    }
+  }
+
+  /** Fills the masks of a plan; returns the matchers whose completion cannot go on. */
+  async fill(plan: StepPlan, rows: readonly GrammarRow[]): Promise<ReadonlySet<number>> {
+    const { masks, failed } = await this.#service.step(rows);
+    let from = 0;
+    for (const { drafts, maskRow } of rows) {
+      const end = from + (1 + drafts.length) * this.#words;
+      plan.masks.set(masks.subarray(from, end), maskRow * this.#words);
+      from = end;
+    }
+    return new Set(failed);
+  }
+
+  release(matchers: readonly number[]): void {
+    for (const matcher of matchers) this.#service.release(matcher);
+  }
+
+  close(): Promise<void> {
+    return this.#service.close();
+  }
+}
