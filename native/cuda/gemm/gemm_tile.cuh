@@ -24,9 +24,14 @@ inline constexpr int kBlockTilesN = 8;                          // row tiles of 
 inline constexpr int kBlockRows = kBlockTilesN * kCellRows;     // 128
 inline constexpr int kOutStride = kBlockRows + 8;               // bf16; a row of the output tile, 16-byte aligned, banks spread
 
+/// Blocks of a multiprocessor: two where their sums leave room, so that one multiplies while the other waits.
+constexpr int blocks_of(int rows_m) { return rows_m <= 64 ? 2 : 1; }
+
+/// Quantised weights leave shared memory for two blocks on sm_12x too (100 KiB a multiprocessor, 1 KiB of it a block's own).
 constexpr int stages_of(WeightFormat format, int rows_m) {
   const int stage = kBlockTilesN * cell_bytes(format) + rows_m * kCellCols * 2 + (format == WeightFormat::kFp4Group32 ? 256 : 0);
-  const int most = (kMaxSharedBytes - 1024) / stage;
+  const int blocks = format == WeightFormat::kBF16 ? 1 : blocks_of(rows_m);
+  const int most = (kMaxSharedBytes / blocks - 1024) / stage;
   return most > 6 ? 6 : most;
 }
 
@@ -171,7 +176,11 @@ struct Tile {
     }
   }
 
-  template <int kBlock>
+  /// First activation row of the warp's tile `m`: the warps take tiles in turn, so that a short group loads them evenly.
+  __device__ int tile_token(int m) const { return (m * kWarpsM + warp_m) * 8; }
+
+  /// kAll: every tile of the warp has rows.
+  template <int kBlock, bool kAll>
   __device__ void multiply_block(const typename Smem::Stage& stage, int cell) {
     uint32_t a[kWarpTilesN][2][4];
 #pragma unroll
@@ -179,14 +188,28 @@ struct Tile {
       fragment<kBlock, 0>(stage, n, cell, a[n][0]);
       fragment<kBlock, 1>(stage, n, cell, a[n][1]);
     }
+    // Groups of tiles, first step 0 of all, then step 1: other products lie between two that add to the same sums.
+    constexpr int kMost = kFormat == WeightFormat::kFp4Group32 && kRowsM == 64 ? 2 : 4;  // two: 128 registers a thread
+    constexpr int kGroup = kWarpTilesM < kMost ? kWarpTilesM : kMost;
 #pragma unroll
-    for (int m = 0; m < kWarpTilesM; ++m) {
-      const int row = (warp_m * kWarpTilesM + m) * 8 + lane / 4;
-      const uint4 x = stage.x[row][(kBlock * 4 + lane % 4) ^ (row & 1) << 2];
+    for (int first = 0; first < kWarpTilesM; first += kGroup) {
+      if (!kAll && tile_token(first) >= group.rows) break;
+      uint4 x[kGroup];
 #pragma unroll
-      for (int n = 0; n < kWarpTilesN; ++n) {
-        mma_bf16(acc[n][m], a[n][0], x.x, x.y);
-        mma_bf16(acc[n][m], a[n][1], x.z, x.w);
+      for (int m = 0; m < kGroup; ++m) {
+        const int row = tile_token(first + m) + lane / 4;
+        x[m] = stage.x[row][(kBlock * 4 + lane % 4) ^ (row & 1) << 2];
+      }
+#pragma unroll
+      for (int step = 0; step < 2; ++step) {
+#pragma unroll
+        for (int m = 0; m < kGroup; ++m) {
+          if (!kAll && tile_token(first + m) >= group.rows) break;
+#pragma unroll
+          for (int n = 0; n < kWarpTilesN; ++n) {
+            mma_bf16(acc[n][first + m], a[n][step], step == 0 ? x[m].x : x[m].z, step == 0 ? x[m].y : x[m].w);
+          }
+        }
       }
     }
   }
@@ -216,15 +239,19 @@ struct Tile {
     }
 #pragma unroll
     for (int s = 0; s < kStages - 1; ++s) copy_stage(s);
-    const bool idle = warp_m * kWarpTilesM * 8 >= group.rows;  // no rows for this warp: it only copies
+    const bool all = tile_token(kWarpTilesM - 1) < group.rows;
     for (int cell = 0; cell < cells; ++cell) {
       cp_async_wait<kStages - 2>();
       __syncthreads();
       copy_stage(cell + kStages - 1);
-      if (idle) continue;
       const typename Smem::Stage& stage = smem.stages[cell % kStages];
-      multiply_block<0>(stage, cell);
-      multiply_block<1>(stage, cell);
+      if (all) {
+        multiply_block<0, true>(stage, cell);
+        multiply_block<1, true>(stage, cell);
+      } else {
+        multiply_block<0, false>(stage, cell);
+        multiply_block<1, false>(stage, cell);
+      }
       if (cell % kChunkCells == kChunkCells - 1 || cell + 1 == cells) end_chunk();
     }
     cp_async_wait<0>();
@@ -241,7 +268,7 @@ struct Tile {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           const int row = first_row + (warp_n * kWarpTilesN + n) * kCellRows + lane / 4 + i / 2 * 8;
-          const int token = (warp_m * kWarpTilesM + m) * 8 + lane % 4 * 2 + i % 2;
+          const int token = tile_token(m) + lane % 4 * 2 + i % 2;
           if (row < s.rows && token < group.rows) {
             static_cast<float*>(s.y)[static_cast<int64_t>(group.first + token) * s.ldy + row] = total[n][m][i];
           }
@@ -254,7 +281,7 @@ struct Tile {
   __device__ void store_bf16() {
 #pragma unroll
     for (int m = 0; m < kWarpTilesM; ++m) {
-      const int token = (warp_m * kWarpTilesM + m) * 8 + lane % 4 * 2;
+      const int token = tile_token(m) + lane % 4 * 2;
       float weight[2] = {1.0f, 1.0f};
       if constexpr (kPaired) {
 #pragma unroll
@@ -302,7 +329,7 @@ struct Tile {
 };
 
 template <WeightFormat kFormat, int kRowsM, bool kPaired, bool kGrouped>
-__global__ void __launch_bounds__(kThreads, 1) gemm_tile_kernel(const __grid_constant__ GemmParams p) {
+__global__ void __launch_bounds__(kThreads, blocks_of(kRowsM)) gemm_tile_kernel(const __grid_constant__ GemmParams p) {
   extern __shared__ __align__(16) uint8_t smem_bytes[];
   Tile<kFormat, kRowsM, kPaired, kGrouped>(p, *reinterpret_cast<SmemPlan<kFormat, kRowsM>*>(smem_bytes)).run();
 }

@@ -68,16 +68,17 @@ void test_all_reduce(const std::vector<size_t>& counts, int rounds) {
   for (size_t count : counts) messages.emplace_back(count);
   std::vector<int> wrong(devices.size(), 0);
   on_ranks([&](Communicator& comm, int rank, cudaStream_t stream) {
-    std::vector<DeviceArray<bf16>> arrays;
+    std::vector<DeviceArray<bf16>> arrays, sources;
     std::vector<PeerPointers> peers;
     for (const Message& m : messages) {
+      sources.emplace_back(m.parts[rank]);
       arrays.emplace_back(m.sum.size());
       peers.push_back(comm.exchange(arrays.back()));
     }
     for (int round = 0; round < rounds; ++round) {
       for (size_t i = 0; i < messages.size(); ++i) {  // mixed sizes, one behind the other
-        check(cudaMemcpyAsync(arrays[i], messages[i].parts[rank].data(), arrays[i].size() * 2, cudaMemcpyHostToDevice, stream), "upload");
-        // Nobody may read an array of the round before any more, nor write this one before it is uploaded.
+        // From the device: a copy from pageable memory would wait on the host for collectives that wait for the other rank.
+        check(cudaMemcpyAsync(arrays[i], sources[i], arrays[i].size() * 2, cudaMemcpyDeviceToDevice, stream), "copy");
         comm.all_reduce(peers[i], static_cast<int64_t>(arrays[i].size()), stream);
       }
       check(cudaStreamSynchronize(stream), "all_reduce");
@@ -128,10 +129,10 @@ void test_all_gather(int64_t rows, int64_t part_words) {
       const int64_t at = r * row_words + rank * part_words;
       std::copy_n(expected.begin() + at, part_words, mine.begin() + at);
     }
-    const DeviceArray<int32_t> array(expected.size());
+    const DeviceArray<int32_t> array(expected.size()), source(mine);
     const PeerPointers peers = comm.exchange(array);
     for (int round = 0; round < 20; ++round) {
-      check(cudaMemcpyAsync(array, mine.data(), mine.size() * 4, cudaMemcpyHostToDevice, stream), "upload");
+      check(cudaMemcpyAsync(array, source, mine.size() * 4, cudaMemcpyDeviceToDevice, stream), "copy");
       cuda::AllGatherParams p;
       p.array = peers;
       p.rows = rows;

@@ -32,10 +32,11 @@ struct HostMatrix {
     const auto byte = [] { return static_cast<uint8_t>(rng()() >> 11); };
     if (f == WeightFormat::kBF16) {
       data.resize(r * c * 2);
-      for (int64_t i = 0; i < r * c; ++i) {
+      for (int64_t i = 0; i < std::min<int64_t>(r * c, kFreshValues); ++i) {
         const __nv_bfloat16 v = __float2bfloat16(gauss(0.05f));
         std::memcpy(&data[i * 2], &v, 2);
       }
+      for (size_t i = kFreshValues * 2; i < data.size(); ++i) data[i] = data[i - kFreshValues * 2];
     } else if (f == WeightFormat::kFp8Block128) {
       data.resize(r * c);
       for (uint8_t& b : data) {

@@ -7,6 +7,11 @@
 #include "gemm_reference.h"
 #include "weights.h"
 
+namespace twelvex::cuda::tile {  // the instances, to time block sizes that the plan would not choose
+void run_fp8(const GemmParams& p, const TilePlan& plan);
+void run_bf16(const GemmParams& p, const TilePlan& plan);
+}  // namespace twelvex::cuda::tile
+
 using namespace twelvex;
 using namespace twelvex::test;
 using cuda::GemmParams;
@@ -201,6 +206,23 @@ void test_prepared_bf16(WeightStore& store) {
   expect(same, "bf16_offset finds every element of a prepared matrix");
 }
 
+/// The tile kernel's block sizes against each other, without quantisation.
+void bench_tiles(WeightStore& store, WeightFormat format, int n, int k) {
+  const Problem problem(store, format, 4096, n, k);
+  DeviceArray<bf16> y(static_cast<size_t>(4096) * n);
+  for (const int t : {64, 512, 4096}) {
+    for (const int rows_m : {32, 64, 128}) {
+      const cuda::TilePlan plan{rows_m, (n + 127) / 128, (t + rows_m - 1) / rows_m};
+      const double us = time_graph_us(4, [&](int, cudaStream_t stream) {
+        GemmParams p = problem.params(t, y, false, false);
+        p.stream = stream;
+        (format == WeightFormat::kBF16 ? cuda::tile::run_bf16 : cuda::tile::run_fp8)(p, plan);
+      });
+      std::printf("  tile %s N=%5d K=%4d T=%4d rows_m=%3d  %9.2f us  %7.1f TFLOP/s\n", name_of(format), n, k, t, rows_m, us, 2.0 * t * n * k / us / 1e6);
+    }
+  }
+}
+
 void bench(WeightStore& store) {
   DeviceArray<uint8_t> a(size_t{1} << 30), b(size_t{1} << 30);
   const double copy_us = time_us([&] { cudaMemcpyAsync(b, a, a.size(), cudaMemcpyDeviceToDevice); });
@@ -224,21 +246,16 @@ void bench(WeightStore& store) {
     DeviceArray<uint8_t> many(bytes * copies);
     for (int i = 0; i < copies; ++i) cudaMemcpy(many + i * bytes, problem.linear.data, bytes, cudaMemcpyDeviceToDevice);
     DeviceArray<bf16> y(static_cast<size_t>(4096) * s.n);
-    for (const int t : {1, 3, 8, 16, 64, 512, 4096}) {
+    for (const int t : {1, 3, 8, 16, 64, 192, 512, 4096}) {
       if (s.n > 60000 && t > 64) continue;
-      // One timed call is several products with different copies of the weights.
-      const int inner = t <= 16 ? std::min(copies, 20) : 1;
-      int turn = 0;
-      const double us = time_us(
-                            [&] {
-                              for (int i = 0; i < inner; ++i) {
-                                GemmParams p = problem.params(t, y, false, s.format != WeightFormat::kBF16);
-                                p.segments[0].weights = many + (turn++ % copies) * bytes;
-                                cuda::run_gemm(p);
-                              }
-                            },
-                            10) /
-                        inner;
+      // One timed call is a graph of several products with different copies of the weights.
+      const int inner = t <= 64 ? std::min(copies, 20) : 4;
+      const double us = time_graph_us(inner, [&](int i, cudaStream_t stream) {
+        GemmParams p = problem.params(t, y, false, s.format != WeightFormat::kBF16);
+        p.segments[0].weights = many + i % copies * bytes;
+        p.stream = stream;
+        cuda::run_gemm(p);
+      });
       std::printf("  %-10s %s N=%5d K=%4d T=%4d  %9.2f us  %7.1f TFLOP/s  %6.0f GB/s of weights (%.0f %% of copy)\n", s.what,
                   name_of(s.format), s.n, s.k, t, us, 2.0 * t * s.n * s.k / us / 1e6, bytes / us / 1e3, 100 * bytes / us / 1e3 / copy);
     }
@@ -272,6 +289,10 @@ int main(int argc, char** argv) {
   test_invariance(store, kBf16, 300, 1056, false);
   for (const int t : {2, 15, 200}) test_segments(store, t);
   for (const int t : {1, 8, 50, 129}) test_paired(store, t, 256, 512);
-  if (timed) bench(store);
+  if (timed) {
+    bench(store);
+    bench_tiles(store, kFp8, 4096, 4096);
+    bench_tiles(store, kBf16, 4096, 4096);
+  }
   return finish("gemm");
 }

@@ -250,18 +250,12 @@ void bench() {
     }
     const DeviceArray<int32_t> d_ids(ids);
     const DeviceArray<float> routing(random_f32(static_cast<size_t>(tokens) * kPicks));
-    int turn = 0;
-    const double us = time_us(
-                          [&] {
-                            for (int i = 0; i < kTurns; ++i) {
-                              cuda::run_experts({.tokens = tokens, .picks = kPicks, .limit = 10, .quantise = true, .weights = &weights, .hidden = x,
-                                                 .ids = d_ids + static_cast<size_t>(turn++ % kTurns) * tokens * kPicks, .routing = routing,
-                                                 .output = y, .workspace = cuda::carve_moe_workspace(workspace, shape),
-                                                 .num_sms = cuda::device_info().multiprocessors});
-                            }
-                          },
-                          tokens >= 4096 ? 3 : 10) /
-                      kTurns;
+    const double us = time_graph_us(kTurns, [&](int i, cudaStream_t stream) {
+      cuda::run_experts({.tokens = tokens, .picks = kPicks, .limit = 10, .quantise = true, .weights = &weights, .hidden = x,
+                         .ids = d_ids + static_cast<size_t>(i) * tokens * kPicks, .routing = routing, .output = y,
+                         .workspace = cuda::carve_moe_workspace(workspace, shape), .num_sms = cuda::device_info().multiprocessors,
+                         .stream = stream});
+    });
     const double flops = 2.0 * tokens * (kPicks + 1) * 3 * kHidden * kWidth;
     const double bytes = hit * 3 * kHidden * kWidth * (0.5 + 1.0 / 32) + 3.0 * shared_bytes;
     std::printf("  experts T=%4d  %5.1f experts hit  %9.1f us  %6.1f TFLOP/s  %6.0f GB/s of weights\n", tokens, hit, us, flops / us / 1e6,

@@ -58,7 +58,7 @@ Step make_step(int rows, int vocab, int mtp) {
       info.repetition_penalty = 0.8f + below(8) / 10.0f;
       info.presence_penalty = below(20) / 10.0f - 1;
       info.frequency_penalty = below(20) / 10.0f - 1;
-      for (int v = below(5); v < vocab; v += 1 + below(vocab / 8)) {
+      for (int v = below(5); v < vocab; v += 1 + below(1 + vocab / 8)) {
         step.penalty_tokens.push_back(v);
         step.penalty_counts.push_back(below(4));
       }
