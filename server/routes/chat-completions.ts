@@ -13,6 +13,8 @@ import { streamAnswer, wholeAnswer } from './answer.ts';
 import { chatInput } from './chat-request.ts';
 import { answerHeader, engineRequestId, openExchange } from './context.ts';
 import type { RouteContext } from './context.ts';
+import { grammarOf } from './grammar-request.ts';
+import type { Grammar } from './grammar-request.ts';
 import { placementOf, refuseUnsupported, samplingOf, stopOf, streamOptionsOf } from './generation-request.ts';
 
 export function chatCompletionsRoute(app: FastifyInstance, context: RouteContext): void {
@@ -32,7 +34,8 @@ export function chatCompletionsRoute(app: FastifyInstance, context: RouteContext
       timings: body.return_timings ?? false,
       ...(body.return_progress === true && { progress: { elapsedMs: () => Math.round(reply.elapsedTime) } }),
     };
-    const generation = generationOf({ body, input, info: engine.info, id: engineRequestId(request.id) });
+    const grammar = grammarOf(body, source!);
+    const generation = generationOf({ body, input, grammar, info: engine.info, id: engineRequestId(request.id) });
     const header = answerHeader('chatcmpl', request.id, engine, model);
     const exchange = openExchange({ context, request, reply, engine, stream: body.stream ?? false });
     const requests = [{ ...generation, signal: exchange.controller.signal }];
@@ -49,11 +52,12 @@ export function chatCompletionsRoute(app: FastifyInstance, context: RouteContext
 interface Translated {
   body: ChatCompletionBody;
   input: ChatInput;
+  grammar: Grammar | undefined;
   info: ModelInfo;
   id: string;
 }
 
-function generationOf({ body, input, info, id }: Translated): GenerationRequest {
+function generationOf({ body, input, grammar, info, id }: Translated): GenerationRequest {
   const maxTokens = body.max_completion_tokens ?? body.max_tokens;
   return {
     id,
@@ -65,6 +69,7 @@ function generationOf({ body, input, info, id }: Translated): GenerationRequest 
     logprobs: body.logprobs === true ? (body.top_logprobs ?? 0) : -1,
     promptLogprobs: -1,
     ...(body.return_progress === true && { progress: true }),
+    ...(grammar !== undefined && { grammar }),
     ...placementOf(body),
   };
 }

@@ -8,6 +8,7 @@ import { invalid, unsupported } from '../errors.ts';
 import type { RequestedModel } from '../model-names.ts';
 import type { ChatCompletionBody, EffortWord } from '../schemas/chat-completions.ts';
 import type { JsonBody } from '../schemas/parse.ts';
+import { formatPrompt, responseFormat } from './grammar-request.ts';
 
 type Message = ChatCompletionBody['messages'][number];
 type Content = Exclude<Message['content'], undefined>;
@@ -31,32 +32,25 @@ export interface ChatContext {
 
 /** @throws HttpError naming the field that cannot be served. */
 export function chatInput(body: ChatCompletionBody, source: JsonBody, context: ChatContext): ChatInput {
-  refuseFormat(body);
   checkContinuation(body);
   const root = needsSource(body) ? parseLossless(source.text) : undefined;
   const tools = body.tools === undefined || body.tools.length === 0 ? undefined : checkedTools(body, source, root);
   const thinking = thinks(body, context);
   const effort = thinking ? effortOf(body, context) : undefined;
   const dropThinking = body.chat_template_kwargs?.drop_thinking;
+  const format = responseFormat(body, source);
+  const shownFormat = format && formatPrompt(format, source);
   return {
     kind: 'chat',
     messages: messagesOf(body, source, root),
     thinking,
     ...(tools !== undefined && { tools }),
+    ...(shownFormat !== undefined && { responseFormat: shownFormat }),
     ...(effort !== undefined && { effort }),
     ...(dropThinking !== undefined && { dropThinking }),
     ...toolChoiceOf(body, tools !== undefined),
     ...(body.parallel_tool_calls !== undefined && { parallelToolCalls: body.parallel_tool_calls }),
   };
-}
-
-function refuseFormat(body: ChatCompletionBody): void {
-  const format = body.response_format?.type;
-  if (format === undefined || format === 'text') return;
-  if (format === 'json_object' || format === 'json_schema') {
-    throw unsupported('response_format', `response_format ${format} is not supported yet`);
-  }
-  throw invalid(`response_format.type: expected text, got ${JSON.stringify(format)}`, 'response_format.type');
 }
 
 /** The flags of vLLM and llama.cpp for continuing the last message; DeepSeek's is on the message itself. */

@@ -12,6 +12,7 @@ import { streamAnswer, wholeAnswer } from './answer.ts';
 import { promptInputs } from './completion-request.ts';
 import { answerHeader, engineRequestId, openExchange } from './context.ts';
 import type { RouteContext } from './context.ts';
+import { grammarOf } from './grammar-request.ts';
 import { placementOf, refuseUnsupported, samplingOf, stopOf, streamOptionsOf } from './generation-request.ts';
 
 const defaultMaxTokens = 16;
@@ -33,8 +34,10 @@ export function completionsRoute(app: FastifyInstance, context: RouteContext): v
     };
     const header = answerHeader('cmpl', request.id, engine, model);
     const exchange = openExchange({ context, request, reply, engine, stream: body.stream ?? false });
+    const grammar = grammarOf(body, source!);
     const requests = inputs.map((input, index) => ({
       ...generationOf(body, input, engine),
+      ...(grammar !== undefined && { grammar }),
       id: `${engineRequestId(request.id)}/${index}`,
       signal: exchange.controller.signal,
     }));

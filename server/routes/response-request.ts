@@ -10,6 +10,8 @@ import type { InputItem, ResponsesBody } from '../schemas/responses.ts';
 import { unpackReasoning } from '../stream/response-events.ts';
 import { effortFor } from './chat-request.ts';
 import type { ChatContext } from './chat-request.ts';
+import { formatGrammar, formatPrompt } from './grammar-request.ts';
+import type { AnswerFormat, Grammar } from './grammar-request.ts';
 
 type Parts = Exclude<(InputItem & { type: 'message' })['content'], string>;
 type AssistantMessage = ChatMessage & { role: 'assistant' };
@@ -28,8 +30,9 @@ export function refuseItems(value: unknown): void {
 
 /** @throws HttpError naming the field that cannot be served. */
 export function responsesInput(body: ResponsesBody, source: JsonBody, context: ChatContext): ChatInput {
-  refuseFormat(body);
   const tools = toolsOf(body, source);
+  const format = formatOf(body, source);
+  const shownFormat = format && formatPrompt(format, source);
   const word = body.reasoning?.effort;
   const thinking = word === undefined ? (context.model.thinking ?? context.config.thinking) : word !== 'none';
   const instructions: ChatMessage[] = body.instructions === undefined ? [] : [{ role: 'system', content: body.instructions }];
@@ -39,6 +42,7 @@ export function responsesInput(body: ResponsesBody, source: JsonBody, context: C
     messages: [...instructions, ...items],
     thinking,
     ...(tools.length > 0 && { tools }),
+    ...(shownFormat !== undefined && { responseFormat: shownFormat }),
     ...(thinking && { effort: effortFor(word, context) }),
     ...toolChoiceOf(body, tools.length > 0),
     ...(body.parallel_tool_calls !== undefined && { parallelToolCalls: body.parallel_tool_calls }),
@@ -57,13 +61,18 @@ export function responsesSampling(body: ResponsesBody, { info }: ChatContext): S
   };
 }
 
-function refuseFormat(body: ResponsesBody): void {
-  const format = body.text?.format?.type;
-  if (format === undefined || format === 'text') return;
-  if (format === 'json_object' || format === 'json_schema') {
-    throw unsupported('text.format', `text.format ${format} is not supported yet`);
-  }
-  throw invalid(`text.format.type: expected text, got ${JSON.stringify(format)}`, 'text.format.type');
+function formatOf(body: ResponsesBody, source: JsonBody): AnswerFormat | undefined {
+  const given = body.text?.format;
+  if (given === undefined) return undefined;
+  const schema =
+    given.schema === undefined ? undefined : member(member(member(parseLossless(source.text), 'text'), 'format'), 'schema');
+  return { type: given.type, schema, strict: given.strict };
+}
+
+/** @throws HttpError for a format that cannot be served. */
+export function responsesGrammar(body: ResponsesBody, source: JsonBody): Grammar | undefined {
+  const format = formatOf(body, source);
+  return format && formatGrammar(format, source, 'text.format');
 }
 
 /** Function tools in the shape the model was trained on; schemas keep the client's spelling. */

@@ -13,7 +13,7 @@ import { streamAnswer, wholeAnswer } from './answer.ts';
 import { engineRequestId, openExchange } from './context.ts';
 import type { RouteContext } from './context.ts';
 import { placementOf, refuseUnsupported } from './generation-request.ts';
-import { refuseItems, responsesInput, responsesSampling } from './response-request.ts';
+import { refuseItems, responsesGrammar, responsesInput, responsesSampling } from './response-request.ts';
 
 /** Agents recognise an overlong input by its text, so the wording is OpenAI's for this endpoint, with the numbers behind. */
 function responsesError(error: HttpError): object {
@@ -32,6 +32,7 @@ export function responsesRoute(app: FastifyInstance, context: RouteContext): voi
     refuseUnsupported(source?.value, unsupportedResponsesFields);
     const model = requestedModel(body.model, context.config, engine.info.id);
     const chat = { config: context.config, info: engine.info, model };
+    const grammar = responsesGrammar(body, source!);
     const generation: GenerationRequest = {
       id: engineRequestId(request.id),
       input: responsesInput(body, source!, chat),
@@ -41,6 +42,7 @@ export function responsesRoute(app: FastifyInstance, context: RouteContext): voi
       n: 1,
       logprobs: -1,
       promptLogprobs: -1,
+      ...(grammar !== undefined && { grammar }),
       ...placementOf(body),
     };
     const events = new ResponseEvents({

@@ -83,7 +83,13 @@ export const ChatCompletionBody = z.object({
   add_generation_prompt: optional(boolean()),
   return_timings: optional(boolean()),
   return_progress: optional(boolean()),
-  response_format: optional(z.object({ type: string() })),
+  response_format: optional(
+    z.object({
+      type: string(),
+      json_schema: optional(z.object({ strict: optional(boolean()), schema: z.unknown().optional() })),
+      schema: z.unknown().optional(),
+    }),
+  ),
 });
 
 export type ChatCompletionBody = z.infer<typeof ChatCompletionBody>;

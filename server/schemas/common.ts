@@ -50,6 +50,12 @@ export const logitBias = z
 
 const tokenId = integerIn(0, 2 ** 31 - 1);
 
+const grammarFields = {
+  regex: optional(string().min(1, 'must not be empty')),
+  choice: optional(z.array(string(), expected('an array of strings')).min(1, 'must not be empty')),
+  grammar: optional(string().min(1, 'must not be empty')),
+};
+
 /** What /chat/completions and /completions have in common. */
 export const generationFields = {
   model: optional(string()),
@@ -84,6 +90,18 @@ export const generationFields = {
   min_tokens: optional(integerIn(0, 2 ** 31 - 1)),
   logit_bias: optional(logitBias),
   allowed_token_ids: optional(z.array(tokenId, expected('an array')).max(2 ** 17, 'too many ids')),
+  structured_outputs: optional(
+    z.object({
+      json: z.unknown().optional(),
+      json_object: optional(boolean()),
+      ...grammarFields,
+      structural_tag: z.unknown().optional(),
+    }),
+  ),
+  guided_json: z.unknown().optional(),
+  guided_regex: grammarFields.regex,
+  guided_choice: grammarFields.choice,
+  guided_grammar: grammarFields.grammar,
   priority: optional(z.int({ error: 'expected a whole number' })),
   cache_salt: optional(string().max(512, 'longer than 512 characters')),
   user_id: optional(string().max(512, 'longer than 512 characters')),
@@ -100,11 +118,6 @@ export const unsupportedFields: Record<string, { message: string; harmless?: (va
   audio: { message: 'only text is served' },
   use_beam_search: { message: 'beam search is not supported', harmless: (value) => value === false },
   best_of: { message: 'best_of is not supported; use n' },
-  structured_outputs: { message: 'structured output is not supported yet' },
-  guided_json: { message: 'structured output is not supported yet' },
-  guided_regex: { message: 'structured output is not supported yet' },
-  guided_choice: { message: 'structured output is not supported yet' },
-  guided_grammar: { message: 'structured output is not supported yet' },
   web_search_options: { message: 'web search is not supported' },
   bad_words: {
     message: 'bad_words is not supported; use logit_bias',

@@ -67,7 +67,12 @@ export const ResponsesBody = z.object({
   temperature: optional(numberIn(0, 2)),
   top_p: optional(numberIn(0, 1)),
   reasoning: optional(z.object({ effort: optional(effort) }, { error: 'expected an object' })),
-  text: optional(z.object({ format: optional(z.object({ type: string() })) }, { error: 'expected an object' })),
+  text: optional(
+    z.object(
+      { format: optional(z.object({ type: string(), schema: z.unknown().optional(), strict: optional(boolean()) })) },
+      { error: 'expected an object' },
+    ),
+  ),
   include: optional(z.array(string(), { error: 'expected an array of strings' })),
   stream: optional(boolean()),
   metadata: optional(metadata),
