@@ -14,6 +14,8 @@ import { anyString, limitedString, oneOfTexts, formatPattern } from './strings.t
 const SPACE = 'space';
 /** At most one space, or a new line with its indentation: a model cannot fill its answer with white space. */
 const SPACE_RULE = '"" | " " | "\\n" " "{0,24}';
+/** Commas and colons follow their value at once. */
+const COMMA = `"," ${SPACE}`;
 const MAX_DEPTH = 64;
 const MAX_ENUM = 2000;
 
@@ -159,13 +161,12 @@ export class SchemaGrammar {
 export function anyValue(builder: EbnfBuilder): string {
   builder.named(SPACE, () => SPACE_RULE);
   const string = anyString(builder);
-  const item = `${SPACE} "," ${SPACE}`;
   const member = `${string} ":" " "? value`;
   return builder.named(
     'value',
     () =>
       `${string} | ${numberExpression({})} | "true" | "false" | "null" | ` +
-      `"[" ${SPACE} (value (${item} value)*)? ${SPACE} "]" | "{" ${SPACE} (${member} (${item} ${member})*)? ${SPACE} "}"`,
+      `"[" ${SPACE} (value (${COMMA} value)*)? ${SPACE} "]" | "{" ${SPACE} (${member} (${COMMA} ${member})*)? ${SPACE} "}"`,
   );
 }
 
@@ -185,18 +186,17 @@ function oneLiteral(text: string): string {
 
 /** First `prefix`, then `item`s; commas between. At least `min` and at most `max` in all. */
 function arrayItems(prefix: readonly string[], item: string, min: number, max: number): string {
-  const comma = sequence(SPACE, '","', SPACE);
   let tail = '';
   if (max > prefix.length) {
     const least = Math.max(0, min - prefix.length);
-    if (prefix.length > 0) tail = repeat(sequence(comma, item), least, max - prefix.length);
+    if (prefix.length > 0) tail = repeat(sequence(COMMA, item), least, max - prefix.length);
     else {
-      const rest = repeat(sequence(comma, item), Math.max(0, least - 1), max - 1);
+      const rest = repeat(sequence(COMMA, item), Math.max(0, least - 1), max - 1);
       tail = least > 0 ? sequence(item, rest) : optional(sequence(item, rest));
     }
   }
   for (let i = Math.min(prefix.length, max) - 1; i >= 0; i--) {
-    const part = sequence(i > 0 ? comma : '', prefix[i] as string, tail);
+    const part = sequence(i > 0 ? COMMA : '', prefix[i] as string, tail);
     tail = i < min ? part : optional(part);
   }
   return tail === '' ? '""' : tail;
@@ -204,13 +204,12 @@ function arrayItems(prefix: readonly string[], item: string, min: number, max: n
 
 /** Members in the order of the schema; optional ones may be left out. */
 function memberList(builder: EbnfBuilder, members: readonly { text: string; required: boolean }[]): string {
-  const comma = sequence(SPACE, '","', SPACE);
   // rest[i]: what may follow once a member stands before member i.
   const rest: string[] = new Array<string>(members.length + 1).fill('""');
   for (let i = members.length - 1; i >= 0; i--) {
     const { text, required } = members[i] as { text: string; required: boolean };
     const after = rest[i + 1] as string;
-    const here = sequence(comma, text, after);
+    const here = sequence(COMMA, text, after);
     rest[i] = builder.rule(required ? here : alternatives([here, after]));
   }
   const firstRequired = members.findIndex(({ required }) => required);

@@ -70,11 +70,18 @@ export class GrammarService {
     return { source };
   }
 
-  /** A matcher at the beginning of a completion; give it back with `release`. */
+  /**
+   * A matcher at the beginning of a completion; give it back with `release`.
+   * @throws EngineError INTERNAL when the grammar thread is lost
+   */
   async open(grammar: Grammar, options: OpenOptions = {}): Promise<number> {
     const matcher = this.nextMatcher++;
     const { ebnf, markup } = grammar.source;
-    await this.hostThread().request({ kind: 'open', matcher, ebnf, markup, options });
+    try {
+      await this.hostThread().request({ kind: 'open', matcher, ebnf, markup, options });
+    } catch (cause) {
+      throw new EngineError('INTERNAL', `cannot open a grammar: ${(cause as Error).message}`, {}, cause);
+    }
     return matcher;
   }
 
