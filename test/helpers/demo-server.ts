@@ -3,7 +3,7 @@
 
 import type { AddressInfo } from 'node:net';
 import { createEngine } from '../../engine/index.ts';
-import type { Engine } from '../../engine/index.ts';
+import type { Engine, EngineOptions } from '../../engine/index.ts';
 import { buildApp } from '../../server/app.ts';
 import { loadConfig } from '../../server/config.ts';
 import type { OptionKey } from '../../server/config.ts';
@@ -21,8 +21,11 @@ export interface DemoServer {
 const silent = { info: () => {}, warn: () => {}, error: () => {}, debug: () => {} };
 
 /** Listens on a free port of the loopback; the model is loaded when this resolves. */
-export async function demoServer(options: Partial<Record<OptionKey, unknown>> = {}): Promise<DemoServer> {
-  const engine = await createEngine(demoOptions(), silent, () => {});
+export async function demoServer(
+  options: Partial<Record<OptionKey, unknown>> = {},
+  engineOptions: Partial<EngineOptions> = {},
+): Promise<DemoServer> {
+  const engine = await createEngine(demoOptions(engineOptions), silent, () => {});
   const lifecycle = new Lifecycle(engine);
   const app = buildApp(lifecycle, loadConfig({ values: options }, {}));
   await app.listen({ host: '127.0.0.1', port: 0 });
