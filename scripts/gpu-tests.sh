@@ -31,7 +31,7 @@ compile() {
   nvcc $flags -c "$1" -o "$object" 2>"$object.log" || { echo "failed to compile $1"; head -20 "$object.log"; rm -f "$object"; }
 }
 export -f compile
-library=$(find native/cuda -name '*.cu' -o -name '*.cc' -not -name stub.cc | sort; ls native/runtime/*.cc)
+library=$(find native/cuda -name '*.cu' -o -name '*.cc' -not -name stub.cc | sort; ls native/runtime/*.cc native/cpu/*.cc | grep -v kernels_avx)
 if [ ${#names[@]} -eq 0 ]; then
   names=($(find test/native/cuda -name '*_test.c[cu]' | xargs -n1 basename | sed 's/_test.c[cu]//' | sort))
 fi
@@ -47,11 +47,11 @@ for name in "${names[@]}"; do
   if ! nvcc -o "$build/$name" "$build/$(find test/native/cuda -name "${name}_test.c[cu]" | tr / _).o" "$build/libkernels.a" -lpthread -ldl -lrt 2>"$build/$name.log"; then
     echo "failed to link $name"; head -5 "$build/$name.log"; status=1; continue
   fi
-  "$build/$name" $bench || status=1
+  timeout "${LIMIT:-300}" "$build/$name" $bench || status=1
   if [ -n "$sanitize" ]; then
     for tool in memcheck racecheck; do
       [ $tool = racecheck ] && [ "$name" = model ] && continue  # its kernels have their own programs
-      compute-sanitizer --tool $tool --error-exitcode 9 "$build/$name" >"$build/$name.$tool.log" 2>&1 \
+      timeout "${LIMIT:-300}" compute-sanitizer --tool $tool --error-exitcode 9 "$build/$name" >"$build/$name.$tool.log" 2>&1 \
         && echo "$name: $tool clean" || { echo "$name: $tool FAILED"; tail -8 "$build/$name.$tool.log"; status=1; }
     done
   fi

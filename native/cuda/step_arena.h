@@ -49,7 +49,7 @@ class StepArena {
   }
 
  private:
-  static constexpr int kMaxArrays = 96;
+  static constexpr int kMaxArrays = 160;
   struct Place {
     void **host, **device;
     size_t offset;

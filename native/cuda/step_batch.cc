@@ -41,6 +41,10 @@ StepBatches::StepBatches(const ModelConfig& config, const Limits& limits, int wo
   set_frequencies(config, plain_, compressed_);
 }
 
+StepBatches::~StepBatches() {
+  for (void* table : tables_) cudaFree(table);
+}
+
 void StepBatches::reserve_tokens(StepArena& arena, TokenArrays& a, size_t tokens) {
   const auto rows = static_cast<size_t>(limits_.rows);
   for (auto* list : {&a.id, &a.row, &a.position, &a.cache_position, &a.source, &a.sample, &a.place}) arena.add(*list, tokens);
@@ -49,8 +53,10 @@ void StepBatches::reserve_tokens(StepArena& arena, TokenArrays& a, size_t tokens
   for (int k = 0; k < kKinds; ++k) {
     for (auto* list : {&a.gathered_compressed[k], &a.gathered_window[k], &a.gathered_start[k]}) arena.add(*list, rows);
   }
-  a.rope_plain = static_cast<float2*>(device_alloc(tokens * 32 * sizeof(float2), "rotary tables"));
-  a.rope_long = static_cast<float2*>(device_alloc(tokens * 32 * sizeof(float2), "rotary tables"));
+  for (float2** table : {&a.rope_plain, &a.rope_long}) {
+    *table = static_cast<float2*>(device_alloc(tokens * 32 * sizeof(float2), "rotary tables"));
+    tables_.push_back(*table);
+  }
 }
 
 void StepBatches::reserve(StepArena& arena) {

@@ -56,6 +56,10 @@ class StepBatches {
   /// `workspace_rows`: capacity of the gather workspace.
   StepBatches(const ModelConfig& config, const Limits& limits, int workspace_rows);
 
+  ~StepBatches();
+  StepBatches(const StepBatches&) = delete;
+  StepBatches& operator=(const StepBatches&) = delete;
+
   /// Adds this class's arrays; call before StepArena::allocate. The block tables come last.
   void reserve(StepArena& arena);
   void reserve_tables(StepArena& arena);
@@ -104,6 +108,7 @@ class StepBatches {
   StepArray<int32_t> slot_, window_base_, window_offset_, context_offset_, group_first_, group_count_;
   StepArray<int32_t> sample_row_, sample_position_, sample_logit_;
   StepArray<uint8_t> flags_;
+  std::vector<void*> tables_;  // rotary tables, owned
   StepArray<int32_t> window_blocks_, context_blocks_;
 };
 
