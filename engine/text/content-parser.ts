@@ -4,10 +4,10 @@ import type { JsonText } from '../types.ts';
 import { BOS, DSML, EOS, PAD, THINK_CLOSE, THINK_OPEN } from './chat-constants.ts';
 import { EventList, type ContentEvent } from './content-events.ts';
 import { readTag, tagOpening, tagSource, type PendingTag, type Tag } from './dsml-tag.ts';
+import { GAP_TAIL, HeldTail, TEXT_TAIL, VALUE_TAIL } from './held-tail.ts';
 import type { PromptStart } from './prompt.ts';
 import type { Segment } from './segment.ts';
-import { ToolArguments } from './tool-arguments.ts';
-import { toolParameters, type ToolParameters } from './tool-schemas.ts';
+import { ToolCallWriter } from './tool-call-writer.ts';
 
 export interface ParserOptions {
   start: PromptStart;
@@ -42,27 +42,22 @@ export class ContentParser {
   private readonly events = new EventList();
   private readonly toolCalls: boolean;
   private readonly parallel: boolean;
-  private readonly schemas: ReadonlyMap<string, ToolParameters>;
+  private readonly calls: ToolCallWriter;
+  private readonly held = new HeldTail();
   private state: 'text' | 'block' | 'call' | 'value' | 'plain' | 'done' = 'text';
   private channel: 'reasoning' | 'answer';
   /** Nothing of the channel has been emitted yet: newlines are dropped. */
   private leading = true;
-  /** White space that may belong to a tag, and what may be the tag's bracket. */
-  private space = '';
-  private bracket: '' | '<' | '</' = '';
   private tag: PendingTag | undefined;
   /** Source of a block in which no call has begun, to give back if none does. */
   private opening: string | undefined;
   /** Text has come between the tags of a block: white space in it counts. */
   private strayText = false;
-  private arguments = new ToolArguments(undefined);
-  private calls = 0;
-  private finishedCalls = 0;
 
   constructor(options: ParserOptions) {
     this.toolCalls = options.toolCalls ?? true;
     this.parallel = options.parallel ?? true;
-    this.schemas = toolParameters(options.tools ?? []);
+    this.calls = new ToolCallWriter(this.events, options.tools ?? []);
     this.channel = options.start === 'reasoning' ? 'reasoning' : 'answer';
     if (options.start === 'plain') this.state = 'plain';
     if (options.start === 'continued') this.leading = false;
@@ -87,13 +82,13 @@ export class ContentParser {
   finish(complete: boolean): ParserEnd {
     if (this.tag !== undefined) this.finishTag(this.tag, complete);
     if (this.state === 'block' && this.opening !== undefined && complete) this.giveBack('');
-    if (this.state === 'text') this.releaseText();
-    if (this.state === 'value') this.emitArguments(this.arguments.value(this.bracket));
-    else if (this.bracket !== '' && complete) this.stray(this.space + this.bracket);
+    if (this.state === 'text') this.emit(this.held.take());
+    if (this.state === 'value') this.calls.value(this.held.take());
+    else if (this.held.bracket !== '' && complete) this.stray(this.held.take());
     const reasoningIsAnswer = complete && this.reasoning;
     if (this.state === 'call' || this.state === 'value') this.endCall(complete && this.state === 'call');
     this.state = 'done';
-    return { events: this.events.take(), finishedCalls: this.finishedCalls, reasoningIsAnswer };
+    return { events: this.events.take(), finishedCalls: this.calls.finished, reasoningIsAnswer };
   }
 
   /** Markup that the model was made to write: like `push`, but never given back as text. */
@@ -133,8 +128,8 @@ export class ContentParser {
   private control(literal: string): void {
     if (this.tag !== undefined) this.rejectTag(this.tag);
     if (literal === DSML && this.toolCalls && this.opensTag()) {
-      this.tag = { lead: this.space, closing: this.bracket === '</', text: '' };
-      this.space = this.bracket = '';
+      this.tag = { lead: this.held.space, closing: this.held.bracket === '</', text: '' };
+      this.held.take();
       return;
     }
     switch (this.state) {
@@ -144,9 +139,7 @@ export class ContentParser {
       case 'call':
         return this.gapControl(literal);
       case 'value':
-        this.emitArguments(this.arguments.value(this.bracket + literal));
-        this.bracket = '';
-        return;
+        return this.calls.value(this.held.take() + literal);
       case 'plain':
         if (!isSilent(literal)) this.events.add({ kind: 'answer', text: literal });
         return;
@@ -155,47 +148,31 @@ export class ContentParser {
   }
 
   private opensTag(): boolean {
-    return this.bracket === '<' || (this.bracket === '</' && this.state !== 'text');
+    return this.held.bracket === '<' || (this.held.bracket === '</' && this.state !== 'text');
   }
 
   // ---------------------------------------------------------------- reasoning and answer
 
   private freeText(text: string): void {
-    if (this.bracket !== '') this.releaseText();
-    const bracket = text.endsWith('<') ? '<' : '';
-    const end = text.length - bracket.length;
-    const body = trailingStart(text, end, isNewline);
-    if (body > 0) {
-      this.emit(this.space + text.slice(0, body));
-      this.space = '';
-    }
-    this.space += text.slice(body, end);
-    this.bracket = bracket;
+    if (this.held.bracket !== '') this.emit(this.held.take());
+    this.emit(this.held.hold(text, TEXT_TAIL));
   }
 
   private freeControl(literal: string): void {
     if (literal === THINK_CLOSE) {
       if (this.channel === 'answer') return;
-      if (this.bracket !== '') this.releaseText();
-      this.space = '';
+      if (this.held.bracket !== '') this.emit(this.held.take());
+      this.held.take();
       this.enter('answer');
-    } else if (literal === THINK_OPEN && this.leading && this.bracket === '') {
-      this.space = '';
+    } else if (literal === THINK_OPEN && this.leading && this.held.bracket === '') {
+      this.held.take();
       this.enter('reasoning');
-    } else if (!isSilent(literal)) {
-      this.emit(this.space + this.bracket + literal);
-      this.space = this.bracket = '';
-    }
+    } else if (!isSilent(literal)) this.emit(this.held.take() + literal);
   }
 
   private enter(channel: 'reasoning' | 'answer'): void {
     this.channel = channel;
     this.leading = true;
-  }
-
-  private releaseText(): void {
-    this.emit(this.space + this.bracket);
-    this.space = this.bracket = '';
   }
 
   private emit(text: string): void {
@@ -207,43 +184,25 @@ export class ContentParser {
   // ---------------------------------------------------------------- between the tags of a block
 
   private gapText(text: string): void {
-    let rest = text;
-    if (this.bracket === '<' && rest.startsWith('/')) {
-      this.bracket = '</';
-      rest = rest.slice(1);
-    }
+    const rest = this.held.extend(text);
     if (rest === '') return;
-    if (this.bracket !== '') {
-      const source = this.space + this.bracket;
-      this.space = this.bracket = '';
-      if (this.stray(source)) return this.text(rest);
-    }
-    const bracket = rest.endsWith('</') ? '</' : rest.endsWith('<') ? '<' : '';
-    const end = rest.length - bracket.length;
-    const body = trailingStart(rest, end, isSpace);
-    if (body > 0) {
-      const source = this.space + rest.slice(0, body);
-      this.space = '';
-      if (this.stray(source, rest.slice(body))) return;
-    }
-    this.space += rest.slice(body, end);
-    this.bracket = bracket;
+    if (this.held.bracket !== '' && this.stray(this.held.take())) return this.text(rest);
+    const source = this.held.hold(rest, GAP_TAIL);
+    if (source !== '') this.stray(source);
   }
 
   private gapControl(literal: string): void {
     if (literal === THINK_OPEN || literal === THINK_CLOSE || isSilent(literal)) return;
-    const source = this.space + this.bracket + literal;
-    this.space = this.bracket = '';
-    this.stray(source);
+    this.stray(this.held.take() + literal);
   }
 
   /**
    * Text where only tags belong. In a block without a call it shows that the block is none.
-   * @returns true when the block has been given back, `behind` included
+   * @returns true when the block has been given back
    */
-  private stray(source: string, behind = ''): boolean {
+  private stray(source: string): boolean {
     if (this.state === 'block' && this.opening !== undefined) {
-      this.giveBack(source + behind);
+      this.giveBack(source + this.held.take());
       return true;
     }
     this.enter('answer');
@@ -253,12 +212,13 @@ export class ContentParser {
     return false;
   }
 
-  private giveBack(text: string): void {
-    const source = this.opening ?? '';
+  /** Leaves the block; its source and what came behind it is text. */
+  private giveBack(behind: string): void {
+    const source = (this.opening ?? '') + (behind === '' ? this.held.take() : '');
     this.opening = undefined;
     this.state = 'text';
     this.emit(source);
-    if (text !== '') this.freeText(text);
+    if (behind !== '') this.freeText(behind);
   }
 
   // ---------------------------------------------------------------- tags
@@ -275,7 +235,7 @@ export class ContentParser {
   private rejectTag(tag: PendingTag): void {
     this.tag = undefined;
     const opening = tagOpening(tag);
-    if (this.state === 'value') this.emitArguments(this.arguments.value(opening));
+    if (this.state === 'value') this.calls.value(opening);
     else if (this.state === 'text') this.emit(tag.lead + opening);
     else this.stray(tag.lead + opening);
     if (tag.text !== '') this.text(tag.text);
@@ -291,10 +251,9 @@ export class ContentParser {
       return true;
     }
     if (tag.name === 'parameter' && name !== undefined && this.state === 'call') {
-      const flag = tag.attributes.get('string');
       this.tag = undefined;
       this.state = 'value';
-      this.emitArguments(this.arguments.beginParameter(name, flag === undefined ? undefined : flag === 'true'));
+      this.calls.beginParameter(name, tag.attributes.get('string'));
       return true;
     }
     if (tag.name !== 'block' || this.state !== 'text') return false;
@@ -309,7 +268,7 @@ export class ContentParser {
     if (this.state === 'text' || (this.opening !== undefined && tag.name !== 'block')) return false;
     this.tag = undefined;
     if (this.state === 'value') {
-      this.emitArguments(this.arguments.endParameter());
+      this.calls.endParameter();
       this.state = 'call';
     }
     if (tag.name === 'parameter') return true;
@@ -322,9 +281,9 @@ export class ContentParser {
     this.tag = undefined;
     if (this.state === 'value') {
       if (tag.closing) {
-        this.emitArguments(this.arguments.endParameter());
+        this.calls.endParameter();
         this.state = 'call';
-      } else this.emitArguments(this.arguments.value(tagSource(tag)));
+      } else this.calls.value(tagSource(tag));
     } else if (complete && this.state === 'text') this.emit(tagSource(tag));
     else if (complete) this.stray(tagSource(tag));
   }
@@ -338,59 +297,32 @@ export class ContentParser {
     this.strayText = false;
     this.state = 'call';
     this.channel = 'answer';
-    this.arguments = new ToolArguments(this.schemas.get(name));
-    this.events.add({ kind: 'tool-call', index: this.calls++, name });
+    this.calls.begin(name);
   }
 
   private endCall(finished: boolean): void {
-    this.emitArguments(this.arguments.end());
-    this.events.add({ kind: 'tool-end', index: this.calls - 1 });
-    if (finished) this.finishedCalls++;
+    this.calls.end(finished);
     this.strayText = false;
     this.state = this.parallel ? 'block' : 'done';
   }
 
   private endBlock(): void {
     this.opening = undefined;
-    this.space = this.bracket = '';
+    this.held.take();
     this.state = 'text';
     // What comes behind the block is a new line of the same channel.
     this.leading = true;
   }
 
   private valueText(text: string): void {
-    let rest = text;
-    if (this.bracket === '<' && rest.startsWith('/')) {
-      this.bracket = '</';
-      rest = rest.slice(1);
-    }
+    const rest = this.held.extend(text);
     if (rest === '') return;
-    const bracket = rest.endsWith('</') ? '</' : rest.endsWith('<') ? '<' : '';
-    this.emitArguments(this.arguments.value(this.bracket + rest.slice(0, rest.length - bracket.length)));
-    this.bracket = bracket;
-  }
-
-  private emitArguments(text: string): void {
-    this.events.add({ kind: 'tool-arguments', index: this.calls - 1, text });
+    const before = this.held.take();
+    this.calls.value(before + this.held.hold(rest, VALUE_TAIL));
   }
 }
 
 /** Tokens that stand for no text at all. */
 function isSilent(literal: string): boolean {
   return literal === BOS || literal === EOS || literal === PAD;
-}
-
-/** Start of the run of matching characters that ends at `end`. */
-function trailingStart(text: string, end: number, matches: (char: string) => boolean): number {
-  let start = end;
-  while (start > 0 && matches(text.charAt(start - 1))) start--;
-  return start;
-}
-
-function isNewline(char: string): boolean {
-  return char === '\n';
-}
-
-function isSpace(char: string): boolean {
-  return char === '\n' || char === ' ' || char === '\t' || char === '\r';
 }
