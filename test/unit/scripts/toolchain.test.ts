@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: MIT
+// What `npm start` says on a machine that lacks a tool.
+
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { chmodSync, mkdtempSync, symlinkSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { pathToFileURL } from 'node:url';
+import { describe, test } from 'node:test';
+import { projectRoot } from '../../helpers/project.ts';
+
+const toolchain = pathToFileURL(join(projectRoot, 'scripts/toolchain.mjs')).href;
+
+/** Runs a check of scripts/toolchain.mjs with only the given programs in PATH; returns what it printed. */
+function check(call: string, programs: Record<string, string>, environment: Record<string, string> = {}): string {
+  const folder = mkdtempSync(join(tmpdir(), 'twelvex-'));
+  symlinkSync(process.execPath, join(folder, 'node'));
+  for (const [name, script] of Object.entries(programs)) {
+    writeFileSync(join(folder, name), `#!/bin/sh\n${script}\n`);
+    chmodSync(join(folder, name), 0o755);
+  }
+  const code = `import * as t from '${toolchain}'; try { console.log(t.${call}) } catch (error) { console.log(error.message) }`;
+  const env = { PATH: folder, ...environment };
+  return spawnSync(process.execPath, ['--input-type=module', '-e', code], { env, encoding: 'utf8' }).stdout;
+}
+
+const cmake = { cmake: 'echo "cmake version 3.25.1"' };
+const compiler = { 'c++': 'exit 0', make: 'exit 0' };
+
+describe('the tools that a build needs', () => {
+  test('without CMake, its package is named for each system', () => {
+    const said = check('requireToolchain()', compiler);
+    assert.match(said, /needs CMake 3\.22 or newer; cmake was not found/);
+    assert.match(said, /Debian, Ubuntu: +sudo apt-get install cmake/);
+    assert.match(said, /Fedora: +sudo dnf install cmake/);
+    assert.match(said, /macOS: +brew install cmake/);
+  });
+
+  test('with a CMake that is too old, its version is named', () => {
+    assert.match(check('requireToolchain()', { ...compiler, cmake: 'echo "cmake version 3.16.0"' }), /cmake is version 3\.16/);
+  });
+
+  test('without a compiler, its package is named', () => {
+    const said = check('requireToolchain()', cmake);
+    assert.match(said, /needs a C\+\+20 compiler/);
+    assert.match(said, /sudo apt-get install g\+\+ make/);
+  });
+
+  test('a compiler that cannot do C++20 is named with what it said', () => {
+    const old = { ...cmake, make: 'exit 0', 'c++': '[ "$1" = --version ] || { echo "unknown standard" >&2; exit 1; }' };
+    assert.match(check('requireToolchain()', old), /c\+\+ does not compile C\+\+20 .*\n.*unknown standard/);
+  });
+
+  test('with everything there, nothing is said', () => {
+    assert.equal(check('requireToolchain()', { ...cmake, ...compiler }).trim(), 'undefined');
+  });
+});
+
+describe('the CUDA backend', () => {
+  const nvcc = (release: string): Record<string, string> => ({ nvcc: `echo "Cuda compilation tools, release ${release}, V1"` });
+  const gpu = { 'nvidia-smi': 'echo "GPU 0: something"' };
+
+  test('is built where there are nvcc 12.8 and a GPU', () => {
+    assert.equal(check('wantsCuda()', { ...nvcc('12.8'), ...gpu }).trim(), 'true');
+    assert.equal(check('wantsCuda()', { ...nvcc('12.4'), ...gpu }).trim(), 'false');
+  });
+
+  test('is left out or asked for with TWELVEX_CUDA', () => {
+    assert.equal(check('wantsCuda()', { ...nvcc('13.0'), ...gpu }, { TWELVEX_CUDA: '0' }).trim(), 'false');
+    assert.equal(check('wantsCuda()', nvcc('13.0'), { TWELVEX_CUDA: '1' }).trim(), 'true');
+    assert.match(check('wantsCuda()', {}, { TWELVEX_CUDA: '1' }), /needs the CUDA toolkit 12\.8 or newer .* nvcc was not found/);
+  });
+});
