@@ -109,8 +109,8 @@ test('keywords beside anyOf, allOf and references are all met', async () => {
 });
 
 test('an integer-like key keeps its place, and a number its spelling', async () => {
-  const json =
-    '{"type":"object","properties":{"b":{"const":1.0},"10":{"const":12345678901234567890},"2":{"type":"null"}},"required":["b","10","2"]}';
+  const properties = '{"b":{"const":1.0},"10":{"const":12345678901234567890},"2":{"type":"null"}}';
+  const json = `{"type":"object","properties":${properties},"required":["b","10","2"]}`;
   const results = await texts({ kind: 'json-schema', schema: { json }, strict: true }, 5);
   for (const text of results) assert.match(text, /"b":\s*1\.0,\s*"10":\s*12345678901234567890\s*,\s*"2":\s*null/);
 });
