@@ -26,6 +26,7 @@ import { registerPlayground } from './routes/playground.ts';
 import { renderRoutes } from './routes/render.ts';
 import { responsesRoute } from './routes/responses.ts';
 import { tokenizeRoute } from './routes/tokenize.ts';
+import { followCertificate, readCertificate } from './tls.ts';
 
 declare module 'fastify' {
   interface FastifyContextConfig {
@@ -43,7 +44,9 @@ const probes = new Set(['/health', '/v1/health', '/readyz', '/livez', '/metrics'
 const plainId = /^[\w.:/+=@-]{1,128}$/;
 
 export function buildApp(lifecycle: Lifecycle, config: Config, logger?: FastifyBaseLogger): FastifyInstance {
-  const app: FastifyInstance = Fastify({
+  const certificate = readCertificate(config);
+  const app = Fastify({
+    ...(certificate !== undefined && { https: certificate }),
     ...(logger === undefined ? { logger: false } : { loggerInstance: logger }),
     bodyLimit: config.bodyLimitBytes,
     genReqId: requestId,
@@ -55,7 +58,8 @@ export function buildApp(lifecycle: Lifecycle, config: Config, logger?: FastifyB
       sendError(error, request, reply);
     },
     clientErrorHandler: refuseBrokenRequest,
-  });
+  }) as FastifyInstance;
+  followCertificate(app, config);
   acceptOnlyJson(app);
   app.addHook('onRequest', async (request, reply) => {
     reply.header('x-request-id', request.id);

@@ -155,6 +155,12 @@ const serverOptions = {
     about: 'File of more keys, one a line; read again when it changes.',
     value: 'FILE',
   }),
+  tlsCert: option(text.optional(), {
+    group: 'Server',
+    about: 'Certificate chain (PEM) to serve HTTPS with; read again when it changes.',
+    value: 'FILE',
+  }),
+  tlsKey: option(text.optional(), { group: 'Server', about: 'Private key (PEM) of the certificate.', value: 'FILE' }),
   corsOrigin: option(textList.default([]), {
     group: 'Server',
     about: 'Origins whose pages may use the API; `*` for all.',

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: MIT
+// HTTPS with a certificate from files that may be replaced while the server runs.
+
+import { readFileSync, unwatchFile, watchFile } from 'node:fs';
+import type { Server } from 'node:https';
+import type { FastifyInstance } from 'fastify';
+import { ConfigError } from './config.ts';
+import type { Config } from './config.ts';
+
+const watchIntervalMs = 5000;
+
+export interface Certificate {
+  cert: Buffer;
+  key: Buffer;
+}
+
+/**
+ * Undefined when no certificate is given: the server then speaks HTTP.
+ * @throws ConfigError when only one of the files is given or one cannot be read.
+ */
+export function readCertificate({ tlsCert, tlsKey }: Pick<Config, 'tlsCert' | 'tlsKey'>): Certificate | undefined {
+  if (tlsCert === undefined && tlsKey === undefined) return undefined;
+  if (tlsCert === undefined || tlsKey === undefined) throw new ConfigError('--tls-cert and --tls-key belong together');
+  try {
+    return { cert: readFileSync(tlsCert), key: readFileSync(tlsKey) };
+  } catch (error) {
+    throw new ConfigError(`--tls-cert, --tls-key: ${(error as Error).message}`);
+  }
+}
+
+/** New connections get a replaced certificate. One that does not read or fit leaves the old one in place. */
+export function followCertificate(app: FastifyInstance, config: Config): void {
+  const { tlsCert } = config;
+  if (tlsCert === undefined) return;
+  const reread = (): void => {
+    try {
+      (app.server as unknown as Server).setSecureContext(readCertificate(config)!);
+      app.log.info('the certificate was read again');
+    } catch (error) {
+      app.log.error({ err: error }, 'the certificate cannot be used; the old one stays');
+    }
+  };
+  watchFile(tlsCert, { interval: watchIntervalMs, persistent: false }, reread);
+  app.addHook('onClose', async () => unwatchFile(tlsCert, reread));
+}

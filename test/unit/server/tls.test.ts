@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: MIT
+
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { mkdtempSync } from 'node:fs';
+import { get } from 'node:https';
+import type { AddressInfo } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { describe, test } from 'node:test';
+import { buildApp } from '../../../server/app.ts';
+import { ConfigError, loadConfig } from '../../../server/config.ts';
+import { Lifecycle } from '../../../server/lifecycle.ts';
+import { readCertificate } from '../../../server/tls.ts';
+import { scriptedEngine } from '../../helpers/scripted-engine.ts';
+
+const openssl = spawnSync('openssl', ['version']).status === 0;
+
+function certificate(): { tlsCert: string; tlsKey: string } {
+  const folder = mkdtempSync(join(tmpdir(), 'twelvex-'));
+  const [tlsCert, tlsKey] = [join(folder, 'cert.pem'), join(folder, 'key.pem')];
+  const subject = ['-subj', '/CN=localhost', '-days', '2'];
+  spawnSync('openssl', ['req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-keyout', tlsKey, '-out', tlsCert, ...subject]);
+  return { tlsCert, tlsKey };
+}
+
+describe('HTTPS', () => {
+  test('is served with the given certificate', { skip: openssl ? false : 'openssl is not installed' }, async (t) => {
+    const app = buildApp(new Lifecycle(scriptedEngine([])), loadConfig({ values: certificate() }, {}));
+    await app.listen({ host: '127.0.0.1', port: 0 });
+    t.after(() => app.close());
+    const { port } = app.server.address() as AddressInfo;
+    const status = await new Promise<number | undefined>((resolve, reject) => {
+      const request = get({ port, path: '/health', rejectUnauthorized: false, agent: false }, (response) => {
+        response.resume();
+        resolve(response.statusCode);
+      });
+      request.on('error', reject);
+    });
+    assert.equal(status, 200);
+  });
+
+  test('needs both files, and says which cannot be read', () => {
+    assert.throws(() => readCertificate({ tlsCert: '/a', tlsKey: undefined }), /belong together/);
+    assert.throws(
+      () => readCertificate({ tlsCert: '/no/cert', tlsKey: '/no/key' }),
+      (error) => error instanceof ConfigError && /\/no\/cert/.test(error.message),
+    );
+  });
+});
