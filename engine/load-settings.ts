@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: MIT
 // From options to what native is asked to load and how the cache is divided.
 
-import { freemem } from 'node:os';
-import { planCache } from './cache/layout.ts';
-import type { CachePlan } from './cache/layout.ts';
+import { planCache, roomyBytes } from './cache/layout.ts';
+import type { CacheDemand, CachePlan } from './cache/layout.ts';
 import { EngineError } from './errors.ts';
 import type { CheckpointInfo, NativeLoadOptions, NativeModel } from './native.ts';
 import { MIN_PREFILL_TOKENS } from './scheduler/policy.ts';
@@ -12,8 +11,8 @@ import type { EngineOptions } from './types.ts';
 
 const DEFAULT_MTP = 2;
 
-/** Cache of the CPU backend unless said otherwise; with the demo model room for 16 sequences and 8K context. */
-const CPU_CACHE_BYTES = 160 * 2 ** 20;
+/** Most of the free memory of the machine that the cache of the CPU backend takes by itself. */
+const CPU_CACHE_SHARE = 0.5;
 
 /** Share of free device memory the cache takes; the rest is for allocations of the driver and its libraries. */
 const CUDA_CACHE_SHARE = 0.95;
@@ -71,14 +70,15 @@ export function resolveSettings(options: EngineOptions, { config }: CheckpointIn
 
 /** @throws EngineError OUT_OF_MEMORY naming the option to turn. */
 export async function allocateCache(native: NativeModel, options: EngineOptions, settings: LoadSettings): Promise<CachePlan> {
-  const plan = planCache({
+  const demand = {
     bytes: native,
-    budgetBytes: options.kvMemoryBytes > 0 ? options.kvMemoryBytes : defaultCacheBytes(native, options),
     slots: options.maxSequences,
     stepTokens: options.stepTokens,
     mtp: native.mtp,
     maxModelLen: settings.maxModelLen,
-  });
+  };
+  const budgetBytes = options.kvMemoryBytes > 0 ? options.kvMemoryBytes : defaultBudget(native, options, demand);
+  const plan = planCache({ ...demand, budgetBytes });
   if (options.maxModelLen > plan.maxModelLen) {
     throw new EngineError(
       'OUT_OF_MEMORY',
@@ -90,7 +90,8 @@ export async function allocateCache(native: NativeModel, options: EngineOptions,
   return plan;
 }
 
-function defaultCacheBytes(native: NativeModel, { device }: EngineOptions): number {
-  if (device === 'cpu') return Math.min(CPU_CACHE_BYTES, freemem() / 2);
+function defaultBudget(native: NativeModel, { device }: EngineOptions, demand: Omit<CacheDemand, 'budgetBytes'>): number {
+  // Pages of cached files count as available, and a container's limit is known; the native figure knows neither.
+  if (device === 'cpu') return Math.min(roomyBytes(demand), process.availableMemory() * CPU_CACHE_SHARE);
   return Math.min(...native.memory().map(({ freeBytes }) => freeBytes)) * CUDA_CACHE_SHARE;
 }

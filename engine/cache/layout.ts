@@ -50,11 +50,9 @@ export interface CachePlan {
  * @throws EngineError OUT_OF_MEMORY when not even a short sequence fits.
  */
 export function planCache(demand: CacheDemand): CachePlan {
-  const { bytes, budgetBytes, slots, stepTokens, mtp } = demand;
-  const liveWindows = Math.ceil(slots * LIVE_WINDOW_BLOCKS) + Math.ceil((stepTokens + mtp) / BLOCK_TOKENS) + 1;
-  const fixedBytes = slots * bytes.slotBytes + liveWindows * bytes.windowBlockBytes;
+  const { bytes, budgetBytes, slots, mtp } = demand;
+  const { liveWindows, fixedBytes, unitBytes } = cacheParts(demand);
   const left = budgetBytes - fixedBytes;
-  const unitBytes = CONTEXT_BLOCKS_PER_ANCHOR * bytes.contextBlockBytes + bytes.windowBlockBytes;
   const wholeSequence = blocksFor(demand.maxModelLen + mtp);
   const fitting = Math.floor(left / unitBytes) * CONTEXT_BLOCKS_PER_ANCHOR;
   if (fitting < 1) {
@@ -72,6 +70,33 @@ export function planCache(demand: CacheDemand): CachePlan {
     contextBlocks,
     maxModelLen: contextBlocks >= wholeSequence ? demand.maxModelLen : contextBlocks * BLOCK_TOKENS - mtp,
     totalBytes: slots * bytes.slotBytes + windowBlocks * bytes.windowBlockBytes + contextBlocks * bytes.contextBlockBytes,
+  };
+}
+
+/**
+ * Bytes for every slot at work, one longest sequence (up to ROOMY_TOKENS of it) and ROOMY_TOKENS_PER_SLOT of context for
+ * each slot: a budget for devices whose memory is not the engine's alone.
+ */
+export function roomyBytes(demand: Omit<CacheDemand, 'budgetBytes'>): number {
+  const { fixedBytes, unitBytes } = cacheParts(demand);
+  const tokens = Math.max(Math.min(demand.maxModelLen + demand.mtp, ROOMY_TOKENS), demand.slots * ROOMY_TOKENS_PER_SLOT);
+  return fixedBytes + Math.ceil(tokens / (CONTEXT_BLOCKS_PER_ANCHOR * BLOCK_TOKENS)) * unitBytes;
+}
+
+const ROOMY_TOKENS = 32_768;
+const ROOMY_TOKENS_PER_SLOT = 1024;
+
+/** What the plan is made of: fixed parts, and the unit of context with its share of cached window blocks. */
+function cacheParts({ bytes, slots, stepTokens, mtp }: Omit<CacheDemand, 'budgetBytes'>): {
+  liveWindows: number;
+  fixedBytes: number;
+  unitBytes: number;
+} {
+  const liveWindows = Math.ceil(slots * LIVE_WINDOW_BLOCKS) + Math.ceil((stepTokens + mtp) / BLOCK_TOKENS) + 1;
+  return {
+    liveWindows,
+    fixedBytes: slots * bytes.slotBytes + liveWindows * bytes.windowBlockBytes,
+    unitBytes: CONTEXT_BLOCKS_PER_ANCHOR * bytes.contextBlockBytes + bytes.windowBlockBytes,
   };
 }
 

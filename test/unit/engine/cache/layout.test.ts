@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { planCache } from '../../../../engine/cache/layout.ts';
+import { planCache, roomyBytes } from '../../../../engine/cache/layout.ts';
 import type { CacheDemand } from '../../../../engine/cache/layout.ts';
 import type { EngineError } from '../../../../engine/errors.ts';
 
@@ -41,4 +41,12 @@ test('a budget too small for the longest sequence shortens it, one too small for
     () => planCache(demand({ budgetBytes: 20 * MIB })),
     (error: EngineError) => error.code === 'OUT_OF_MEMORY' && /--max-sequences/.test(error.message),
   );
+});
+
+test('a roomy budget serves every slot and a longest sequence, whatever their number', () => {
+  for (const slots of [1, 16, 64]) {
+    const plan = planCache(demand({ slots, budgetBytes: roomyBytes(demand({ slots })) }));
+    assert.equal(plan.maxModelLen, 8192);
+    assert.ok(plan.contextBlocks >= slots * 8);
+  }
 });

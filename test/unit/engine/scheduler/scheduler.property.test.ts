@@ -141,7 +141,7 @@ function play(run: SchedulerRun, arrivals: readonly Arrival[], maxModelLen: numb
   return [...played.values()].flat().map((sequence) => ({ sequence, aborted: aborted.has(sequence) }));
 }
 
-test('whatever arrives, stalls, aborts or runs short, every request gives what it gives alone, ends once and leaves nothing', () => {
+test('whatever arrives, stalls, aborts or runs short: what a request gives alone, one end, nothing left behind', () => {
   let steps = 0;
   let preemptions = 0;
   let hits = 0;
