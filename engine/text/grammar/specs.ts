@@ -10,13 +10,18 @@ import { toolCallsExpression, type ToolGrammar } from './tool-calls.ts';
 
 /** What a completion has to look like. */
 export type GrammarSpec =
+  | AnswerGrammar
+  /** EBNF of xgrammar with a rule named root. */
+  | { kind: 'ebnf'; grammar: string }
+  /** Tool calls, instead of the answer if one is given. */
+  | (ToolGrammar & { answer?: AnswerGrammar });
+
+/** Grammars of answers that can be combined with tool calls. */
+export type AnswerGrammar =
   | { kind: 'json-object' }
   | { kind: 'json-schema'; schema: JsonText; strict: boolean }
   | { kind: 'regex'; pattern: string }
-  | { kind: 'choice'; choices: readonly string[] }
-  /** EBNF of xgrammar with a rule named root. */
-  | { kind: 'ebnf'; grammar: string }
-  | ToolGrammar;
+  | { kind: 'choice'; choices: readonly string[] };
 
 /** A grammar ready to be compiled. */
 export interface GrammarSource {
@@ -47,23 +52,26 @@ export function grammarSource(spec: GrammarSpec, param: string, countedLength: n
 }
 
 function specEbnf(spec: GrammarSpec, builder: EbnfBuilder): string {
+  if (spec.kind === 'ebnf') return spec.grammar;
+  if (spec.kind !== 'tool-calls') return builder.grammar(answerExpression(spec, builder));
+  const answer = spec.answer === undefined ? undefined : builder.rule(answerExpression(spec.answer, builder));
+  return builder.grammar(toolCallsExpression(builder, spec, answer));
+}
+
+function answerExpression(spec: AnswerGrammar, builder: EbnfBuilder): string {
   switch (spec.kind) {
     case 'json-object':
-      return builder.grammar(anyObject(builder));
+      return anyObject(builder);
     case 'json-schema': {
       const root = parsedSchema(spec.schema);
-      return builder.grammar(new SchemaGrammar(builder, root, spec.strict).expression(root));
+      return new SchemaGrammar(builder, root, spec.strict).expression(root);
     }
     case 'regex':
-      return builder.grammar(regexExpression(builder, spec.pattern, { json: false, anchored: true }));
+      return regexExpression(builder, spec.pattern, { json: false, anchored: true });
     case 'choice':
       if (spec.choices.length === 0) throw grammarError('choice needs at least one text');
       if (spec.choices.length > MAX_CHOICES) throw grammarError(`choice has more than ${MAX_CHOICES} texts`);
-      return builder.grammar(alternatives(spec.choices.map(literal)));
-    case 'ebnf':
-      return spec.grammar;
-    case 'tool-calls':
-      return builder.grammar(toolCallsExpression(builder, spec));
+      return alternatives(spec.choices.map(literal));
   }
 }
 

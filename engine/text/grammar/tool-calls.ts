@@ -32,7 +32,8 @@ const DSML = '"\\e"';
 const OPEN = sequence('"<"', DSML);
 const CLOSE = sequence('"</"', DSML);
 
-export function toolCallsExpression(builder: EbnfBuilder, spec: ToolGrammar): string {
+/** @param answer rule for what may stand instead of calls; absent: with start 'text' any text may stand before them */
+export function toolCallsExpression(builder: EbnfBuilder, spec: ToolGrammar, answer?: string): string {
   const calls = spec.tools.map((rule) => invocation(builder, rule));
   const [first] = calls;
   if (first === undefined) throw grammarError('a tool grammar needs tools');
@@ -41,7 +42,9 @@ export function toolCallsExpression(builder: EbnfBuilder, spec: ToolGrammar): st
   const end = sequence(more, '"\\n"', CLOSE, '"tool_calls>"');
   if (spec.start === 'call') return sequence(first.rest, end);
   if (spec.start === 'block') return sequence(anyCall, end);
-  return sequence(freeText(builder), optional(sequence(OPEN, '"tool_calls>\\n"', anyCall, end)));
+  const block = sequence(OPEN, '"tool_calls>\\n"', anyCall, end);
+  if (answer !== undefined) return alternatives([answer, sequence('"\\n"{0,2}', block)]);
+  return sequence(freeText(builder), optional(block));
 }
 
 /** Opening tag of a call, and everything behind it. */

@@ -205,6 +205,35 @@ test('without a forced call text is free until a block begins', async () => {
   );
 });
 
+test('an answer with a grammar and calls of tools exclude each other', async () => {
+  const answer = { kind: 'json-object' } as const;
+  const tools = [{ tool: weather, strict: false }];
+  const grammar = await service.compile({ kind: 'tool-calls', tools, start: 'text', parallel: true, answer }, 'tools');
+  const accepts = async (text: string) => {
+    const matcher = await service.open(grammar);
+    const accepted = [...(await tokenizer.encodeText(text, { control: true }))];
+    const { failed, masks } = await service.step([{ matcher, accepted, drafts: [] }]);
+    service.release(matcher);
+    return failed.length === 0 && allowedTokens(masks, tokenizer.vocabSize).includes(tokenizer.eosToken);
+  };
+  const call = `<${DSML}invoke name="weather">\n<${DSML}parameter name="city" string="true">Oslo</${DSML}parameter>\n`;
+  const days = `<${DSML}parameter name="days" string="false">3</${DSML}parameter>\n`;
+  assert.equal(await accepts('{"a": [1, "<"]}'), true);
+  assert.equal(await accepts(`\n\n<${DSML}tool_calls>\n${call}${days}</${DSML}invoke>\n</${DSML}tool_calls>`), true);
+  assert.equal(await accepts('Hello'), false);
+  assert.equal(await accepts(`{}\n\n<${DSML}tool_calls>\n`), false);
+});
+
+test('matchers outlive their grammar in the cache', async () => {
+  const tiny = new GrammarService({ tokenizer, vocabSize: tokenizer.vocabSize, cacheEntries: 1 });
+  const open = async (text: string) => tiny.open(await tiny.compile({ kind: 'choice', choices: [text] }, 'x'));
+  const first = await open('abc');
+  const reference = await tiny.step([{ matcher: first, accepted: [], drafts: [] }]);
+  for (const text of ['d', 'e', 'f', 'g']) await open(text);
+  assert.deepEqual(await tiny.step([{ matcher: first, accepted: [], drafts: [] }]), reference);
+  await tiny.close();
+});
+
 test('only grammars for calls ever allow the DSML token, and no grammar another control token', async () => {
   for (const spec of [
     { kind: 'json-object' },
