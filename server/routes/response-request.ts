@@ -89,6 +89,7 @@ function toolsOf(body: ResponsesBody, source: JsonBody): JsonText[] {
       `"name": ${JSON.stringify(tool.name)}`,
       ...(tool.description === undefined ? [] : [`"description": ${JSON.stringify(tool.description)}`]),
       ...(schema?.kind === 'object' ? [`"parameters": ${sourceText(source.text, schema).json}`] : []),
+      ...(tool.strict === true ? ['"strict": true'] : []),
     ];
     return [{ json: `{${fields.join(', ')}}` }];
   });

@@ -71,7 +71,7 @@ export function responsesRoute(app: FastifyInstance, context: RouteContext): voi
 
 /** The request's own fields as the response repeats them, with what was used where it named none. */
 function echoOf(body: ResponsesBody, source: JsonBody, { sampling }: GenerationRequest): Record<string, unknown> {
-  const { tools } = source.value as { tools?: unknown };
+  const { tools, text } = source.value as { tools?: unknown; text?: { format?: unknown } | null };
   return {
     background: false,
     instructions: body.instructions ?? null,
@@ -83,7 +83,7 @@ function echoOf(body: ResponsesBody, source: JsonBody, { sampling }: GenerationR
     service_tier: 'default',
     store: false,
     temperature: sampling.temperature,
-    text: { format: { type: 'text' } },
+    text: { format: text?.format ?? { type: 'text' } },
     tool_choice: body.tool_choice ?? 'auto',
     tools: tools ?? [],
     top_p: sampling.topP,

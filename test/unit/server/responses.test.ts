@@ -282,13 +282,27 @@ describe('translation of the request', () => {
     const engine = scriptedEngine([answer('ok')]);
     const { url } = await testServer(t, engine);
     const body = `{"input":"x","tools":[{"type":"web_search"},
-      {"type":"function","strict":null,"parameters":{"2":1.0,"1":1e2},"name":"f","description":"d"},{"type":"custom","name":"patch"}],
+      {"type":"function","strict":null,"parameters":{"2":1.0,"1":1e2},"name":"f","description":"d"},{"type":"custom","name":"patch"},
+      {"type":"function","strict":true,"name":"g"}],
       "tool_choice":{"type":"function","name":"f"},"parallel_tool_calls":false}`;
     const response = await post(`${url}/v1/responses`, body);
     assert.equal(response.status, 200, await response.text());
     const input = inputOf(engine);
-    assert.deepEqual(input.tools, [{ json: '{"name": "f", "description": "d", "parameters": {"2":1.0,"1":1e2}}' }]);
+    assert.deepEqual(input.tools, [
+      { json: '{"name": "f", "description": "d", "parameters": {"2":1.0,"1":1e2}}' },
+      { json: '{"name": "g", "strict": true}' },
+    ]);
     assert.deepEqual([input.toolChoice, input.parallelToolCalls], [{ name: 'f' }, false]);
+  });
+
+  test('shows a format to the model as the client spelled it, and repeats it', async (t) => {
+    const engine = scriptedEngine([answer('{}')]);
+    const { url } = await testServer(t, engine);
+    const schema = '{"type":"object","properties":{"2":{},"1":{}},"maxProperties":1e0}';
+    const text = `{"format":{"type":"json_schema","name":"n","strict":true,"schema":${schema}}}`;
+    const response = await post(`${url}/v1/responses`, `{"input":"x","text":${text}}`);
+    assert.deepEqual(((await response.json()) as { text: unknown }).text, JSON.parse(text));
+    assert.deepEqual(inputOf(engine).responseFormat, { json: schema });
   });
 
   test('passes sampling, length and effort on', async (t) => {
