@@ -23,7 +23,7 @@ export class Constraints {
    * @throws EngineError INVALID_REQUEST for a grammar that cannot be used, QUEUE_FULL when too many wait for the compiler.
    */
   async open(request: GenerationRequest, prompt: PreparedPrompt): Promise<number[]> {
-    const asked = request.grammar ?? (prompt.toolGrammar && { spec: prompt.toolGrammar, param: 'tools' });
+    const asked = grammarOf(request, prompt);
     if (asked === undefined) return [];
     const grammar = await this.#service.compile(asked.spec, asked.param, request.signal);
     const options =
@@ -57,4 +57,18 @@ export class Constraints {
   close(): Promise<void> {
     return this.#service.close();
   }
+}
+
+/** A forced call comes before the answer's grammar; calls that the model is free to make stand beside it. */
+export function grammarOf(
+  { grammar }: Pick<GenerationRequest, 'grammar'>,
+  { toolGrammar, parser, forced }: Pick<PreparedPrompt, 'toolGrammar' | 'parser' | 'forced'>,
+): GenerationRequest['grammar'] {
+  const calls = toolGrammar === undefined ? undefined : { spec: toolGrammar, param: 'tools' };
+  if (grammar === undefined || forced !== undefined) return calls;
+  const { tools = [], toolCalls = false, parallel = true } = parser;
+  const answer = grammar.spec;
+  if (!toolCalls || tools.length === 0 || answer.kind === 'ebnf' || answer.kind === 'tool-calls') return grammar;
+  const free = { kind: 'tool-calls', tools: tools.map((tool) => ({ tool, strict: false })), start: 'text', parallel } as const;
+  return { spec: { ...(toolGrammar ?? free), answer }, param: grammar.param };
 }

@@ -106,8 +106,9 @@ export interface GenerationRequest {
   cacheSalt?: string;
   /**
    * What the completion has to look like, from behind the reasoning on; `param` names the field it came from in errors.
-   * Forced and strict tools bring a grammar of their own, which stands aside for this one. The end of the grammar ends the
-   * completion, so that ignoreEos and minTokens do not count; not together with `allowedTokens`.
+   * Forced and strict tools bring a grammar of their own: a forced call leaves no answer, other calls may stand instead of
+   * it. The end of the grammar ends the completion, so that ignoreEos and minTokens do not count; not together with
+   * `allowedTokens`.
    */
   grammar?: { spec: GrammarSpec; param: string };
   /** Emit 'progress' events while the prompt is computed. */
