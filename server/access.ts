@@ -4,7 +4,7 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { ApiKeys } from './api-keys.ts';
 import type { Config } from './config.ts';
-import { unauthorized } from './errors.ts';
+import { tooManyRequests, unauthorized } from './errors.ts';
 
 /** Probes, scrapers and the page itself come without a key; nothing behind these paths is a model's text. */
 const openPaths = /^\/(health|v1\/health|livez|readyz|metrics|docs|openapi\.json|playground\/.*|)$/;
@@ -18,6 +18,28 @@ export function requireKeys(app: FastifyInstance, keys: ApiKeys): void {
   app.addHook('onRequest', async (request) => {
     if (openPaths.test(pathOf(request)) || keys.allows(request.headers)) return;
     throw unauthorized(request.headers.authorization !== undefined || request.headers['x-api-key'] !== undefined);
+  });
+}
+
+/**
+ * Bounds the requests that one key has under way; probes and other GETs do not count. Refused before the body is read.
+ * @param most 0 for no bound
+ */
+export function limitKeys(app: FastifyInstance, keys: ApiKeys, most: number): void {
+  if (most === 0) return;
+  const underWay = new Map<string, number>();
+  app.addHook('onRequest', async (request, reply) => {
+    const key = request.method === 'POST' ? keys.keyOf(request.headers) : undefined;
+    if (key === undefined) return;
+    const count = underWay.get(key) ?? 0;
+    reply.headers({ 'x-ratelimit-limit-requests': most, 'x-ratelimit-remaining-requests': Math.max(0, most - count - 1) });
+    if (count >= most) throw tooManyRequests(most);
+    underWay.set(key, count + 1);
+    reply.raw.once('close', () => {
+      const left = (underWay.get(key) ?? 1) - 1;
+      if (left > 0) underWay.set(key, left);
+      else underWay.delete(key);
+    });
   });
 }
 

@@ -60,10 +60,15 @@ export class ApiKeys {
 
   /** True when no key is needed or the request brings a known one, as a bearer token or in x-api-key. */
   allows(headers: IncomingHttpHeaders): boolean {
-    if (!this.required) return true;
+    return !this.required || this.keyOf(headers) !== undefined;
+  }
+
+  /** The known key that a request brings, as its digest; undefined when it brings none. */
+  keyOf(headers: IncomingHttpHeaders): string | undefined {
     const bearer = /^Bearer\s+(\S+)$/i.exec(headers.authorization ?? '')?.[1];
     const own = headers['x-api-key'];
-    return [bearer, own].some((key) => typeof key === 'string' && this.#knows(key));
+    const known = [bearer, own].find((key) => typeof key === 'string' && this.#knows(key));
+    return typeof known === 'string' ? digest(known).toString('hex') : undefined;
   }
 
   /** Compares with every key, so that the time taken says nothing about which one came close. */

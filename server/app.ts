@@ -6,7 +6,7 @@ import type { IncomingMessage } from 'node:http';
 import type { Socket } from 'node:net';
 import Fastify, { LogController } from 'fastify';
 import type { FastifyBaseLogger, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
-import { allowOrigins, requireKeys } from './access.ts';
+import { allowOrigins, limitKeys, requireKeys } from './access.ts';
 import { ApiKeys } from './api-keys.ts';
 import type { Config } from './config.ts';
 import { badRequest, invalid, methodNotAllowed, notFound, toHttpError } from './errors.ts';
@@ -68,6 +68,7 @@ export function buildApp(lifecycle: Lifecycle, config: Config, logger?: FastifyB
   allowOrigins(app, config.corsOrigin);
   const keys = new ApiKeys(config);
   requireKeys(app, keys);
+  limitKeys(app, keys, config.maxRequestsPerKey);
   const watch = keys.watch(app.log);
   app.addHook('onClose', async () => watch.stop());
   const metrics = new ServerMetrics(lifecycle);

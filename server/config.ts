@@ -201,6 +201,12 @@ const limitOptions = {
     about: 'Prompt tokens that may wait before new requests get 503.',
     value: 'N',
   }),
+  maxRequestsPerKey: option(integer(0, 1_000_000).default(0), {
+    group: 'Limits',
+    about: 'Requests that one API key may have under way before it gets 429.',
+    value: 'N',
+    defaultText: 'no bound',
+  }),
   stallTimeoutMs: option(duration.default(60_000), {
     group: 'Limits',
     about: 'How long a client may leave a stream unread before it is cut.',

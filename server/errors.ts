@@ -97,6 +97,12 @@ export function unauthorized(given: boolean): HttpError {
   });
 }
 
+/** 429 for a key that has as many requests under way as it may. */
+export function tooManyRequests(most: number): HttpError {
+  const message = `This API key has ${most} requests under way, which is its limit. Wait for one to finish.`;
+  return new HttpError(row(429, 'rate_limit_error', 'rate_limit_exceeded'), message, { headers: retryHeaders(1000) });
+}
+
 export function notFound(method: string, url: string): HttpError {
   return new HttpError(row(404, 'invalid_request_error', 'unknown_url'), `there is no ${method} ${url} here`);
 }

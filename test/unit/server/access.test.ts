@@ -8,8 +8,8 @@ import { describe, test } from 'node:test';
 import { ApiKeys } from '../../../server/api-keys.ts';
 import { ConfigError } from '../../../server/config.ts';
 import { canonicalPath } from '../../../server/paths.ts';
-import { post, testServer } from '../../helpers/http.ts';
-import { answer, scriptedEngine } from '../../helpers/scripted-engine.ts';
+import { eventually, post, testServer } from '../../helpers/http.ts';
+import { answer, rateEngine, scriptedEngine } from '../../helpers/scripted-engine.ts';
 
 const chat = '/v1/chat/completions';
 const hello = { messages: [{ role: 'user', content: 'x' }] };
@@ -63,6 +63,27 @@ describe('API keys', () => {
     const deadline = Date.now() + 5000;
     while (!allows('third') && Date.now() < deadline) await new Promise((resolve) => setTimeout(resolve, 50));
     assert.deepEqual([allows('third'), allows('first')], [true, false]);
+  });
+
+  test('have a bound on what each has under way', async (t) => {
+    const engine = rateEngine({ stepMs: 5, tokens: 100_000 });
+    const { url } = await testServer(t, engine, { apiKey: 'one,two', maxRequestsPerKey: 2 });
+    const ask = (key: string, signal?: AbortSignal): Promise<Response> =>
+      post(`${url}${chat}`, { ...hello, stream: true }, { headers: { 'x-api-key': key }, ...(signal && { signal }) });
+    const leave = new AbortController();
+    const first = await ask('one', leave.signal);
+    assert.equal(first.headers.get('x-ratelimit-remaining-requests'), '1');
+    const stay = new AbortController();
+    await ask('one', stay.signal);
+    const refused = await ask('one');
+    assert.equal(refused.status, 429);
+    assert.equal(refused.headers.get('retry-after'), '1');
+    assert.match(await refused.text(), /"type":"rate_limit_error".*"code":"rate_limit_exceeded"/);
+    assert.equal((await ask('two', stay.signal)).status, 200);
+    leave.abort();
+    await eventually(() => engine.active === 2, 'the end of the first request');
+    assert.equal((await ask('one', stay.signal)).status, 200);
+    stay.abort();
   });
 
   test('in a file without any let nobody in', () => {
