@@ -82,26 +82,29 @@ struct CpuOps::Attend {
   }
 };
 
-/// The token's candidate rows from `first` on, at most a chunk: the window, oldest first, then the entries.
+/// The token's candidate rows from `first` on, at most a chunk: the window, oldest first, then the entries. Neighbouring
+/// chunks may be held at a time. Behind the last row, its pointer is repeated to the chunk's end.
 std::span<const float* const> CpuOps::gather_rows(const Attend& work, int first, WorkerScratch& scratch) const {
   const int row = work.tokens->row[work.token], window = work.window_rows(), begin = work.window_begin();
   const int per_block = work.kind == LayerKind::kCsa ? kBlockTokens / kCsaRatio : 1;
   const int32_t* chosen = work.selection + work.token * static_cast<size_t>(work.topk);
-  const int count = std::min(kAttendChunk, window + work.entries() - first);
+  const int count = std::min(kAttendChunk, window + work.entries() - first), half = first % (2 * kAttendChunk);
+  const float** pointers = scratch.row_pointers + half;
   for (int i = 0; i < count; ++i) {
     const int candidate = first + i;
-    float* space = scratch.rows + static_cast<size_t>(i) * kHeadDim;
+    float* space = scratch.rows + static_cast<size_t>(half + i) * kHeadDim;
     if (candidate < window) {
       const int at = begin + candidate;
       const RowBlock block = cache_->window(work.layer, batches_->window_block(row, at));
-      scratch.row_pointers[i] = row_values(kernels_, {cache_->format(), block, at % kWindow}, space);
+      pointers[i] = row_values(kernels_, {cache_->format(), block, at % kWindow}, space);
     } else {
       const int entry = work.kind == LayerKind::kCsa ? chosen[candidate - window] : candidate - window;
       const RowBlock block = cache_->context(work.layer, batches_->context_block(row, entry / per_block), false);
-      scratch.row_pointers[i] = row_values(kernels_, {cache_->format(), block, entry % per_block}, space);
+      pointers[i] = row_values(kernels_, {cache_->format(), block, entry % per_block}, space);
     }
   }
-  return {scratch.row_pointers, static_cast<size_t>(count)};
+  if (count > 0) std::fill(pointers + count, pointers + kAttendChunk, pointers[count - 1]);
+  return {pointers, static_cast<size_t>(std::max(count, 0))};
 }
 
 /// Softmax in one pass over chunks of candidates, with the sink as the first score, which has no value.
@@ -115,9 +118,9 @@ void CpuOps::attend_heads(const Attend& work, WorkerScratch& scratch) const {
     top[h] = work.sinks[work.first_head + h];
     total[h] = 1.0f;
   }
-  const int candidates = work.window_rows() + work.entries();
-  for (int first = 0; first < candidates; first += kAttendChunk) {
-    const std::span<const float* const> rows = gather_rows(work, first, scratch);
+  std::span<const float* const> rows = gather_rows(work, 0, scratch);
+  for (int first = kAttendChunk; !rows.empty(); first += kAttendChunk) {
+    const std::span<const float* const> next = gather_rows(work, first, scratch);
     const int count = static_cast<int>(rows.size());
     kernels_.dot({work.query + at, kHeadDim, heads, kHeadDim, rows.data(), count, scratch.scores, kAttendChunk});
     for (int h = 0; h < heads; ++h) {
@@ -127,7 +130,9 @@ void CpuOps::attend_heads(const Attend& work, WorkerScratch& scratch) const {
       total[h] = total[h] * rescale[h] + kernels_.exp_sum(scores, count, scale, higher);
       top[h] = higher;
     }
-    kernels_.mix({scratch.scores, kAttendChunk, rescale, heads, rows.data(), count, out});
+    kernels_.mix(
+        {scratch.scores, kAttendChunk, rescale, heads, rows.data(), count, out, next.empty() ? rows.data() : next.data()});
+    rows = next;
   }
   for (int h = 0; h < heads; ++h) {
     float* head = out + h * kHeadDim;

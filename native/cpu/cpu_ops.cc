@@ -117,8 +117,8 @@ void CpuOps::reserve_worker_scratch(const Limits& limits) {
   const auto entries = static_cast<size_t>(limits.context_tokens / kCsaRatio + 1);
   workers_.resize(static_cast<size_t>(pool_.threads()));
   for (WorkerScratch& w : workers_) {
-    w.rows = heap_.array<float>(size_t{kAttendChunk} * kHeadDim);
-    w.row_pointers = heap_.array<const float*>(kAttendChunk);
+    w.rows = heap_.array<float>(size_t{2 * kAttendChunk} * kHeadDim);
+    w.row_pointers = heap_.array<const float*>(2 * kAttendChunk);
     w.scores = heap_.array<float>(heads * kAttendChunk);
     w.running = heap_.array<float>(3 * heads);
     w.entry = heap_.array<float>(kHeadDim);

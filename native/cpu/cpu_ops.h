@@ -20,8 +20,8 @@ namespace twelvex::cpu {
 
 /// Scratch of one worker thread.
 struct WorkerScratch {
-  float* rows = nullptr;                 // [kAttendChunk, 512] dequantised cache rows
-  const float** row_pointers = nullptr;  // [kAttendChunk]
+  float* rows = nullptr;                 // [2 * kAttendChunk, 512] dequantised cache rows
+  const float** row_pointers = nullptr;  // [2 * kAttendChunk]
   float* scores = nullptr;               // [max(heads, index heads), kAttendChunk]
   float* running = nullptr;              // [3, heads] softmax maximum, sum, rescale
   float* entry = nullptr;                // [512]

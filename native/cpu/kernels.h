@@ -61,7 +61,8 @@ struct MixArgs {
   int vectors_count = 0;
   const float* const* rows = nullptr;
   int row_count = 0;
-  float* out = nullptr;  // [vectors][512]
+  float* out = nullptr;                // [vectors][512]
+  const float* const* next = nullptr;  // [row_count] rows to fetch from main memory meanwhile
 };
 
 /// out[c] = sum_s softmax_s(gates[s][c]) * values[s][c]

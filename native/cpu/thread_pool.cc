@@ -8,7 +8,7 @@ namespace twelvex::cpu {
 
 namespace {
 
-constexpr auto kSpin = std::chrono::microseconds(100);  // longer than the serial parts of a step
+constexpr auto kSpin = std::chrono::microseconds(50);  // longer than the serial parts of a step
 constexpr int kSpinsPerClockRead = 64;
 
 inline void relax() {

@@ -180,10 +180,10 @@ TEST("weighted sums of rows rescale what is there and do not depend on their com
     std::vector<const float*> rows;
     for (size_t r = 0; r < 50; ++r) rows.push_back(data.data() + r * 512);
     std::vector<float> out = start;
-    kernels->mix({weights.data(), 64, scale.data(), 13, rows.data(), 50, out.data()});
+    kernels->mix({weights.data(), 64, scale.data(), 13, rows.data(), 50, out.data(), rows.data()});
     for (size_t v = 0; v < 13; ++v) {
       std::vector<float> alone(start.begin() + int64_t(v) * 512, start.begin() + int64_t(v + 1) * 512);
-      kernels->mix({weights.data() + v * 64, 64, scale.data() + v, 1, rows.data(), 50, alone.data()});
+      kernels->mix({weights.data() + v * 64, 64, scale.data() + v, 1, rows.data(), 50, alone.data(), rows.data()});
       for (size_t i = 0; i < 512; ++i) {
         double sum = double(start[v * 512 + i]) * scale[v];
         for (size_t r = 0; r < 50; ++r) sum += double(weights[v * 64 + r]) * rows[r][i];
