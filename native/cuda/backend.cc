@@ -2,6 +2,8 @@
 #include "backend.h"
 
 #include <algorithm>
+#include <cstdlib>
+#include <mutex>
 
 #include "attention/gather.h"
 #include "attention/sparse_decode.h"
@@ -31,7 +33,15 @@ class Carver {
   size_t bytes_ = 0;
 };
 
+/// All kernels are loaded when the context is made. Loaded at first use they would wait for the device, and that for a rank
+/// that waits in a collective for this one; the first request would also pay for the loading.
+void load_kernels_at_start() {
+  static std::once_flag once;
+  std::call_once(once, [] { setenv("CUDA_MODULE_LOADING", "EAGER", 0); });
+}
+
 void require_device(int device) {
+  load_kernels_at_start();
   int count = 0;
   check(cudaGetDeviceCount(&count), "counting CUDA devices");
   if (device < 0 || device >= count) {
