@@ -3,7 +3,8 @@
 
 import type { JsonText } from '../../types.ts';
 import { member, parseLossless, type JsonNode } from '../json-text.ts';
-import { character, TEXT } from './characters.ts';
+import { EngineError } from '../../errors.ts';
+import { character, complement, intersect, TEXT, type Range } from './characters.ts';
 import { alternatives, grammarError, literal, optional, repeat, sequence, type EbnfBuilder } from './ebnf.ts';
 import { anyValue, SchemaGrammar } from './json-schema.ts';
 import { MAX_REPEAT, regexExpression } from './regex.ts';
@@ -29,6 +30,8 @@ export interface ToolRule {
 
 /** The control token ｜DSML｜ in a grammar: no JSON text and no tool argument can contain this character. */
 const DSML = '"\\e"';
+const QUOTE: Range = [0x22, 0x22];
+const NEWLINE: Range = [0x0a, 0x0a];
 const OPEN = sequence('"<"', DSML);
 const CLOSE = sequence('"</"', DSML);
 
@@ -54,7 +57,20 @@ function invocation(builder: EbnfBuilder, { tool, strict }: ToolRule): { opening
   if (name?.kind !== 'string') throw grammarError('a tool has no name');
   const schema = member(node, 'parameters');
   const opening = sequence(OPEN, literal(`invoke name="${name.value}">\n`));
-  return { opening, rest: builder.rule(sequence(parameters(builder, schema, strict), CLOSE, '"invoke>"')) };
+  return { opening, rest: builder.rule(sequence(knownParameters(builder, schema, strict), CLOSE, '"invoke>"')) };
+}
+
+/** A schema that no grammar can be made of leaves the parameters free, unless the tool is strict. */
+function knownParameters(builder: EbnfBuilder, schema: JsonNode | undefined, strict: boolean): string {
+  try {
+    return parameters(builder, schema, strict);
+  } catch (error) {
+    if (strict || !(error instanceof EngineError)) throw error;
+    const name = character(intersect(TEXT, complement([QUOTE, NEWLINE]))) as string;
+    const forms = alternatives([sequence(literal('true">'), freeText(builder)), sequence(literal('false">'), anyValue(builder))]);
+    const opening = sequence(OPEN, literal('parameter name="'), repeat(name, 1, Infinity), literal('" string="'));
+    return alternatives(['"\\n"', repeat(builder.rule(sequence(opening, forms, CLOSE, '"parameter>\\n"')), 1, Infinity)]);
+  }
 }
 
 function parameters(builder: EbnfBuilder, schema: JsonNode | undefined, strict: boolean): string {

@@ -224,6 +224,18 @@ test('an answer with a grammar and calls of tools exclude each other', async () 
   assert.equal(await accepts(`{}\n\n<${DSML}tool_calls>\n`), false);
 });
 
+test('parameters are free where no grammar can be made of the schema, unless the tool is strict', async () => {
+  const tool = { json: '{"name":"odd","parameters":{"type":"object","properties":{"a":{"type":"string","pattern":"(?!x)y"}}}}' };
+  const spec = (strict: boolean) => ({ kind: 'tool-calls', tools: [{ tool, strict }], start: 'call', parallel: false }) as const;
+  await refused(spec(true), /look-ahead/);
+  const matcher = await service.open(await service.compile(spec(false), 'tools'));
+  const text =
+    `<${DSML}parameter name="b c" string="true">any "text"\n</${DSML}parameter>\n` +
+    `<${DSML}parameter name="n" string="false">[1, {"x": null}]</${DSML}parameter>\n</${DSML}invoke>\n</${DSML}tool_calls>`;
+  const accepted = [...(await tokenizer.encodeText(text, { control: true })), tokenizer.eosToken];
+  assert.deepEqual((await service.step([{ matcher, accepted, drafts: [] }])).failed, []);
+});
+
 test('matchers outlive their grammar in the cache', async () => {
   const tiny = new GrammarService({ tokenizer, vocabSize: tokenizer.vocabSize, cacheEntries: 1 });
   const open = async (text: string) => tiny.open(await tiny.compile({ kind: 'choice', choices: [text] }, 'x'));
