@@ -5,7 +5,7 @@ import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { createDeepSeek } from '@ai-sdk/deepseek';
 import { createOpenAICompatible } from '@ai-sdk/openai-compatible';
-import { APICallError, generateText, jsonSchema, stepCountIs, streamText, tool } from 'ai';
+import { APICallError, generateObject, generateText, jsonSchema, stepCountIs, streamText, tool } from 'ai';
 import type { LanguageModel } from 'ai';
 import { demoServer } from '../helpers/demo-server.ts';
 import type { DemoServer } from '../helpers/demo-server.ts';
@@ -17,12 +17,31 @@ before(async () => {
 });
 after(() => server.close());
 
-const providers: [string, (model: string) => LanguageModel][] = [
-  [
-    '@ai-sdk/openai-compatible',
-    (model) => createOpenAICompatible({ name: 'twelvex', baseURL: `${server.url}/v1`, includeUsage: true })(model),
-  ],
-  ['@ai-sdk/deepseek', (model) => createDeepSeek({ baseURL: server.url, apiKey: 'none' })(model)],
+// The DeepSeek provider asks for any JSON and tells the schema in the prompt; the SDK warns of that.
+Object.assign(globalThis, { AI_SDK_LOG_WARNINGS: false });
+
+interface Provider {
+  name: string;
+  model: (id: string) => LanguageModel;
+  /** It sends the schema of an object as response_format. */
+  sendsSchema: boolean;
+}
+
+const providers: Provider[] = [
+  {
+    name: '@ai-sdk/openai-compatible',
+    model: (id) =>
+      createOpenAICompatible({
+        ...{ name: 'twelvex', baseURL: `${server.url}/v1` },
+        ...{ includeUsage: true, supportsStructuredOutputs: true },
+      })(id),
+    sendsSchema: true,
+  },
+  {
+    name: '@ai-sdk/deepseek',
+    model: (id) => createDeepSeek({ baseURL: server.url, apiKey: 'none' })(id),
+    sendsSchema: false,
+  },
 ];
 
 const weather = tool({
@@ -35,7 +54,7 @@ const weather = tool({
   execute: ({ city }) => (city === 'Oslo' ? '7 degrees, rainy' : 'unknown'),
 });
 
-for (const [name, provide] of providers) {
+for (const { name, model: provide, sendsSchema } of providers) {
   describe(name, () => {
     const settings = { temperature: 0, maxRetries: 0 };
 
@@ -82,6 +101,19 @@ for (const [name, provide] of providers) {
           ['stop', []],
         ],
       );
+    });
+
+    test('generates an object', async () => {
+      const schema = jsonSchema<{ name: string; age: number }>({
+        type: 'object',
+        properties: { name: { type: 'string' }, age: { type: 'integer' } },
+        required: ['name', 'age'],
+        additionalProperties: false,
+      });
+      const prompt = 'Write JSON with name and age of a fox that is 12 years old.';
+      const { object } = await generateObject({ ...settings, model: provide('demo'), prompt, schema });
+      assert.equal(typeof object, 'object');
+      if (sendsSchema) assert.deepEqual([typeof object.name, Number.isInteger(object.age)], ['string', true]);
     });
 
     test('is aborted in the middle, and the engine stops', async () => {

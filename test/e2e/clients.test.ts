@@ -8,7 +8,9 @@ import { promisify } from 'node:util';
 import Anthropic from '@anthropic-ai/sdk';
 import { createParser } from 'eventsource-parser';
 import OpenAI from 'openai';
+import { zodResponseFormat, zodTextFormat } from 'openai/helpers/zod';
 import { request } from 'undici';
+import { z } from 'zod';
 import { demoServer } from '../helpers/demo-server.ts';
 import type { DemoServer } from '../helpers/demo-server.ts';
 import { eventually, post, testServer } from '../helpers/http.ts';
@@ -33,6 +35,8 @@ const parameters = {
   required: ['city'],
 };
 const description = 'Get the current weather in a city';
+const animal = z.object({ name: z.string(), age: z.int(), tame: z.boolean() });
+const aboutFox = 'Write JSON with name and age of a fox that is 12 years old.';
 const idle = (): Promise<void> => eventually(() => server.engine.stats().running === 0, 'the end of the request');
 
 describe('openai chat completions', () => {
@@ -57,6 +61,15 @@ describe('openai chat completions', () => {
     });
     assert.match((await runner.finalContent()) ?? '', /rainy/);
     assert.deepEqual(asked, ['Oslo']);
+  });
+
+  test('are parsed by a schema', async () => {
+    const answer = await openai.chat.completions.parse({
+      ...{ model: 'demo', temperature: 0, max_tokens: 600 },
+      messages: [{ role: 'user', content: aboutFox }],
+      response_format: zodResponseFormat(animal, 'animal'),
+    });
+    assert.equal(typeof answer.choices[0]?.message.parsed?.tame, 'boolean');
   });
 
   test('are aborted in the middle, and the engine stops', async () => {
@@ -132,6 +145,14 @@ describe('openai responses', () => {
     assert.equal(final.output_text, whole.output_text);
     assert.deepEqual(final.usage?.output_tokens, whole.usage?.output_tokens);
     assert.ok((whole.usage?.output_tokens_details.reasoning_tokens ?? 0) > 0);
+  });
+
+  test('are parsed by a schema, also in a stream', async () => {
+    const text = { format: zodTextFormat(animal, 'animal') };
+    const body = { model: 'demo', input: aboutFox, temperature: 0, max_output_tokens: 600, text };
+    const { output_parsed: whole } = await openai.responses.parse(body);
+    assert.equal(typeof whole?.tame, 'boolean');
+    assert.deepEqual((await openai.responses.stream(body).finalResponse()).output_parsed, whole);
   });
 
   test('end incomplete at their limit', async () => {
