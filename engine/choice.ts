@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 
 import { ChoiceText } from './choice-text.ts';
-import type { EngineError } from './errors.ts';
+import { EngineError } from './errors.ts';
 import { sampledLogprobs } from './logprobs.ts';
 import type { PromptLogprobs } from './logprobs.ts';
 import type { StepResult } from './native.ts';
@@ -99,9 +99,9 @@ export class Choice {
   }
 
   /** The last events, `end` behind them. */
-  finish({ reason, stop, error }: ChoiceEnd, nowMs: number): GenerationEvent[] {
+  finish(asked: ChoiceEnd, nowMs: number): GenerationEvent[] {
     this.ended = true;
-    const last = this.#text.finish(reason === 'stop' || reason === 'tool_calls');
+    const { last, reason, stop, error } = this.#finishText(asked);
     const stopped = this.#text.end;
     const { submittedMs } = this.#context;
     const sinceMs = (timeMs: number): number => Math.max(0, (Number.isNaN(timeMs) ? nowMs : timeMs) - submittedMs);
@@ -117,6 +117,16 @@ export class Choice {
       ...(error === undefined ? {} : { error }),
     };
     return [...last.events, end];
+  }
+
+  /** An end is told whatever happens: a fault of the text becomes the error it ends with. */
+  #finishText(end: ChoiceEnd): ChoiceEnd & { last: ReturnType<ChoiceText['finish']> } {
+    try {
+      return { ...end, last: this.#text.finish(end.reason === 'stop' || end.reason === 'tool_calls') };
+    } catch (cause) {
+      const error = end.error ?? new EngineError('INTERNAL', 'the output could not be read', {}, cause);
+      return { reason: 'error', error, last: { events: [], toolCalls: false, reasoningIsAnswer: false } };
+    }
   }
 
   /** EOS ends a choice without being named; other stop tokens are. */

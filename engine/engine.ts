@@ -72,7 +72,7 @@ export class ServingEngine implements Engine {
     this.#parts = parts;
     this.#stats = new StatsKeeper(parts.scheduler, parts.cache);
     this.#intake = new Intake(parts);
-    this.#loop = this.#run();
+    this.#loop = this.#run().catch((cause: unknown) => this.#crash(cause));
   }
 
   async *generate(request: GenerationRequest): AsyncGenerator<GenerationEvent[], void, void> {
@@ -334,6 +334,15 @@ export class ServingEngine implements Engine {
     if (error.code !== 'INVALID_PLAN') this.#broken = error;
     for (const [sequence, { choice }] of this.#choices) {
       if (this.#broken !== undefined || failed.has(sequence)) this.#leave(choice, { reason: 'error', error });
+    }
+  }
+
+  /** The loop itself failed, which no step may bring about: nobody is left waiting. */
+  #crash(cause: unknown): void {
+    this.#parts.logger.error({ err: cause }, 'the step loop failed');
+    this.#broken = new EngineError('INTERNAL', 'the step loop failed', {}, cause);
+    for (const { job, choice } of [...this.#choices.values()]) {
+      if (!choice.ended) this.#tellEnd(job, choice, { reason: 'error', error: this.#broken });
     }
   }
 
