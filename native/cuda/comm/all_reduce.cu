@@ -149,6 +149,14 @@ int all_reduce_blocks(int64_t bytes) {
   return kCommBlocks;
 }
 
+void load_collectives() {
+  cudaFuncAttributes attributes;
+  check(cudaFuncGetAttributes(&attributes, one_shot_kernel), "one_shot_kernel");
+  check(cudaFuncGetAttributes(&attributes, two_shot_kernel), "two_shot_kernel");
+  check(cudaFuncGetAttributes(&attributes, all_gather_kernel<uint4>), "all_gather_kernel");
+  check(cudaFuncGetAttributes(&attributes, all_gather_kernel<uint32_t>), "all_gather_kernel");
+}
+
 void run_all_reduce(const AllReduceParams& p) {
   if (p.comm.ranks == 1 || p.count == 0) return;
   TWELVEX_NEED(p.count % 8, 0);

@@ -61,6 +61,10 @@ struct AllGatherParams {
 };
 void run_all_gather(const AllGatherParams& params);
 
+/// Loads the kernels. The driver loads a kernel at its first launch and may then wait for the device: with another rank's kernel
+/// waiting for this launch, neither would end.
+void load_collectives();
+
 /// Blocks of a one-shot or two-shot reduction of `bytes`; a pure function, the same on every rank.
 int all_reduce_blocks(int64_t bytes);
 

@@ -23,6 +23,7 @@ Communicator::Communicator(std::shared_ptr<RankGroup> group, int rank, int devic
   view_.patience_ns = kPatienceNs;
   TWELVEX_NEED_LE(view_.ranks, kMaxRanks);
   if (view_.ranks == 1) return;
+  load_collectives();
   enable_peers(device);
   share_failure_word();
   mailbox_ = static_cast<Mailbox*>(device_alloc(sizeof(Mailbox), "mailbox of the rank", true));

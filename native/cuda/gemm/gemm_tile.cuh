@@ -27,6 +27,13 @@ inline constexpr int kOutStride = kBlockRows + 8;               // bf16; a row o
 /// Blocks of a multiprocessor: two where their sums leave room, so that one multiplies while the other waits.
 constexpr int blocks_of(int rows_m) { return rows_m <= 64 ? 2 : 1; }
 
+/// What the register allocation has to allow; sm_12x code for 64 rows does not fit into half of the registers.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1200
+constexpr int bound_of(int rows_m) { return rows_m <= 32 ? 2 : 1; }
+#else
+constexpr int bound_of(int rows_m) { return blocks_of(rows_m); }
+#endif
+
 /// Quantised weights leave shared memory for two blocks on sm_12x too (100 KiB a multiprocessor, 1 KiB of it a block's own).
 constexpr int stages_of(WeightFormat format, int rows_m) {
   const int stage = kBlockTilesN * cell_bytes(format) + rows_m * kCellCols * 2 + (format == WeightFormat::kFp4Group32 ? 256 : 0);
@@ -141,16 +148,18 @@ struct Tile {
       constexpr int kRowStep = (kPaired ? kCopyTiles / 2 : kCopyTiles);
 #pragma unroll
       for (int i = 0; i < kWeightCopies; ++i) {
-        const uint8_t* from = weights_from + (static_cast<int64_t>(i) * kRowStep * cells + cell) * cell_bytes(kFormat);
-        cp_async_16(smem_address(&stage.weights[0][0][0] + threadIdx.x + i * kThreads), from,
-                    weight_row + i * kRowStep * kCellRows < tile_segment(kPaired ? threadIdx.x / (kVectors * 32) : 0).rows);
+        const bool valid = weight_row + i * kRowStep * kCellRows < tile_segment(kPaired ? threadIdx.x / (kVectors * 32) : 0).rows;
+        const uint8_t* from = weights_from + (valid ? (static_cast<int64_t>(i) * kRowStep * cells + cell) * cell_bytes(kFormat) : 0);
+        cp_async_16(smem_address(&stage.weights[0][0][0] + threadIdx.x + i * kThreads), from, valid);
       }
       const bool in_row = cell * kCellCols + static_cast<int>(threadIdx.x) % 8 * 8 < p.cols;
 #pragma unroll
       for (int i = 0; i < kXCopies; ++i) {
         const int m = (threadIdx.x + i * kThreads) / 8;
-        const bf16* from = p.segments[segment].x + static_cast<size_t>(x_from[i]) * 8 + cell * kCellCols;
-        cp_async_16(smem_address(&stage.x[m][threadIdx.x % 8 ^ (m & 1) << 2]), from, x_from[i] != kNoRow && in_row);
+        // Rows that are not there name the first one: an address that is not read is still translated.
+        const bool valid = x_from[i] != kNoRow && in_row;
+        const bf16* from = p.segments[segment].x + (valid ? static_cast<size_t>(x_from[i]) * 8 + cell * kCellCols : 0);
+        cp_async_16(smem_address(&stage.x[m][threadIdx.x % 8 ^ (m & 1) << 2]), from, valid);
       }
       if constexpr (kFormat == WeightFormat::kFp4Group32) {
         if (threadIdx.x < kBlockTilesN * 2) {
@@ -329,7 +338,7 @@ struct Tile {
 };
 
 template <WeightFormat kFormat, int kRowsM, bool kPaired, bool kGrouped>
-__global__ void __launch_bounds__(kThreads, blocks_of(kRowsM)) gemm_tile_kernel(const __grid_constant__ GemmParams p) {
+__global__ void __launch_bounds__(kThreads, bound_of(kRowsM)) gemm_tile_kernel(const __grid_constant__ GemmParams p) {
   extern __shared__ __align__(16) uint8_t smem_bytes[];
   Tile<kFormat, kRowsM, kPaired, kGrouped>(p, *reinterpret_cast<SmemPlan<kFormat, kRowsM>*>(smem_bytes)).run();
 }

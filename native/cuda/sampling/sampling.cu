@@ -51,6 +51,7 @@ struct Draw {
 
   __device__ void adjust(const float* raw) const {
     const uint32_t* mask = info.mask_row < 0 ? nullptr : p.masks + static_cast<int64_t>(info.mask_row + place) * ((p.vocab + 31) / 32);
+#pragma unroll 8
     for (int i = threadIdx.x; i < p.vocab; i += kThreads) {
       values[i] = mask != nullptr && (mask[i / 32] >> (i % 32) & 1) == 0 ? -INFINITY : raw[i];
     }
@@ -104,6 +105,7 @@ struct Draw {
     if (info.temperature == 0 || !isfinite(top)) return best;
     const float scale = 1.0f / info.temperature;
     __syncthreads();
+#pragma unroll 8
     for (int i = threadIdx.x; i < p.vocab; i += kThreads) {
       const float shifted = values[i] - top;
       values[i] = isnan(shifted) ? 0 : expf(shifted * scale);
@@ -178,6 +180,7 @@ __global__ void __launch_bounds__(kThreads, 1) argmax_kernel(const ArgmaxParams 
 /// log(sum(exp(logits))), in a fixed order of additions.
 __device__ float log_normaliser(const float* logits, int n, float top, Scratch& s) {
   float sum = 0;
+#pragma unroll 8
   for (int i = threadIdx.x; i < n; i += kThreads) sum += expf(logits[i] - top);
   __syncthreads();
   return top + logf(block_sum<kThreads>(sum, s.real));
@@ -203,6 +206,7 @@ __global__ void __launch_bounds__(kThreads, 1) logprobs_kernel(const LogprobPara
   const int width = min(p.width, p.vocab);
   const select::Cut cut = select::cut_at(p.vocab, key, [](int) { return uint64_t{1}; }, width, s);
   const int last = select::crossing(p.vocab, [&](int i) { return uint64_t{key(i) == cut.key}; }, cut.remaining - 1, s);
+#pragma unroll 8
   for (int i = threadIdx.x; i < p.vocab; i += kThreads) {
     const uint32_t k = key(i);
     if (k > cut.key || (k == cut.key && i <= last)) candidates[atomicAdd(&found, 1)] = i;  // any order: ranked below

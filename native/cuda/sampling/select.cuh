@@ -53,6 +53,7 @@ template <class Key>
 __device__ int largest(int n, const Key& key, Scratch& s) {
   uint32_t best = 0;
   int index = n;
+#pragma unroll 8
   for (int i = threadIdx.x; i < n; i += kThreads) {
     const uint32_t k = key(i);
     if (k > best || index == n) best = k, index = i;
@@ -78,6 +79,7 @@ __device__ int largest(int n, const Key& key, Scratch& s) {
 template <class Weight>
 __device__ uint64_t total(int n, const Weight& weight, Scratch& s) {
   uint64_t sum = 0;
+#pragma unroll 8
   for (int i = threadIdx.x; i < n; i += kThreads) sum += weight(i);
   sum = warp_sum64(sum);
   __syncthreads();
@@ -95,6 +97,7 @@ __device__ int crossing(int n, const Weight& weight, uint64_t target, Scratch& s
   const int chunk = ((n + kWarps - 1) / kWarps + 31) / 32 * 32;
   const int begin = min(n, warp * chunk), end = min(n, begin + chunk);
   uint64_t sum = 0;
+#pragma unroll 8
   for (int i = begin + lane; i < end; i += 32) sum += weight(i);
   sum = warp_sum64(sum);
   __syncthreads();
@@ -136,6 +139,7 @@ __device__ Cut cut_at(int n, const Key& key, const Weight& weight, uint64_t targ
     for (int b = threadIdx.x; b < kBins; b += kThreads) s.bins[b] = 0;
     if (threadIdx.x == 0) s.key = 0, s.value = target;
     __syncthreads();
+#pragma unroll 8
     for (int i = threadIdx.x; i < n; i += kThreads) {
       const uint32_t k = key(i);
       if ((k & known) != prefix) continue;
