@@ -255,11 +255,7 @@ void gate_up(const float* gate, const float* up, float limit, int count, float* 
 // ---------------------------------------------------------------- cache rows to float
 
 void widen_bf16(const uint16_t* x, int count, float* out) {
-  for (int i = 0; i < count; i += W) {
-    Words w;
-    for (int lane = 0; lane < W; ++lane) w[lane] = x[i + lane];
-    store(out + i, as_floats(w << 16));
-  }
+  for (int i = 0; i < count; i += W) store(out + i, as_floats(widen_halves(x + i) << 16));
 }
 
 void widen_e4m3(const uint8_t* codes, float scale, int count, float* out) {
@@ -267,8 +263,7 @@ void widen_e4m3(const uint8_t* codes, float scale, int count, float* out) {
   // right. Two of them, because 2^120 * scale may overflow.
   const float rescale = scale * 0x1p60f;
   for (int i = 0; i < count; i += W) {
-    Words w;
-    for (int lane = 0; lane < W; ++lane) w[lane] = codes[i + lane];
+    const Words w = widen_bytes(codes + i);
     store(out + i, as_floats(((w & 0x80u) << 24) | ((w & 0x7fu) << 20)) * 0x1p60f * rescale);
   }
 }

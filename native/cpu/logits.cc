@@ -194,7 +194,7 @@ void CpuOps::sample(const Batch& batch, Array logits) {
   }
   const auto pass = static_cast<size_t>(batch.pass);
   for (size_t s = 0; s < rows.size(); ++s) {
-    const int32_t token = largest_token({floats_of(logits) + s * vocab, vocab});
+    const int32_t token = largest_token(kernels_, {floats_of(logits) + s * vocab, vocab});
     rows[s].next_drafts[pass - 1] = token;
     result_.drafts[s * static_cast<size_t>(limits_.mtp) + pass - 1] = token;
   }

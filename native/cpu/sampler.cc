@@ -97,8 +97,10 @@ int keep_candidates(const SamplingParams& params, const float* weights, std::spa
 
 }  // namespace
 
-int32_t largest_token(std::span<const float> logits) {
-  return static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+int32_t largest_token(const Kernels& kernels, std::span<const float> logits) {
+  const float top = kernels.largest(logits.data(), static_cast<int>(logits.size()));
+  const auto at = std::find(logits.begin(), logits.end(), top);
+  return at == logits.end() ? 0 : static_cast<int32_t>(at - logits.begin());
 }
 
 int32_t draw_token(const Kernels& kernels, std::span<const float> logits, const DrawRequest& request,
@@ -112,10 +114,10 @@ int32_t draw_token(const Kernels& kernels, std::span<const float> logits, const 
   for (size_t i = 0; i < request.bias_tokens.size(); ++i) {
     weights[static_cast<size_t>(request.bias_tokens[i])] += request.bias_values[i];
   }
-  if (params.temperature == 0) return largest_token(weights);
+  if (params.temperature == 0) return largest_token(kernels, weights);
 
   const float top = kernels.largest(weights.data(), vocab);
-  if (!std::isfinite(top)) return largest_token(weights);
+  if (!std::isfinite(top)) return largest_token(kernels, weights);
   const float scale = 1.0f / params.temperature;
   for (float& weight : weights) weight -= top;
   const float total = kernels.exp_sum(weights.data(), vocab, scale, 0);

@@ -29,7 +29,7 @@ struct DrawScratch {
 int32_t draw_token(const Kernels& kernels, std::span<const float> logits, const DrawRequest& request, const DrawScratch& scratch);
 
 /// Index of the largest, ties to the lower one.
-int32_t largest_token(std::span<const float> logits);
+int32_t largest_token(const Kernels& kernels, std::span<const float> logits);
 
 /// log(sum(exp(logits))): a log-probability is a logit minus this.
 float log_normaliser(const Kernels& kernels, std::span<const float> logits);

@@ -17,6 +17,8 @@ typedef int32_t Ints __attribute__((vector_size(W * 4)));
 typedef uint32_t Words __attribute__((vector_size(W * 4)));
 typedef float LooseVec __attribute__((vector_size(W * 4), aligned(4), may_alias));
 typedef uint32_t LooseWords __attribute__((vector_size(W * 4), aligned(4), may_alias));
+typedef uint8_t LooseBytes __attribute__((vector_size(W), aligned(1), may_alias));
+typedef uint16_t LooseHalves __attribute__((vector_size(W * 2), aligned(1), may_alias));
 typedef float Quad __attribute__((vector_size(16)));
 typedef float LooseQuad __attribute__((vector_size(16), aligned(4), may_alias));
 
@@ -24,6 +26,8 @@ inline Vec load(const float* p) { return *reinterpret_cast<const LooseVec*>(p); 
 inline void store(float* p, Vec v) { *reinterpret_cast<LooseVec*>(p) = v; }
 inline Vec broadcast(float x) { return x - Vec{}; }
 inline Words load_words(const void* p) { return *static_cast<const LooseWords*>(p); }
+inline Words widen_bytes(const uint8_t* p) { return __builtin_convertvector(*reinterpret_cast<const LooseBytes*>(p), Words); }
+inline Words widen_halves(const uint16_t* p) { return __builtin_convertvector(*reinterpret_cast<const LooseHalves*>(p), Words); }
 inline Vec as_floats(Words w) { return reinterpret_cast<Vec>(w); }
 inline Words as_words(Vec v) { return reinterpret_cast<Words>(v); }
 inline Vec larger(Vec a, Vec b) { return a > b ? a : b; }

@@ -58,7 +58,8 @@ struct StepInput {
   std::vector<uint32_t> masks;          // [.., ceil(V / 32)], bit set = token allowed
 };
 
-/// `top_width` = the largest `logprobs` of the step's sampling rows (also for prompt log-probabilities).
+/// `top_width` = the largest `logprobs` of the step's sampling rows (also for prompt log-probabilities); 20 when a row with
+/// kRowAllLogprobs does not sample, because nothing says yet how many it wants.
 /// Log-probabilities are those of the raw logits, before penalties, bias, mask and temperature.
 struct StepOutput {
   std::vector<int32_t> accepted_count;   // [S], 1 .. 1 + K
