@@ -27,7 +27,8 @@ __global__ void __launch_bounds__(kThreads) fma_prefill_kernel(const __grid_cons
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   float q[kHeads][kDims], out[kHeads][kDims], top[kHeads], sum[kHeads];
   for (int h = 0; h < kHeads; ++h) {
-    const uint2 v = *reinterpret_cast<const uint2*>(p.query + (static_cast<size_t>(token) * p.heads + head0 + h) * kHeadDim + threadIdx.x * kDims);
+    const uint2 v = *reinterpret_cast<const uint2*>(p.query + (static_cast<size_t>(token) * p.heads + head0 + h) * kHeadDim +
+                                                    threadIdx.x * kDims);
     const float2 a = unpack_bf16(v.x), b = unpack_bf16(v.y);
     q[h][0] = a.x, q[h][1] = a.y, q[h][2] = b.x, q[h][3] = b.y;
     top[h] = p.sinks[head0 + h];
@@ -64,7 +65,8 @@ __global__ void __launch_bounds__(kThreads) fma_prefill_kernel(const __grid_cons
     float x[kDims];
     for (int i = 0; i < kDims; ++i) x[i] = out[h][i] / sum[h];
     if (threadIdx.x >= kNopeDim / kDims) {
-      const float4 t = *reinterpret_cast<const float4*>(p.rope + static_cast<size_t>(token) * 32 + (threadIdx.x - kNopeDim / kDims) * 2);
+      const float4 t =
+          *reinterpret_cast<const float4*>(p.rope + static_cast<size_t>(token) * 32 + (threadIdx.x - kNopeDim / kDims) * 2);
       const float y[kDims] = {x[0] * t.x + x[1] * t.y, x[1] * t.x - x[0] * t.y, x[2] * t.z + x[3] * t.w, x[3] * t.z - x[2] * t.w};
       for (int i = 0; i < kDims; ++i) x[i] = y[i];
     }

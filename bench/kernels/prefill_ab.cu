@@ -34,7 +34,8 @@ Times measure(LayerKind kind, int prompt) {
   const FakePart window(RowFormat::kBF16, 24, kBlockTokens), compressed(RowFormat::kBF16, blocks, per_block);
   const auto selection = random_selection(batch, kTopk, false);
   const DeviceArray<int32_t> d_selection(selection);
-  const DeviceArray<__nv_bfloat16> query(random_bf16(static_cast<size_t>(tokens) * kHeads * kHeadDim)), a(query.size()), b(query.size());
+  const DeviceArray<__nv_bfloat16> query(random_bf16(static_cast<size_t>(tokens) * kHeads * kHeadDim)), a(query.size()),
+      b(query.size());
   const DeviceArray<float> sinks(random_f32(kHeads));
   cuda::SparsePrefillParams p;
   p.batch = batch.view();
@@ -71,17 +72,18 @@ Times measure(LayerKind kind, int prompt) {
 int main(int argc, char** argv) {
   start("prefill_ab", argc, argv);
   const bool json = argc > 1 && std::strcmp(argv[argc - 1], "--json") == 0;
-  std::printf("%6s %5s | %12s %8s | %12s %8s | %12s %8s | %6s\n", "prompt", "layer", "one head us", "TFLOP/s", "eight heads", "TFLOP/s",
-              "product us", "TFLOP/s", "x8h");
+  std::printf("%6s %5s | %12s %8s | %12s %8s | %12s %8s | %6s\n", "prompt", "layer", "one head us", "TFLOP/s", "eight heads",
+              "TFLOP/s", "product us", "TFLOP/s", "x8h");
   for (const int prompt : {1036, 4491, 17891, 63543}) {
     for (const LayerKind kind : {LayerKind::kCsa, LayerKind::kHca}) {
       const Times t = measure(kind, prompt);
       const char* name = kind == LayerKind::kCsa ? "csa" : "hca";
-      std::printf("%6d %5s | %12.1f %8.1f | %12.1f %8.1f | %12.1f %8.1f | %6.1f\n", prompt, name, t.one, t.flops / t.one * 1e-6, t.eight,
-                  t.flops / t.eight * 1e-6, t.product, t.flops / t.product * 1e-6, t.eight / t.product);
+      std::printf("%6d %5s | %12.1f %8.1f | %12.1f %8.1f | %12.1f %8.1f | %6.1f\n", prompt, name, t.one, t.flops / t.one * 1e-6,
+                  t.eight, t.flops / t.eight * 1e-6, t.product, t.flops / t.product * 1e-6, t.eight / t.product);
       if (json) {
-        std::printf("{\"prompt\":%d,\"layer\":\"%s\",\"one_head_us\":%.1f,\"eight_heads_us\":%.1f,\"product_us\":%.1f,\"flops\":%.4g}\n", prompt, name,
-                    t.one, t.eight, t.product, t.flops);
+        std::printf(
+            "{\"prompt\":%d,\"layer\":\"%s\",\"one_head_us\":%.1f,\"eight_heads_us\":%.1f,\"product_us\":%.1f,\"flops\":%.4g}\n",
+            prompt, name, t.one, t.eight, t.product, t.flops);
       }
       expect(t.difference < 6e-3, "the product kernel agrees with the FMA kernels");
     }

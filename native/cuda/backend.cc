@@ -45,7 +45,8 @@ void require_device(int device) {
   int count = 0;
   check(cudaGetDeviceCount(&count), "counting CUDA devices");
   if (device < 0 || device >= count) {
-    throw Error(ErrorCode::kUnsupported, "CUDA device " + std::to_string(device) + " does not exist; the machine has " + std::to_string(count));
+    throw Error(ErrorCode::kUnsupported,
+                "CUDA device " + std::to_string(device) + " does not exist; the machine has " + std::to_string(count));
   }
   check(cudaSetDevice(device), "cudaSetDevice");
   const int arch = device_info().arch;
@@ -86,7 +87,9 @@ void* CudaOps::allocate_bytes(size_t bytes, const char* purpose) {
   return owned_.back();
 }
 
-Array CudaOps::array(size_t count, size_t element, const char* purpose) { return {allocate<uint8_t>(count * element, purpose), count * element}; }
+Array CudaOps::array(size_t count, size_t element, const char* purpose) {
+  return {allocate<uint8_t>(count * element, purpose), count * element};
+}
 
 Memory CudaOps::memory() {
   check(cudaSetDevice(options_.device), "cudaSetDevice");
@@ -101,7 +104,8 @@ int CudaOps::max_logit_rows() const {
 
 void CudaOps::reserve_scratch() {
   const auto tokens = static_cast<size_t>(limits_.step_tokens), all = tokens + static_cast<size_t>(limits_.rows);
-  const auto dim = static_cast<size_t>(config_.hidden_size), heads = static_cast<size_t>(shard_heads(config_, options_.shape).size());
+  const auto dim = static_cast<size_t>(config_.hidden_size),
+             heads = static_cast<size_t>(shard_heads(config_, options_.shape).size());
   const auto groups = static_cast<size_t>(shard_groups(config_, options_.shape).size());
   const auto width = static_cast<int>(shard_expert_width(config_, options_.shape).size());
   const size_t decode = static_cast<size_t>(limits_.rows) * static_cast<size_t>(1 + limits_.mtp);
@@ -136,7 +140,8 @@ void CudaOps::reserve_scratch() {
   scratch_.head_rows = allocate<__nv_bfloat16>(static_cast<size_t>(max_logit_rows()) * dim, "head input");
   // Room for one sequence of any length, or for several that share a chunk while they are shorter.
   const int longest = limits_.context_tokens / kCsaRatio + limits_.step_tokens + kWindow;
-  scratch_.workspace_rows = options_.rows == RowFormat::kFp8 ? std::max(longest, std::min(longest * kPrefillChunkRows, 128 * 1024)) : 1;
+  scratch_.workspace_rows =
+      options_.rows == RowFormat::kFp8 ? std::max(longest, std::min(longest * kPrefillChunkRows, 128 * 1024)) : 1;
   scratch_.workspace = allocate<uint8_t>(static_cast<size_t>(scratch_.workspace_rows) * kBf16RowBytes, "the KV gather workspace");
 }
 
@@ -145,7 +150,8 @@ Activations CudaOps::reserve(const Limits& limits) {
   weights_->finish();
   limits_ = limits;
   const auto tokens = static_cast<size_t>(limits.step_tokens), all = tokens + static_cast<size_t>(limits.rows);
-  const auto dim = static_cast<size_t>(config_.hidden_size), heads = static_cast<size_t>(shard_heads(config_, options_.shape).size());
+  const auto dim = static_cast<size_t>(config_.hidden_size),
+             heads = static_cast<size_t>(shard_heads(config_, options_.shape).size());
   constexpr size_t kBf16 = 2;
   Activations a;
   a.streams = array(tokens * kStreams * dim, kBf16, "residual streams");

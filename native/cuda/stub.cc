@@ -7,8 +7,9 @@
 namespace twelvex {
 
 std::unique_ptr<Ops> make_cuda_backend(const BackendOptions&) {
-  throw Error(ErrorCode::kUnsupported,
-              "this build has no CUDA backend: build with nvcc 12.8 or newer on the PATH and TWELVEX_CUDA=ON, or use --device cpu");
+  throw Error(
+      ErrorCode::kUnsupported,
+      "this build has no CUDA backend: build with nvcc 12.8 or newer on the PATH and TWELVEX_CUDA=ON, or use --device cpu");
 }
 
 }  // namespace twelvex

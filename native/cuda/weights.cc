@@ -191,7 +191,8 @@ Array WeightStore::matrix_f32(const MatrixView& view) {
         std::memcpy(s.host + r * pitch, from, pitch);
         continue;
       }
-      if (view.format != WeightFormat::kBF16) throw Error(ErrorCode::kBadCheckpoint, "expected an f32 or bf16 tensor, got a quantised one");
+      if (view.format != WeightFormat::kBF16)
+        throw Error(ErrorCode::kBadCheckpoint, "expected an f32 or bf16 tensor, got a quantised one");
       for (int64_t c = 0; c < view.cols; ++c) {
         uint16_t half;
         std::memcpy(&half, from + c * 2, 2);

@@ -56,7 +56,8 @@ __device__ __forceinline__ PagedRow paged_row(const BatchView& b, const KvSource
 }
 
 /// Address of a candidate's bf16 row, in the workspace or in bf16 pages.
-__device__ __forceinline__ const uint8_t* bf16_row(const BatchView& b, const KvSource& kv, int batch_row, bool compressed, int id) {
+__device__ __forceinline__ const uint8_t* bf16_row(const BatchView& b, const KvSource& kv, int batch_row, bool compressed,
+                                                   int id) {
   if (kv.workspace) {
     const int row = compressed ? kv.gathered_compressed[batch_row] + id
                                : kv.gathered_window[batch_row] + id - kv.gathered_start[batch_row];

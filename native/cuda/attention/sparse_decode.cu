@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Split-KV decode attention.
 //
-// Block (token, head group of 16, split): four warps; the split's candidates in tiles of 32, rows widened to bf16 in shared memory.
+// Block (token, head group of 16, split): four warps; the split's candidates in tiles of 32, rows widened to bf16 in shared
+// memory.
 //   scores: warp w takes dims quarter w of 16 heads x 32 candidates; quarter sums meet in `partial`.
 //   values: warp w owns 128 output columns.
 // The last block to arrive would save a launch, but a fixed merge kernel keeps the order of additions plain to see: splits
@@ -39,7 +40,8 @@ struct alignas(128) SmemPlan {
 static_assert(sizeof(SmemPlan) <= kMaxSharedBytes, "sm_12x gives one block at most 99 KiB");
 
 /// Rows of one tile, eight a warp; invalid candidates become zeros.
-__device__ __forceinline__ void load_rows(const SparseDecodeParams& p, const CandidateList& list, SmemPlan& s, int first, int warp, int lane) {
+__device__ __forceinline__ void load_rows(const SparseDecodeParams& p, const CandidateList& list, SmemPlan& s, int first,
+                                          int warp, int lane) {
   constexpr int kRows = kTile / kWarps;
   int id = -1;
   const uint8_t* data = nullptr;
@@ -173,7 +175,8 @@ __global__ void __launch_bounds__(kThreads) sparse_decode_kernel(const __grid_co
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   for (int i = threadIdx.x; i < kHeads * 64; i += kThreads) {
     const int h = i / 64;
-    const auto* q = reinterpret_cast<const uint4*>(p.query + (static_cast<size_t>(token) * p.heads + head0 + h) * kHeadDim) + i % 64;
+    const auto* q =
+        reinterpret_cast<const uint4*>(p.query + (static_cast<size_t>(token) * p.heads + head0 + h) * kHeadDim) + i % 64;
     *reinterpret_cast<uint4*>(s.query[h] + i % 64 * 16) = head0 + h < p.heads ? __ldg(q) : make_uint4(0, 0, 0, 0);
   }
   float out[16][4] = {};
@@ -217,13 +220,15 @@ __global__ void __launch_bounds__(128) merge_splits_kernel(const __grid_constant
     const float2 state = p.state[base + static_cast<size_t>(i) * p.heads];
     const float weight = exp2f(state.x - top);
     sum += state.y * weight;
-    const float4 part = *reinterpret_cast<const float4*>(p.partial + (base + static_cast<size_t>(i) * p.heads) * kHeadDim + threadIdx.x * 4);
+    const float4 part =
+        *reinterpret_cast<const float4*>(p.partial + (base + static_cast<size_t>(i) * p.heads) * kHeadDim + threadIdx.x * 4);
     out.x += part.x * weight, out.y += part.y * weight, out.z += part.z * weight, out.w += part.w * weight;
   }
   const float inverse = 1.0f / sum;
   out.x *= inverse, out.y *= inverse, out.z *= inverse, out.w *= inverse;
   if (threadIdx.x >= kNopeDim / 4) {
-    const float4 turn = *reinterpret_cast<const float4*>(p.rope + static_cast<size_t>(token) * 32 + (threadIdx.x - kNopeDim / 4) * 2);
+    const float4 turn =
+        *reinterpret_cast<const float4*>(p.rope + static_cast<size_t>(token) * 32 + (threadIdx.x - kNopeDim / 4) * 2);
     out = make_float4(out.x * turn.x + out.y * turn.y, out.y * turn.x - out.x * turn.y, out.z * turn.z + out.w * turn.w,
                       out.w * turn.z - out.z * turn.w);
   }

@@ -25,7 +25,8 @@ void launch(const SparsePrefillParams& p, int blocks, cudaStream_t queue) {
 
 template <int kTile, bool kFp8>
 void launch_heads(const SparsePrefillParams& p, const SparsePrefillPlan& plan, cudaStream_t queue) {
-  plan.head_block == 16 ? launch<Shape<16, kTile, kFp8>>(p, plan.blocks, queue) : launch<Shape<32, kTile, kFp8>>(p, plan.blocks, queue);
+  plan.head_block == 16 ? launch<Shape<16, kTile, kFp8>>(p, plan.blocks, queue)
+                        : launch<Shape<32, kTile, kFp8>>(p, plan.blocks, queue);
 }
 
 }  // namespace

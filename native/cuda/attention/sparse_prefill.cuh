@@ -78,7 +78,8 @@ struct Cursor {
 // ---------------------------------------------------------------- producers
 
 template <class C>
-__device__ __forceinline__ void load_query(const SparsePrefillParams& p, SmemPlan<C>& s, int slot, int token, int head0, int lane) {
+__device__ __forceinline__ void load_query(const SparsePrefillParams& p, SmemPlan<C>& s, int slot, int token, int head0,
+                                           int lane) {
   const int heads = min(C::heads, p.heads - head0);
   asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory");
   if (lane == 0) mbarrier_expect(&s.full[slot], heads * kBf16RowBytes);
@@ -99,13 +100,14 @@ __device__ __forceinline__ void set_valid(SmemPlan<C>& s, int slot, int member, 
 
 /// bf16 rows: one bulk copy a row. Invalid candidates load the token's own row (finite) and are masked.
 template <class C>
-__device__ __forceinline__ void bring_bf16(const SparsePrefillParams& p, const CandidateList& list, SmemPlan<C>& s, Cursor at, int first,
-                                           int member, int lane) {
+__device__ __forceinline__ void bring_bf16(const SparsePrefillParams& p, const CandidateList& list, SmemPlan<C>& s, Cursor at,
+                                           int first, int member, int lane) {
   constexpr int kRows = C::tile / kTeamWarps;  // of this warp: 16 or 32
   first += member * kRows;
   const int id = lane < kRows ? list.id(first + lane) : -1;
   const uint32_t mask = __ballot_sync(kFullWarp, id >= 0);
-  const uint8_t* row = bf16_row(p.batch, p.kv, list.row, id >= 0 && first + lane < list.compressed, id >= 0 ? id : list.own_position());
+  const uint8_t* row =
+      bf16_row(p.batch, p.kv, list.row, id >= 0 && first + lane < list.compressed, id >= 0 ? id : list.own_position());
   mbarrier_wait(&s.empty[at.slot], at.phase ^ 1);
   if (lane == 0) {
     set_valid(s, at.slot, member, mask);
@@ -166,8 +168,8 @@ struct Fp8Rows {
 /// fp8 rows, widened on the way: each warp of the pair brings half of the tile. Loaded before the slot is free, so that the
 /// latency hides behind the wait; the 128 bytes of bf16 of a row follow as a bulk copy.
 template <class C>
-__device__ __forceinline__ void bring_fp8(const SparsePrefillParams& p, const CandidateList& list, SmemPlan<C>& s, Cursor at, int first,
-                                          int member, int lane) {
+__device__ __forceinline__ void bring_fp8(const SparsePrefillParams& p, const CandidateList& list, SmemPlan<C>& s, Cursor at,
+                                          int first, int member, int lane) {
   static_assert(C::tile == kTeamWarps * Fp8Rows::kRows);
   uint8_t(*rows)[kRowStride] = s.rows[at.slot] + member * Fp8Rows::kRows;
   Fp8Rows batch;
@@ -242,7 +244,8 @@ __device__ __forceinline__ void score_tile(const MathState<C>& r, SmemPlan<C>& s
   constexpr int kM = MathState<C>::kM, kPairs = C::tile / 32;
   float acc[kM][2 * kPairs][4] = {};
   const int half = (warp & 1) * (C::tile / 2), quarter = warp >> 1;
-  const uint32_t base = smem_address(s.rows[slot]) + (half + lane % 8 + lane / 16 * 8) * kRowStride + quarter * 256 + (lane / 8 % 2) * 16;
+  const uint32_t base =
+      smem_address(s.rows[slot]) + (half + lane % 8 + lane / 16 * 8) * kRowStride + quarter * 256 + (lane / 8 % 2) * 16;
 #pragma unroll
   for (int k = 0; k < 8; ++k) {
 #pragma unroll
@@ -386,7 +389,8 @@ __device__ __forceinline__ void finish_item(const SparsePrefillParams& p, MathSt
       const int out_row = i * 4 + lane / 8, head = head0 + m * 16 + out_row;
       if (head < p.heads) {
         const uint4 v = *reinterpret_cast<const uint4*>(&stage[out_row][lane % 8 * 8]);
-        *reinterpret_cast<uint4*>(p.attended + (static_cast<size_t>(token) * p.heads + head) * kHeadDim + warp * 64 + lane % 8 * 8) = v;
+        *reinterpret_cast<uint4*>(p.attended + (static_cast<size_t>(token) * p.heads + head) * kHeadDim + warp * 64 +
+                                  lane % 8 * 8) = v;
       }
     }
     __syncwarp();

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 // One shot (small): a block pushes its slice of the message into every rank's inbox and announces it, waits for the others'
-// announcements and adds the slices of its own inbox in rank order. Inboxes alternate by turn: a sender writes turn n + 2 only after it
-// has seen the receiver's message of turn n + 1, which the receiver sends after it has read turn n.
-// Two shots (large): barrier, then a rank adds its share of all arrays in rank order and writes it to all, barrier.
-// Blocks with the same index talk to each other alone, so no collective needs all its blocks to be resident.
+// announcements and adds the slices of its own inbox in rank order. Inboxes alternate by turn: a sender writes turn n + 2 only
+// after it has seen the receiver's message of turn n + 1, which the receiver sends after it has read turn n. Two shots (large):
+// barrier, then a rank adds its share of all arrays in rank order and writes it to all, barrier. Blocks with the same index talk
+// to each other alone, so no collective needs all its blocks to be resident.
 #include "comm/all_reduce.h"
 #include "common/check.h"
 #include "common/convert.cuh"
@@ -126,7 +126,8 @@ __global__ void __launch_bounds__(kThreads, 1) all_gather_kernel(const AllGather
   const uint32_t turn = turns[blockIdx.x];
   if (barrier(c, turn + 1)) {
     const int64_t words = p.bytes / static_cast<int64_t>(sizeof(Word)), all = p.rows * words;
-    for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < all; i += static_cast<int64_t>(gridDim.x) * kThreads) {
+    for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < all;
+         i += static_cast<int64_t>(gridDim.x) * kThreads) {
       const int64_t row = i / words;
       const int64_t at = row * p.row_bytes + p.offset + (i - row * words) * static_cast<int64_t>(sizeof(Word));
       const Word v = *reinterpret_cast<const Word*>(static_cast<const uint8_t*>(p.array.at[c.rank]) + at);

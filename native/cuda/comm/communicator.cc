@@ -54,7 +54,8 @@ void Communicator::enable_peers(int device) {
     distinct &= std::count(devices, devices + view_.ranks, devices[r]) == 1;
     for (int other = 0; other < view_.ranks; ++other) {
       int can = 1;
-      if (devices[r] != devices[other]) check(cudaDeviceCanAccessPeer(&can, devices[r], devices[other]), "cudaDeviceCanAccessPeer");
+      if (devices[r] != devices[other])
+        check(cudaDeviceCanAccessPeer(&can, devices[r], devices[other]), "cudaDeviceCanAccessPeer");
       peers_ &= can != 0;
     }
   }
@@ -69,14 +70,16 @@ void Communicator::enable_peers(int device) {
   }
   if (distinct) nccl_ = Nccl::join(*group_, view_.rank);
   if (!peers_) {
-    throw Error(ErrorCode::kUnsupported, "CUDA devices of the ranks cannot access each other's memory (peer-to-peer is off or blocked): "
-                                         "tensor parallelism needs it; use one device");
+    throw Error(ErrorCode::kUnsupported,
+                "CUDA devices of the ranks cannot access each other's memory (peer-to-peer is off or blocked): "
+                "tensor parallelism needs it; use one device");
   }
 }
 
 void Communicator::share_failure_word() {
   if (view_.rank == 0) {
-    check(cudaHostAlloc(reinterpret_cast<void**>(&failure_), sizeof(uint32_t), cudaHostAllocPortable | cudaHostAllocMapped), "cudaHostAlloc");
+    check(cudaHostAlloc(reinterpret_cast<void**>(&failure_), sizeof(uint32_t), cudaHostAllocPortable | cudaHostAllocMapped),
+          "cudaHostAlloc");
     *failure_ = 0;
   }
   const std::vector<void*> all = group_->enter(view_.rank, failure_);
@@ -114,7 +117,8 @@ void Communicator::check_alive() const {
   if (view_.ranks == 1) return;
   const uint32_t failure = *static_cast<volatile uint32_t*>(failure_);
   if (failure == 0) return;
-  throw Error(ErrorCode::kInternal, "rank " + std::to_string(failure - 1) + " waited " + std::to_string(kPatienceNs / 1'000'000'000) +
+  throw Error(ErrorCode::kInternal, "rank " + std::to_string(failure - 1) + " waited " +
+                                        std::to_string(kPatienceNs / 1'000'000'000) +
                                         " s for another rank in a collective, or was told to give up");
 }
 

@@ -16,7 +16,8 @@ void check(cudaError_t status, const char* what);
 /// Status of the launch just made by this thread; `kernel` names it.
 inline void check_launch(const char* kernel) { check(cudaGetLastError(), kernel); }
 
-/// Device memory of `bytes` (at least 256-byte aligned), zeroed when `zero`. Throws kOutOfMemory naming the need and what is free.
+/// Device memory of `bytes` (at least 256-byte aligned), zeroed when `zero`. Throws kOutOfMemory naming the need and what is
+/// free.
 void* device_alloc(size_t bytes, const char* purpose, bool zero = false);
 
 /// Throws kInternal "needs <expression>, got <a> and <b>".

@@ -21,7 +21,8 @@ struct State {
 };
 
 __device__ __forceinline__ float* ring_row(const CompressorParams& p, int row, int position, int width) {
-  return reinterpret_cast<float*>(p.ring + p.batch.row_slot[row] * p.slot_stride) + static_cast<size_t>(position % p.ring_rows) * 2 * width;
+  return reinterpret_cast<float*>(p.ring + p.batch.row_slot[row] * p.slot_stride) +
+         static_cast<size_t>(position % p.ring_rows) * 2 * width;
 }
 
 __device__ __forceinline__ float* tail_row(const CompressorParams& p, int row, int position, int width) {
@@ -133,7 +134,8 @@ __global__ void __launch_bounds__(kThreads, 4) keep_positions_kernel(const __gri
   if (row < 0) return;
   const int position = p.batch.cache_position[token], end = p.batch.row_position[row] + p.batch.row_count[row];
   float* ring = end - position <= p.ring_rows ? ring_row(p, row, position, width) : nullptr;
-  float* tail = p.ratio == kCsaRatio && position % kBlockTokens >= kBlockTokens - kCsaRatio ? tail_row(p, row, position, width) : nullptr;
+  float* tail =
+      p.ratio == kCsaRatio && position % kBlockTokens >= kBlockTokens - kCsaRatio ? tail_row(p, row, position, width) : nullptr;
   if (!ring && !tail) return;
   const size_t at = static_cast<size_t>(token) * width;
   const float* ape = p.ape + static_cast<size_t>(position % p.ratio) * width;

@@ -46,7 +46,8 @@ __global__ void __launch_bounds__(kThreads) spread_kernel(const __grid_constant_
 }
 
 __device__ __forceinline__ void copy_streams(const void* from, void* to, int dim) {
-  for (int i = threadIdx.x; i < kStreams * dim / 8; i += kThreads) static_cast<uint4*>(to)[i] = static_cast<const uint4*>(from)[i];
+  for (int i = threadIdx.x; i < kStreams * dim / 8; i += kThreads)
+    static_cast<uint4*>(to)[i] = static_cast<const uint4*>(from)[i];
 }
 
 __global__ void __launch_bounds__(kThreads) keep_streams_kernel(const __grid_constant__ KeepStreamsParams p) {
@@ -54,7 +55,8 @@ __global__ void __launch_bounds__(kThreads) keep_streams_kernel(const __grid_con
   if (row < 0) return;
   const int position = p.batch.cache_position[token];
   if (position % kBlockTokens != kBlockTokens - 1) return;
-  copy_streams(p.streams + static_cast<size_t>(token) * kStreams * p.dim, p.tail + window_block(p.batch, row, position) * p.stride, p.dim);
+  copy_streams(p.streams + static_cast<size_t>(token) * kStreams * p.dim,
+               p.tail + window_block(p.batch, row, position) * p.stride, p.dim);
 }
 
 __global__ void __launch_bounds__(kThreads) gather_streams_kernel(const __grid_constant__ GatherStreamsParams p) {

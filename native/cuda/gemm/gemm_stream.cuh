@@ -104,7 +104,8 @@ struct Stream {
     const GemmSegment& s = p.segments[unit.segment];
     const int row_tile = unit.row / kCellRows;
     unit.tiles = kPaired || unit.row + kCellRows < s.rows ? kUnitTiles : 1;
-    unit.weights = s.weights + expert * p.expert_weight_bytes + static_cast<size_t>(row_tile) * cells * cell_bytes(kFormat) + lane * 16;
+    unit.weights =
+        s.weights + expert * p.expert_weight_bytes + static_cast<size_t>(row_tile) * cells * cell_bytes(kFormat) + lane * 16;
     if constexpr (kFormat == WeightFormat::kFp8Block128) {
       unit.scales = static_cast<uint32_t>(unit.row / kScaleBlock * ceil_div(p.cols, kScaleBlock));
     } else if constexpr (kFormat == WeightFormat::kFp4Group32) {
@@ -120,8 +121,9 @@ struct Stream {
     constexpr int kPerCell = cell_bytes(kFormat) / 512;
     const int cell = chunk * kChunkCells + vector / kPerCell;
     const int64_t to_tile = kPaired ? p.segments[1].weights - p.segments[0].weights : cells * cell_bytes(kFormat);
-    ring[position % kRing] = load_weights(unit.weights + tile * to_tile + chunk * (kChunkCells * cell_bytes(kFormat)) + vector * 512,
-                                          tile < unit.tiles && cell < cells);
+    ring[position % kRing] =
+        load_weights(unit.weights + tile * to_tile + chunk * (kChunkCells * cell_bytes(kFormat)) + vector * 512,
+                     tile < unit.tiles && cell < cells);
   }
 
   /// Scale `i` of a unit's chunk: of 128 columns (fp8) or of a cell (fp4).
@@ -212,7 +214,8 @@ struct Stream {
   }
 
   template <int kStep>
-  __device__ __forceinline__ void step(int block, const uint4 (&operand)[kTilesM], const Unit& unit, int chunk, const Unit& next, int next_chunk) {
+  __device__ __forceinline__ void step(int block, const uint4 (&operand)[kTilesM], const Unit& unit, int chunk, const Unit& next,
+                                       int next_chunk) {
 #pragma unroll
     for (int tile = 0; tile < kUnitTiles; ++tile) {
       uint32_t a[4];
@@ -233,7 +236,8 @@ struct Stream {
         }
       }
       constexpr int kBlocksPerScale = kFp4 ? 2 : 4;
-      if (kScales > 0 && kStep == 1 && (block + 1) % kBlocksPerScale == 0) load_scale(tile, block / kBlocksPerScale, next, next_chunk);
+      if (kScales > 0 && kStep == 1 && (block + 1) % kBlocksPerScale == 0)
+        load_scale(tile, block / kBlocksPerScale, next, next_chunk);
     }
   }
 
@@ -320,7 +324,8 @@ struct Stream {
     for (int base = first; base < last; base += plan.row_groups) {
       float* partials = smem + buffer * plan.row_groups * group_floats;
       Unit following;
-      const bool goes_on = base + plan.row_groups < last && locate(base + plan.row_groups + row_group, units, following) && my_chunk < plan.chunks;
+      const bool goes_on =
+          base + plan.row_groups < last && locate(base + plan.row_groups + row_group, units, following) && my_chunk < plan.chunks;
       for (int round = 0; active && round < plan.rounds; ++round) {
         const int chunk = my_chunk + round * plan.split;
         if (chunk >= plan.chunks) break;

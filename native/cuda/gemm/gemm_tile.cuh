@@ -5,8 +5,8 @@
 //           chunk c lies at c ^ 4 (row & 1): the eight lanes of a quarter warp (two rows, four chunks) then hit all banks.
 //   step:   wait for the oldest stage, barrier, refill the stage that was read before, multiply.
 // Eight warps; a warp owns 16 kWarpTilesN weight rows x 8 kWarpTilesM activation rows, reads both operands as 16-byte vectors and
-// widens its weights in registers. Every kChunkCells stages the sums of the chunk join the totals (gemm.h: same bits as streaming).
-// Grouped: block y names a run of sorted rows of one expert; rows of x are gathered by the copies.
+// widens its weights in registers. Every kChunkCells stages the sums of the chunk join the totals (gemm.h: same bits as
+// streaming). Grouped: block y names a run of sorted rows of one expert; rows of x are gathered by the copies.
 #pragma once
 
 #include "arch/async_copy.cuh"
@@ -102,7 +102,8 @@ struct Tile {
     constexpr int kRows = kPaired ? kBlockRows / 2 : kBlockRows;
     int block = blockIdx.x;
     if constexpr (!kPaired) {
-      while (block >= ceil_div(p.segments[segment].rows, kRows)) block -= static_cast<int>(ceil_div(p.segments[segment++].rows, kRows));
+      while (block >= ceil_div(p.segments[segment].rows, kRows))
+        block -= static_cast<int>(ceil_div(p.segments[segment++].rows, kRows));
     }
     first_row = block * kRows;
     if constexpr (kGrouped) {
@@ -129,8 +130,8 @@ struct Tile {
         const int tile = threadIdx.x / 2;
         const GemmSegment& s = tile_segment(tile);
         if (tile_row(tile) < s.rows) {
-          scales_from = s.scales + group.expert * p.expert_scale_bytes + static_cast<size_t>(tile_row(tile) / kCellRows) * cells * 32 +
-                        threadIdx.x % 2 * 16;
+          scales_from = s.scales + group.expert * p.expert_scale_bytes +
+                        static_cast<size_t>(tile_row(tile) / kCellRows) * cells * 32 + threadIdx.x % 2 * 16;
         }
       }
     } else if constexpr (kFormat == WeightFormat::kFp8Block128) {
@@ -149,7 +150,8 @@ struct Tile {
 #pragma unroll
       for (int i = 0; i < kWeightCopies; ++i) {
         const bool valid = weight_row + i * kRowStep * kCellRows < tile_segment(kPaired ? threadIdx.x / (kVectors * 32) : 0).rows;
-        const uint8_t* from = weights_from + (valid ? (static_cast<int64_t>(i) * kRowStep * cells + cell) * cell_bytes(kFormat) : 0);
+        const uint8_t* from =
+            weights_from + (valid ? (static_cast<int64_t>(i) * kRowStep * cells + cell) * cell_bytes(kFormat) : 0);
         cp_async_16(smem_address(&stage.weights[0][0][0] + threadIdx.x + i * kThreads), from, valid);
       }
       const bool in_row = cell * kCellCols + static_cast<int>(threadIdx.x) % 8 * 8 < p.cols;
@@ -163,8 +165,8 @@ struct Tile {
       }
       if constexpr (kFormat == WeightFormat::kFp4Group32) {
         if (threadIdx.x < kBlockTilesN * 2) {
-          cp_async_16(smem_address(&stage.scales[threadIdx.x / 2][threadIdx.x % 2 * 4]), scales_from + static_cast<size_t>(cell) * 32,
-                      scales_from != nullptr);
+          cp_async_16(smem_address(&stage.scales[threadIdx.x / 2][threadIdx.x % 2 * 4]),
+                      scales_from + static_cast<size_t>(cell) * 32, scales_from != nullptr);
         }
       }
     }

@@ -28,7 +28,8 @@ StreamPlan plan_stream(const GemmParams& p, int tile_rows_m) {
   plan.rounds = static_cast<int>(ceil_div(plan.chunks, plan.split));
   plan.row_groups = warps / plan.split;
   for (int s = 0; s < (p.paired ? 1 : p.num_segments); ++s) {
-    plan.units += static_cast<int>(p.paired ? row_tiles(p.segments[s].rows) : ceil_div(row_tiles(p.segments[s].rows), unit_tiles));
+    plan.units +=
+        static_cast<int>(p.paired ? row_tiles(p.segments[s].rows) : ceil_div(row_tiles(p.segments[s].rows), unit_tiles));
   }
   const int bytes = plan.row_groups * unit_tiles * plan.split * plan.rounds * tile_rows_m * (kCellRows + 4) * 4;
   plan.buffers = 2 * bytes <= kMaxSharedBytes ? 2 : 1;
@@ -41,7 +42,8 @@ StreamPlan plan_stream(const GemmParams& p, int tile_rows_m) {
 TilePlan plan_tile(const GemmParams& p) {
   TilePlan plan;
   const int block_rows = p.paired ? 64 : 128;
-  for (int s = 0; s < (p.paired ? 1 : p.num_segments); ++s) plan.grid_n += static_cast<int>(ceil_div(p.segments[s].rows, block_rows));
+  for (int s = 0; s < (p.paired ? 1 : p.num_segments); ++s)
+    plan.grid_n += static_cast<int>(ceil_div(p.segments[s].rows, block_rows));
   if (p.tiles != nullptr) {
     plan.rows_m = group_tile_rows(p.rows, p.experts);
     plan.grid_m = p.max_tiles;

@@ -12,7 +12,8 @@
 //   bf16            4 vectors: [block of 32][step]; words are the registers a0 .. a3 (g j0, g+8 j0, g j1, g+8 j1).
 //   fp8 (e4m3)      2 vectors: [block of 32]; words [step][row g, g + 8]; bytes of a word: columns 0, 2, 1, 3 of the step,
 //                   so that bytes 0, 2 and bytes 1, 3 widen to the pairs j = 0 and j = 1.
-//   fp4 (e2m1)      1 vector; words [block of 32][row g, g + 8]; nibbles 0 .. 7 of a word: columns 0, 4, 2, 6, 1, 5, 3, 7, so that
+//   fp4 (e2m1)      1 vector; words [block of 32][row g, g + 8]; nibbles 0 .. 7 of a word: columns 0, 4, 2, 6, 1, 5, 3, 7, so
+//   that
 //                   nibble i of the low and of the high half widen to one pair, and the even (odd) nibbles are the bytes of
 //                   the fp8 order's first (second) step.
 //   scales fp8      e8m0 byte at (row / 128) * ceil(columns / 128) + column / 128, as in the checkpoint.

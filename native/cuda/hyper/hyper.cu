@@ -36,9 +36,11 @@ __device__ __forceinline__ void leave_slice(const HyperParams& p, MixSmem& s, in
     const size_t at = static_cast<size_t>(token) * kStreams * p.dim + dim0 + part * 8;
     float old[kStreams][8];
 #pragma unroll
-    for (int j = 0; j < kStreams; ++j) unpack_bf16x8(*reinterpret_cast<const uint4*>(p.streams + at + static_cast<size_t>(j) * p.dim), old[j]);
+    for (int j = 0; j < kStreams; ++j)
+      unpack_bf16x8(*reinterpret_cast<const uint4*>(p.streams + at + static_cast<size_t>(j) * p.dim), old[j]);
     float out[8];
-    if (p.leave) unpack_bf16x8(*reinterpret_cast<const uint4*>(p.output + static_cast<size_t>(token) * p.dim + dim0 + part * 8), out);
+    if (p.leave)
+      unpack_bf16x8(*reinterpret_cast<const uint4*>(p.output + static_cast<size_t>(token) * p.dim + dim0 + part * 8), out);
 #pragma unroll
     for (int k = 0; k < kStreams; ++k) {
       uint4 packed;
@@ -67,7 +69,8 @@ __device__ __forceinline__ void leave_slice(const HyperParams& p, MixSmem& s, in
     }
   } else {
 #pragma unroll
-    for (int k = 0; k < kStreams; ++k) *reinterpret_cast<uint4*>(&s.streams[t][k * kHyperSlice + part * 8]) = make_uint4(0, 0, 0, 0);
+    for (int k = 0; k < kStreams; ++k)
+      *reinterpret_cast<uint4*>(&s.streams[t][k * kHyperSlice + part * 8]) = make_uint4(0, 0, 0, 0);
   }
   s.squares[t][part] = squares;
 }
@@ -80,7 +83,8 @@ __global__ void __launch_bounds__(kMixThreads) hyper_mix_kernel(const __grid_con
   if (p.leave) {
     for (int i = threadIdx.x; i < kTokens * kHyperKept; i += kMixThreads) {
       const int token = first + i / kHyperKept;
-      s.kept[i / kHyperKept][i % kHyperKept] = token < p.tokens ? p.mix[static_cast<size_t>(token) * kHyperKept + i % kHyperKept] : 0.0f;
+      s.kept[i / kHyperKept][i % kHyperKept] =
+          token < p.tokens ? p.mix[static_cast<size_t>(token) * kHyperKept + i % kHyperKept] : 0.0f;
     }
     __syncthreads();
   }
@@ -147,8 +151,8 @@ __device__ __forceinline__ float sinkhorn(float logit, int iterations, float eps
 }
 
 /// Sum over streams of weight[s] * stream, normalised -> out. All threads of the block.
-__device__ __forceinline__ void collapse_and_norm(const bf16* streams, const float* weight, const float* norm, bf16* out, int dim, float eps,
-                                                  float* scratch) {
+__device__ __forceinline__ void collapse_and_norm(const bf16* streams, const float* weight, const float* norm, bf16* out, int dim,
+                                                  float eps, float* scratch) {
   float v[kMaxVectors][8];
   float squares = 0;
 #pragma unroll
@@ -181,7 +185,8 @@ __device__ __forceinline__ void collapse_and_norm(const bf16* streams, const flo
 }
 
 // Block (token).
-__global__ void __launch_bounds__(kFinishThreads, 2) hyper_finish_kernel(const __grid_constant__ HyperParams p, int chunk_first, int slices) {
+__global__ void __launch_bounds__(kFinishThreads, 2)
+    hyper_finish_kernel(const __grid_constant__ HyperParams p, int chunk_first, int slices) {
   __shared__ float scratch[kFinishThreads / 32], mixes[kSums], pre[kStreams];
   const int token = chunk_first + blockIdx.x;
   if (threadIdx.x < kSums) {
@@ -204,8 +209,8 @@ __global__ void __launch_bounds__(kFinishThreads, 2) hyper_finish_kernel(const _
     }
   }
   __syncthreads();
-  collapse_and_norm(p.streams + static_cast<size_t>(token) * kStreams * p.dim, pre, p.norm, p.hidden + static_cast<size_t>(token) * p.dim,
-                    p.dim, p.norm_eps, scratch);
+  collapse_and_norm(p.streams + static_cast<size_t>(token) * kStreams * p.dim, pre, p.norm,
+                    p.hidden + static_cast<size_t>(token) * p.dim, p.dim, p.norm_eps, scratch);
 }
 
 // Block (row of the head): four dot products over 4 D elements, then as above.
@@ -232,7 +237,8 @@ __global__ void __launch_bounds__(kFinishThreads, 2) hyper_head_kernel(const __g
     if (threadIdx.x == 0) weight[m] = sigmoid(mix * factor * p.scale[0] + p.base[m]) + p.hc_eps;
   }
   __syncthreads();
-  collapse_and_norm(streams, weight, p.norm, p.hidden + static_cast<size_t>(blockIdx.x) * p.dim, p.dim, p.norm_eps, scratch[kStreams + 1]);
+  collapse_and_norm(streams, weight, p.norm, p.hidden + static_cast<size_t>(blockIdx.x) * p.dim, p.dim, p.norm_eps,
+                    scratch[kStreams + 1]);
 }
 
 }  // namespace

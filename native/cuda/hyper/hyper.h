@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 // mHC: four residual streams mixed around every sub-layer (spec, "mHC pre" and "mHC post").
 //
-// leave  streams = post * output + comb^T * streams        enter  mix = streams * fn^T; pre, post, comb; hidden = norm(pre * streams)
-// A launch does leave, enter or both. It is two kernels over chunks of tokens small enough for the streams of a chunk to stay
-// in L2, so device memory sees the streams once in each direction:
+// leave  streams = post * output + comb^T * streams        enter  mix = streams * fn^T; pre, post, comb; hidden = norm(pre *
+// streams) A launch does leave, enter or both. It is two kernels over chunks of tokens small enough for the streams of a chunk to
+// stay in L2, so device memory sees the streams once in each direction:
 //   hyper_mix_kernel    leaves, and sums stream * fn over a slice of the dims (tensor cores; fn split into two bf16 parts)
 //   hyper_finish_kernel adds the slices, applies sigmoids and Sinkhorn, and forms the normalised input
 #pragma once

@@ -87,7 +87,8 @@ __device__ __forceinline__ float reduce_rows(float (&v)[8], int lane) {
   return v[0];
 }
 
-__device__ __forceinline__ float score_token(const SmemPlan& s, int buffer, int head_tiles, const uint32_t (&b)[2][8][4], int lane) {
+__device__ __forceinline__ float score_token(const SmemPlan& s, int buffer, int head_tiles, const uint32_t (&b)[2][8][4],
+                                             int lane) {
   float sums[8] = {};  // entries n * 8 + 2 q + {0, 1}, n = 0 .. 3, over this lane's heads
   const uint32_t base = smem_address(s.query[buffer]) + (lane % 16) * kStride + (lane / 16) * 16;
   for (int m = 0; m < head_tiles; ++m) {
@@ -128,7 +129,8 @@ __global__ void __launch_bounds__(kThreads, 2) index_scores_kernel(const __grid_
       load_entries(p, s, row, tile * kScoreTile + half * 128, visible, half);
       __syncthreads();
       if (warp / 4 == half) {
-        const uint32_t base = smem_address(s.entries) + ((warp % 4) * 32 + lane % 8 + lane / 16 * 8) * kStride + (lane / 8 % 2) * 16;
+        const uint32_t base =
+            smem_address(s.entries) + ((warp % 4) * 32 + lane % 8 + lane / 16 * 8) * kStride + (lane / 8 % 2) * 16;
 #pragma unroll
         for (int n = 0; n < 2; ++n)
 #pragma unroll
@@ -165,7 +167,9 @@ __global__ void __launch_bounds__(256) rotate_index_kernel(const __grid_constant
   if (p.batch.token_row[token] < 0) return;
   for (int i = threadIdx.x; i < p.heads * (kRopeDim / 2); i += blockDim.x) {
     const int head = i / (kRopeDim / 2), pair = i % (kRopeDim / 2);
-    auto* at = reinterpret_cast<uint32_t*>(p.query + (static_cast<size_t>(token) * p.heads + head) * kIndexDim + kIndexDim - kRopeDim) + pair;
+    auto* at =
+        reinterpret_cast<uint32_t*>(p.query + (static_cast<size_t>(token) * p.heads + head) * kIndexDim + kIndexDim - kRopeDim) +
+        pair;
     const float2 turn = p.batch.rope_long[static_cast<size_t>(token) * (kRopeDim / 2) + pair], v = unpack_bf16(*at);
     *at = pack_bf16(v.x * turn.x - v.y * turn.y, v.x * turn.y + v.y * turn.x);
   }

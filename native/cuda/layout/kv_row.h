@@ -36,13 +36,21 @@ struct RowPages {
   int rows = 1;             // rows in a block: 128 window, 32 csa, 1 hca
   RowFormat format = RowFormat::kBF16;
 
-  TWELVEX_HD uint8_t* row_bf16(int block, int row) const { return base + block * stride + static_cast<size_t>(row) * kBf16RowBytes; }
-  TWELVEX_HD uint8_t* row_fp8(int block, int row) const { return base + block * stride + static_cast<size_t>(row) * kFp8RowBytes; }
+  TWELVEX_HD uint8_t* row_bf16(int block, int row) const {
+    return base + block * stride + static_cast<size_t>(row) * kBf16RowBytes;
+  }
+  TWELVEX_HD uint8_t* row_fp8(int block, int row) const {
+    return base + block * stride + static_cast<size_t>(row) * kFp8RowBytes;
+  }
   TWELVEX_HD uint8_t* scales_fp8(int block, int row) const {
     return base + block * stride + static_cast<size_t>(rows) * kFp8RowBytes + static_cast<size_t>(row) * kFp8ScaleBytes;
   }
-  TWELVEX_HD uint8_t* index_bf16(int block, int row) const { return base + block * stride + static_cast<size_t>(row) * kIndexBf16RowBytes; }
-  TWELVEX_HD uint8_t* index_fp8(int block, int row) const { return base + block * stride + static_cast<size_t>(row) * kIndexFp8RowBytes; }
+  TWELVEX_HD uint8_t* index_bf16(int block, int row) const {
+    return base + block * stride + static_cast<size_t>(row) * kIndexBf16RowBytes;
+  }
+  TWELVEX_HD uint8_t* index_fp8(int block, int row) const {
+    return base + block * stride + static_cast<size_t>(row) * kIndexFp8RowBytes;
+  }
   TWELVEX_HD float* index_scale_fp8(int block, int row) const {
     return reinterpret_cast<float*>(base + block * stride + static_cast<size_t>(rows) * kIndexFp8RowBytes) + row;
   }

@@ -53,7 +53,8 @@ __device__ void cut_tiles(const DispatchParams& p, int begin, int count, int* sc
   int total = 0;
   const int first = exclusive_sum(tiles, scratch, total);
   for (int i = 0; i < tiles; ++i) {
-    p.tiles[first + i] = GroupTile{static_cast<int>(threadIdx.x), begin + i * p.tile_rows, min(p.tile_rows, count - i * p.tile_rows)};
+    p.tiles[first + i] =
+        GroupTile{static_cast<int>(threadIdx.x), begin + i * p.tile_rows, min(p.tile_rows, count - i * p.tile_rows)};
   }
   if (threadIdx.x == 0) *p.tile_count = total;
 }

@@ -56,9 +56,19 @@ void run_routed(const MoeParams& p, const Input& input) {
   const int width = static_cast<int>(down.cols), hidden = static_cast<int>(down.rows), slots = p.tokens * p.picks;
   const MoeWorkspace& w = p.workspace;
   const int tile_rows = group_tile_rows(slots, experts.count);
-  run_dispatch({.slots = slots, .picks = p.picks, .experts = experts.count, .tile_rows = tile_rows, .ids = p.ids,
-                .weights = p.routing, .sorted_token = w.sorted_token, .sorted_weight = w.sorted_weight,
-                .row_of_slot = w.row_of_slot, .begin = w.begin, .tiles = w.tiles, .tile_count = w.tile_count, .stream = p.stream});
+  run_dispatch({.slots = slots,
+                .picks = p.picks,
+                .experts = experts.count,
+                .tile_rows = tile_rows,
+                .ids = p.ids,
+                .weights = p.routing,
+                .sorted_token = w.sorted_token,
+                .sorted_weight = w.sorted_weight,
+                .row_of_slot = w.row_of_slot,
+                .begin = w.begin,
+                .tiles = w.tiles,
+                .tile_count = w.tile_count,
+                .stream = p.stream});
   GemmParams g;
   g.format = gate_up.format;
   g.rows = slots;
@@ -91,7 +101,8 @@ void run_routed(const MoeParams& p, const Input& input) {
   second.expert_weight_bytes = weight_bytes(down.format, hidden, width);
   second.expert_scale_bytes = scale_bytes(down.format, hidden, width);
   second.num_segments = 1;
-  second.segments[0] = {.weights = bytes_of(down.data), .scales = bytes_of(down.scale), .x = w.act, .y = w.down, .rows = hidden, .ldy = hidden};
+  second.segments[0] = {
+      .weights = bytes_of(down.data), .scales = bytes_of(down.scale), .x = w.act, .y = w.down, .rows = hidden, .ldy = hidden};
   run_gemm(second);
 }
 

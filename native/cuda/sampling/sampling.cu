@@ -50,7 +50,8 @@ struct Draw {
   }
 
   __device__ void adjust(const float* raw) const {
-    const uint32_t* mask = info.mask_row < 0 ? nullptr : p.masks + static_cast<int64_t>(info.mask_row + place) * ((p.vocab + 31) / 32);
+    const uint32_t* mask =
+        info.mask_row < 0 ? nullptr : p.masks + static_cast<int64_t>(info.mask_row + place) * ((p.vocab + 31) / 32);
 #pragma unroll 8
     for (int i = threadIdx.x; i < p.vocab; i += kThreads) {
       values[i] = mask != nullptr && (mask[i / 32] >> (i % 32) & 1) == 0 ? -INFINITY : raw[i];

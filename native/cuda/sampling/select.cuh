@@ -144,7 +144,8 @@ __device__ Cut cut_at(int n, const Key& key, const Weight& weight, uint64_t targ
       const uint32_t k = key(i);
       if ((k & known) != prefix) continue;
       const uint64_t w = weight(i);
-      if (w != 0) atomicAdd(reinterpret_cast<unsigned long long*>(&s.bins[(k >> shift) & (bins - 1)]), static_cast<unsigned long long>(w));
+      if (w != 0)
+        atomicAdd(reinterpret_cast<unsigned long long*>(&s.bins[(k >> shift) & (bins - 1)]), static_cast<unsigned long long>(w));
     }
     __syncthreads();
     // Thread t holds the bins 2 t' and 2 t' + 1 from the top, so that sums run from large keys to small.

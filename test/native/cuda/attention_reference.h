@@ -36,8 +36,9 @@ inline std::vector<double> reference_attention(const __nv_bfloat16* query, const
 }
 
 /// The candidate rows of token t as attention sees them.
-inline std::vector<const float*> candidate_rows(const FakeBatch& batch, LayerKind kind, const FakePart& window, const FakePart& compressed,
-                                                int rows_per_block, const std::vector<int32_t>& selection, int topk, int t) {
+inline std::vector<const float*> candidate_rows(const FakeBatch& batch, LayerKind kind, const FakePart& window,
+                                                const FakePart& compressed, int rows_per_block,
+                                                const std::vector<int32_t>& selection, int topk, int t) {
   std::vector<const float*> rows;
   const int r = batch.token_row[t], p = batch.token_position[t];
   if (kind == LayerKind::kCsa) {

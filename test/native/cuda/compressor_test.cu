@@ -26,7 +26,9 @@ struct Compressor {
 /// The sequence's projections and weights, in double.
 struct Inputs {
   explicit Inputs(const Compressor& c)
-      : kv(random_f32(static_cast<size_t>(kLength) * c.width())), gate(random_f32(kv.size())), ape(random_f32(static_cast<size_t>(c.ratio) * c.width(), 0.7f)),
+      : kv(random_f32(static_cast<size_t>(kLength) * c.width())),
+        gate(random_f32(kv.size())),
+        ape(random_f32(static_cast<size_t>(c.ratio) * c.width(), 0.7f)),
         norm(random_f32(c.dim, 0.2f)) {
     for (float& x : norm) x += 1;
   }
@@ -39,7 +41,8 @@ std::vector<double> reference_entry(const Compressor& c, const Inputs& in, int w
   for (int d = 0; d < c.dim; ++d) {
     std::vector<std::pair<double, double>> slots;
     const auto add = [&](int position, int channel) {
-      slots.push_back({in.gate[static_cast<size_t>(position) * width + channel] + static_cast<double>(in.ape[static_cast<size_t>(position % c.ratio) * width + channel]),
+      slots.push_back({in.gate[static_cast<size_t>(position) * width + channel] +
+                           static_cast<double>(in.ape[static_cast<size_t>(position % c.ratio) * width + channel]),
                        in.kv[static_cast<size_t>(position) * width + channel]});
     };
     if (c.ratio == 4 && window > 0)
@@ -71,7 +74,8 @@ void check_case(const Compressor& c, const std::vector<int>& steps, int resume) 
   const int width = c.width(), rows = c.ratio == 4 ? 32 : 1, ring_rows = c.ratio == 4 ? kCsaRing : kHcaRing;
   const bool index = c.dim == kIndexDim;
   const size_t stride = row_block_bytes(RowFormat::kBF16, rows, index);
-  const DeviceArray<uint8_t> entries(stride * 8), ring(static_cast<size_t>(3) * ring_rows * 2 * width * 4), tail(static_cast<size_t>(8) * 4 * 2 * width * 4);
+  const DeviceArray<uint8_t> entries(stride * 8), ring(static_cast<size_t>(3) * ring_rows * 2 * width * 4),
+      tail(static_cast<size_t>(8) * 4 * 2 * width * 4);
   entries.poison(), ring.poison(), tail.poison();
   const DeviceArray<float> ape(in.ape), norm(in.norm);
   int position = 0;
@@ -87,8 +91,10 @@ void check_case(const Compressor& c, const std::vector<int>& steps, int resume) 
     for (size_t b = 0; b < batch.context_blocks.size(); ++b) batch.context_blocks[b] = tables[b];
     for (size_t b = 0; b < batch.window_blocks.size(); ++b) batch.window_blocks[b] = tables[batch.window_base[0] + b];
     const FakeBatch fixed(batch, 1);
-    const DeviceArray<float> kv(std::vector<float>(in.kv.begin() + static_cast<long>(position) * width, in.kv.begin() + static_cast<long>(position + count) * width));
-    const DeviceArray<float> gate(std::vector<float>(in.gate.begin() + static_cast<long>(position) * width, in.gate.begin() + static_cast<long>(position + count) * width));
+    const DeviceArray<float> kv(std::vector<float>(in.kv.begin() + static_cast<long>(position) * width,
+                                                   in.kv.begin() + static_cast<long>(position + count) * width));
+    const DeviceArray<float> gate(std::vector<float>(in.gate.begin() + static_cast<long>(position) * width,
+                                                     in.gate.begin() + static_cast<long>(position + count) * width));
     cuda::CompressorParams p;
     p.batch = fixed.view();
     p.entries = {entries.get(), stride, rows, RowFormat::kBF16};
@@ -112,11 +118,13 @@ void check_case(const Compressor& c, const std::vector<int>& steps, int resume) 
   Difference difference;
   for (int w = 0; w < kLength / c.ratio; ++w) {
     const auto ref = reference_entry(c, in, w);
-    const auto* row = reinterpret_cast<const __nv_bfloat16*>(got.data() + tables[w / rows] * stride) + static_cast<size_t>(w % rows) * c.dim;
+    const auto* row =
+        reinterpret_cast<const __nv_bfloat16*>(got.data() + tables[w / rows] * stride) + static_cast<size_t>(w % rows) * c.dim;
     for (int d = 0; d < c.dim; ++d) difference.add(__bfloat162float(row[d]), ref[d]);
   }
   char text[128];
-  std::snprintf(text, sizeof text, "ratio %d, dim %d, steps of %d%s", c.ratio, c.dim, steps[0], resume >= 0 ? ", resumed behind a block" : "");
+  std::snprintf(text, sizeof text, "ratio %d, dim %d, steps of %d%s", c.ratio, c.dim, steps[0],
+                resume >= 0 ? ", resumed behind a block" : "");
   expect_close(difference, 4e-3, text);
 }
 

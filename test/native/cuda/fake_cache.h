@@ -23,7 +23,8 @@ class FakePart {
     std::vector<uint8_t> bytes(stride_ * blocks, 0xff);
     decoded_.resize(static_cast<size_t>(blocks) * rows * kHeadDim);
     for (int b = 0; b < blocks; ++b)
-      for (int r = 0; r < rows; ++r) fill_row(bytes.data() + b * stride_, r, decoded_.data() + (static_cast<size_t>(b) * rows + r) * kHeadDim);
+      for (int r = 0; r < rows; ++r)
+        fill_row(bytes.data() + b * stride_, r, decoded_.data() + (static_cast<size_t>(b) * rows + r) * kHeadDim);
     device_ = DeviceArray<uint8_t>(bytes);
   }
   RowPages pages() const { return {device_.get(), stride_, rows_, format_}; }
@@ -83,7 +84,8 @@ class FakeBatch {
       context_offset.push_back(static_cast<int>(context_blocks.size()));
       for (int b = begin; b <= end; ++b) window_blocks.push_back(free_window[w++ % window_pool]);
       for (int b = 0; b <= end; ++b) context_blocks.push_back(free_context[c++ % context_pool]);
-      for (int i = 0; i < rows[r].count; ++i) token_row.push_back(static_cast<int>(r)), token_position.push_back(rows[r].position + i);
+      for (int i = 0; i < rows[r].count; ++i)
+        token_row.push_back(static_cast<int>(r)), token_position.push_back(rows[r].position + i);
     }
     upload();
   }

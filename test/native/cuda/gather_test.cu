@@ -50,17 +50,20 @@ void check_case(LayerKind kind, RowFormat format, const std::vector<RowSpec>& ro
     const auto compare = [&](int row, const float* want) {
       for (int d = 0; d < kHeadDim; ++d) wrong += __bfloat162float(got[static_cast<size_t>(row) * kHeadDim + d]) != want[d];
     };
-    for (int e = 0; ratio && e < (last + 1) / ratio; ++e) compare(shape.compressed[r] + e, batch.compressed_row(compressed, r, e, per_block));
+    for (int e = 0; ratio && e < (last + 1) / ratio; ++e)
+      compare(shape.compressed[r] + e, batch.compressed_row(compressed, r, e, per_block));
     for (int q = shape.start[r]; q <= last; ++q) compare(shape.window[r] + q - shape.start[r], batch.window_row(window, r, q));
   }
   char text[128];
-  std::snprintf(text, sizeof text, "gather ratio %d %s, %zu rows", ratio, format == RowFormat::kFp8 ? "fp8" : "bf16", rows.size());
+  std::snprintf(text, sizeof text, "gather ratio %d %s, %zu rows", ratio, format == RowFormat::kFp8 ? "fp8" : "bf16",
+                rows.size());
   expect(wrong == 0, std::string(text) + ": exact");
 
   const int heads = 8, topk = 64;
   const auto selection = random_selection(batch, topk, false);
   const DeviceArray<int32_t> d_selection(selection);
-  const DeviceArray<__nv_bfloat16> query(random_bf16(static_cast<size_t>(batch.tokens()) * heads * kHeadDim)), a(query.size()), b(query.size());
+  const DeviceArray<__nv_bfloat16> query(random_bf16(static_cast<size_t>(batch.tokens()) * heads * kHeadDim)), a(query.size()),
+      b(query.size());
   const DeviceArray<float> sinks(random_f32(heads));
   cuda::SparsePrefillParams attend;
   attend.batch = batch.view();
@@ -84,8 +87,8 @@ void check_case(LayerKind kind, RowFormat format, const std::vector<RowSpec>& ro
   if (timed) {
     const double us = time_us([&] { cuda::run_gather(p, nullptr); });
     const double bytes = static_cast<double>(shape.rows) * (1024 + (format == RowFormat::kFp8 ? 584 : 1024));
-    std::printf("  gather %s %6d rows: %8.1f us %8.1f GB/s read and written\n", format == RowFormat::kFp8 ? "fp8 " : "bf16", shape.rows, us,
-                bytes / us * 1e-3);
+    std::printf("  gather %s %6d rows: %8.1f us %8.1f GB/s read and written\n", format == RowFormat::kFp8 ? "fp8 " : "bf16",
+                shape.rows, us, bytes / us * 1e-3);
   }
 }
 

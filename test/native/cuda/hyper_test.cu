@@ -17,7 +17,8 @@ struct Mix {
   double pre[4], post[4], comb[4][4];
 };
 
-Mix reference_mix(const std::vector<double>& streams, const std::vector<float>& fn, const std::vector<float>& base, const std::vector<float>& scale, size_t dim) {
+Mix reference_mix(const std::vector<double>& streams, const std::vector<float>& fn, const std::vector<float>& base,
+                  const std::vector<float>& scale, size_t dim) {
   double m[24], squares = 0;
   for (const double x : streams) squares += x * x;
   const double factor = 1 / std::sqrt(squares / (4.0 * dim) + 1e-6);
@@ -42,7 +43,8 @@ Mix reference_mix(const std::vector<double>& streams, const std::vector<float>& 
   return mix;
 }
 
-std::vector<double> reference_hidden(const std::vector<double>& streams, const double* weight, const std::vector<float>& norm, size_t dim) {
+std::vector<double> reference_hidden(const std::vector<double>& streams, const double* weight, const std::vector<float>& norm,
+                                     size_t dim) {
   std::vector<double> y(dim);
   double squares = 0;
   for (size_t d = 0; d < dim; ++d) {
@@ -56,9 +58,11 @@ std::vector<double> reference_hidden(const std::vector<double>& streams, const d
 void check_case(int tokens, int dim_i) {
   const size_t dim = dim_i;
   const auto streams = random_bf16(tokens * 4 * dim), output = random_bf16(tokens * dim);
-  const auto fn = random_f32(24 * 4 * dim, 1.0f / std::sqrt(4.0f * dim)), base = random_f32(24, 0.5f), norm = random_f32(dim, 0.2f);
+  const auto fn = random_f32(24 * 4 * dim, 1.0f / std::sqrt(4.0f * dim)), base = random_f32(24, 0.5f),
+             norm = random_f32(dim, 0.2f);
   const std::vector<float> scale = {0.7f, 0.5f, 0.9f};
-  const DeviceArray<float> d_fn(fn), d_base(base), d_scale(scale), d_norm(norm), mix(static_cast<size_t>(tokens) * 20), partial(cuda::hyper_scratch_floats(dim_i));
+  const DeviceArray<float> d_fn(fn), d_base(base), d_scale(scale), d_norm(norm), mix(static_cast<size_t>(tokens) * 20),
+      partial(cuda::hyper_scratch_floats(dim_i));
   const DeviceArray<__nv_bfloat16> d_streams(streams), d_output(output), hidden(tokens * dim);
   mix.poison(), partial.poison(), hidden.poison();
   cuda::HyperParams p;
@@ -154,7 +158,8 @@ void check_head(int dim_i) {
 void check_rope() {
   cuda::RopeTableParams p;
   std::vector<int32_t> positions = {0, 1, 127, 4095, 65536, 524287, 1048575};
-  for (int i = 0; i < 32; ++i) p.plain.pair[i] = static_cast<float>(std::pow(10000.0, -i / 32.0)), p.compressed.pair[i] = p.plain.pair[i] / 16;
+  for (int i = 0; i < 32; ++i)
+    p.plain.pair[i] = static_cast<float>(std::pow(10000.0, -i / 32.0)), p.compressed.pair[i] = p.plain.pair[i] / 16;
   const DeviceArray<int32_t> d_positions(positions);
   const DeviceArray<float2> plain(positions.size() * 32), longer(positions.size() * 32);
   p.position = d_positions;
@@ -167,7 +172,8 @@ void check_rope() {
   double worst = 0;
   for (size_t t = 0; t < positions.size(); ++t)
     for (int i = 0; i < 32; ++i) {
-      const double angle = static_cast<float>(positions[t]) * p.plain.pair[i];  // the product is rounded to float, as in the reference
+      const double angle =
+          static_cast<float>(positions[t]) * p.plain.pair[i];  // the product is rounded to float, as in the reference
       worst = std::max({worst, std::abs(got[t * 32 + i].x - std::cos(angle)), std::abs(got[t * 32 + i].y - std::sin(angle))});
     }
   expect(worst < 1e-6, "rotary tables up to position 1,048,575: largest error " + std::to_string(worst * 1e6) + "e-6");
@@ -175,8 +181,8 @@ void check_rope() {
 
 void check_query() {
   const int tokens = 5, heads = 3, dim = 384;
-  auto query = random_bf16(static_cast<size_t>(tokens) * heads * kHeadDim, 2.0f), latent = random_bf16(static_cast<size_t>(tokens) * dim),
-       kv = random_bf16(static_cast<size_t>(tokens) * kHeadDim);
+  auto query = random_bf16(static_cast<size_t>(tokens) * heads * kHeadDim, 2.0f),
+       latent = random_bf16(static_cast<size_t>(tokens) * dim), kv = random_bf16(static_cast<size_t>(tokens) * kHeadDim);
   const auto q_norm = random_f32(dim), kv_norm = random_f32(kHeadDim);
   std::vector<float2> rope(tokens * 32);
   for (auto& r : rope) {
@@ -197,7 +203,8 @@ void check_query() {
   p.rope = d_rope;
   cuda::run_latent_kv(p, nullptr);
   sync("norms");
-  const auto row = [&](const __nv_bfloat16* in, const float* norm, int n, const float2* turns, const __nv_bfloat16* got, Difference& d) {
+  const auto row = [&](const __nv_bfloat16* in, const float* norm, int n, const float2* turns, const __nv_bfloat16* got,
+                       Difference& d) {
     std::vector<double> v(n);
     double squares = 0;
     for (int i = 0; i < n; ++i) v[i] = __bfloat162float(in[i]), squares += v[i] * v[i];
@@ -211,7 +218,8 @@ void check_query() {
   const auto g_query = d_query.download(), g_latent = d_latent.download(), g_kv = d_kv.download();
   Difference a, b, c;
   for (int t = 0; t < tokens; ++t) {
-    for (int h = 0; h < heads; ++h) row(&query[(t * heads + h) * kHeadDim], nullptr, kHeadDim, &rope[t * 32], &g_query[(t * heads + h) * kHeadDim], a);
+    for (int h = 0; h < heads; ++h)
+      row(&query[(t * heads + h) * kHeadDim], nullptr, kHeadDim, &rope[t * 32], &g_query[(t * heads + h) * kHeadDim], a);
     row(&latent[t * dim], q_norm.data(), dim, nullptr, &g_latent[t * dim], b);
     row(&kv[t * kHeadDim], kv_norm.data(), kHeadDim, &rope[t * 32], &g_kv[t * kHeadDim], c);
   }
@@ -222,7 +230,8 @@ void check_query() {
 
 void bench(int tokens) {
   const size_t dim = 4096;
-  const DeviceArray<__nv_bfloat16> streams(random_bf16(tokens * 4 * dim)), output(random_bf16(tokens * dim)), hidden(tokens * dim);
+  const DeviceArray<__nv_bfloat16> streams(random_bf16(tokens * 4 * dim)), output(random_bf16(tokens * dim)),
+      hidden(tokens * dim);
   const DeviceArray<float> fn(random_f32(24 * 4 * dim, 0.01f)), base(random_f32(24)), scale(random_f32(3)), norm(random_f32(dim)),
       mix(std::vector<float>(static_cast<size_t>(tokens) * 20, 0.25f)), partial(cuda::hyper_scratch_floats(4096));
   cuda::HyperParams p;
@@ -239,7 +248,8 @@ void bench(int tokens) {
   p.hidden = hidden;
   p.partial = partial;
   const double us = time_us([&] { cuda::run_hyper(p, nullptr); });
-  std::printf("  cross, %5d tokens, D 4096: %8.1f us, %7.1f GB/s of streams once in, once out\n", tokens, us, tokens * (8 + 2) * dim * 2.0 / us * 1e-3);
+  std::printf("  cross, %5d tokens, D 4096: %8.1f us, %7.1f GB/s of streams once in, once out\n", tokens, us,
+              tokens * (8 + 2) * dim * 2.0 / us * 1e-3);
 }
 
 }  // namespace

@@ -13,7 +13,8 @@ namespace {
 
 /// Paged indexer rows with random values and the floats they decode to.
 struct IndexCache {
-  IndexCache(RowFormat format, int blocks) : stride((row_block_bytes(format, 32, true) + 255) / 256 * 256), decoded(static_cast<size_t>(blocks) * 32 * kIndexDim) {
+  IndexCache(RowFormat format, int blocks)
+      : stride((row_block_bytes(format, 32, true) + 255) / 256 * 256), decoded(static_cast<size_t>(blocks) * 32 * kIndexDim) {
     std::vector<uint8_t> bytes(stride * blocks, 0xff);
     for (int b = 0; b < blocks; ++b)
       for (int r = 0; r < 32; ++r) {
@@ -93,13 +94,15 @@ void check_case(RowFormat format, int heads, int topk, const std::vector<RowSpec
   cuda::run_topk(k, nullptr);
   sync("indexer");
   char text[160];
-  std::snprintf(text, sizeof text, "%s entries, %d heads, top-k %d, %d tokens, up to %d entries", format == RowFormat::kFp8 ? "fp8" : "bf16",
-                heads, topk, batch.tokens(), limit);
+  std::snprintf(text, sizeof text, "%s entries, %d heads, top-k %d, %d tokens, up to %d entries",
+                format == RowFormat::kFp8 ? "fp8" : "bf16", heads, topk, batch.tokens(), limit);
   if (timed) {
     double pairs = 0;
     for (const int q : batch.token_position) pairs += (q + 1) / kCsaRatio;
-    const double us = time_us([&] { cuda::run_index_scores(p, nullptr); }), us_topk = time_us([&] { cuda::run_topk(k, nullptr); });
-    std::printf("  %s: scores %8.1f us %6.1f TFLOP/s, top-k %8.1f us\n", text, us, pairs * heads * kIndexDim * 2 / us * 1e-6, us_topk);
+    const double us = time_us([&] { cuda::run_index_scores(p, nullptr); }),
+                 us_topk = time_us([&] { cuda::run_topk(k, nullptr); });
+    std::printf("  %s: scores %8.1f us %6.1f TFLOP/s, top-k %8.1f us\n", text, us, pairs * heads * kIndexDim * 2 / us * 1e-6,
+                us_topk);
     return;
   }
   const auto got = scores.download();
@@ -114,7 +117,9 @@ void check_case(RowFormat format, int heads, int topk, const std::vector<RowSpec
       const float* mine = got.data() + static_cast<size_t>(t) * stride;
       for (int n = 0; n < 10; ++n) {
         const int e = n == 0 ? visible - 1 : below(visible);
-        const float* entry = cache.decoded.data() + (static_cast<size_t>(batch.context_blocks[batch.context_offset[r] + e / 32]) * 32 + e % 32) * kIndexDim;
+        const float* entry =
+            cache.decoded.data() +
+            (static_cast<size_t>(batch.context_blocks[batch.context_offset[r] + e / 32]) * 32 + e % 32) * kIndexDim;
         double sum = 0;
         for (int h = 0; h < heads; ++h) {
           double dot = 0;
@@ -144,7 +149,12 @@ void check_ties() {
   std::vector<float> scores(static_cast<size_t>(batch.tokens()) * stride);
   for (float& s : scores) {
     const int kind = below(6);
-    s = kind == 0 ? 0.0f : kind == 1 ? -0.0f : kind == 2 ? static_cast<float>(below(3)) : kind == 3 ? -1.5f : kind == 4 ? 1.0f : -INFINITY;
+    s = kind == 0   ? 0.0f
+        : kind == 1 ? -0.0f
+        : kind == 2 ? static_cast<float>(below(3))
+        : kind == 3 ? -1.5f
+        : kind == 4 ? 1.0f
+                    : -INFINITY;
   }
   const DeviceArray<float> d_scores(scores);
   const DeviceArray<int32_t> selection(static_cast<size_t>(batch.tokens()) * topk);

@@ -48,7 +48,8 @@ class Driver {
       in.count.push_back(count);
       in.drafts.push_back(drafts);
       const int known = s.done + row.count;
-      in.next_token.push_back(drafts == 0 && known < static_cast<int>(s.tokens.size()) ? s.tokens[static_cast<size_t>(known)] : -1);
+      in.next_token.push_back(drafts == 0 && known < static_cast<int>(s.tokens.size()) ? s.tokens[static_cast<size_t>(known)]
+                                                                                       : -1);
       in.flags.push_back(row.flags);
       const int base = std::max(0, s.done - (kWindow - 1)) / kBlockTokens;
       in.window_base.push_back(base);
@@ -193,9 +194,11 @@ void check_against_cpu() {
     Driver host("test/oracle/tiny", options, 1);
     for (const int chunk : {60, 9}) {
       const Trace got = prefill(device, random, chunk, 60), want = prefill(host, random, chunk, 60);
-      const double error = error_of(got.logits, want.logits, 60, 60, 256), mtp = error_of(got.mtp_logits, want.mtp_logits, 60, 60, 256);
+      const double error = error_of(got.logits, want.logits, 60, 60, 256),
+                   mtp = error_of(got.mtp_logits, want.mtp_logits, 60, 60, 256);
       char text[128];
-      std::snprintf(text, sizeof text, "%d layers of tiny, chunks of %d, against the CPU: logits %.2e, MTP logits %.2e", layers, chunk, error, mtp);
+      std::snprintf(text, sizeof text, "%d layers of tiny, chunks of %d, against the CPU: logits %.2e, MTP logits %.2e", layers,
+                    chunk, error, mtp);
       expect(error <= 1.5e-2 && mtp <= 1.5e-2, text);
     }
   }
@@ -219,7 +222,8 @@ void check_oracle(const std::string& name, const std::string& model, const std::
       worst_mtp = std::max(worst_mtp, error_of(trace.mtp_logits, cut.mtp_logits, length - 1, cut.mtp_rows, t.vocab));
     }
     char text[128];
-    std::snprintf(text, sizeof text, "%s, chunks of %d: logits %.2e, MTP logits %.2e (limit 1.5e-2)", name.c_str(), chunk, worst, worst_mtp);
+    std::snprintf(text, sizeof text, "%s, chunks of %d: logits %.2e, MTP logits %.2e (limit 1.5e-2)", name.c_str(), chunk, worst,
+                  worst_mtp);
     expect(worst <= 1.5e-2 && worst_mtp <= 1.5e-2, text);
   }
 }
@@ -236,7 +240,8 @@ void check_served() {
       const Trace trace = prefill(driver, t, chunk, t.tokens.size());
       const double kl = mean_kl(trace.logits, t.logits, t.tokens.size(), t.rows, t.vocab);
       char text[128];
-      std::snprintf(text, sizeof text, "demo sequence %zu served, fp8 rows, chunks of %d: mean KL %.2e (limit 0.02)", i, chunk, kl);
+      std::snprintf(text, sizeof text, "demo sequence %zu served, fp8 rows, chunks of %d: mean KL %.2e (limit 0.02)", i, chunk,
+                    kl);
       expect(kl <= 0.02, text);
     }
   }
@@ -289,7 +294,8 @@ void check_company() {
     }
     for (size_t i = 0; i < together.size(); ++i) {
       const size_t prompt = truths[i % truths.size()].tokens.size();
-      same &= std::equal(alone[mtp / 2][i].begin(), alone[mtp / 2][i].end(), together[i].tokens.begin() + static_cast<long>(prompt));
+      same &=
+          std::equal(alone[mtp / 2][i].begin(), alone[mtp / 2][i].end(), together[i].tokens.begin() + static_cast<long>(prompt));
     }
     expect(same, "mtp " + std::to_string(mtp) + ": eight sequences together give what each gives alone");
   }

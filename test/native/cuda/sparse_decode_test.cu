@@ -15,7 +15,8 @@ struct Run {
 };
 
 Run decode(const FakeBatch& batch, LayerKind kind, const FakePart& window, const FakePart& compressed, int heads, int topk,
-           const std::vector<int32_t>& selection, const std::vector<__nv_bfloat16>& query, const std::vector<float>& sinks, bool timed) {
+           const std::vector<int32_t>& selection, const std::vector<__nv_bfloat16>& query, const std::vector<float>& sinks,
+           bool timed) {
   int context = 0;
   for (const RowSpec& r : batch.specs) context = std::max(context, r.position + r.count);
   cuda::SparseDecodeParams p;
@@ -77,9 +78,11 @@ void check_case(LayerKind kind, RowFormat format, int heads, int topk, const std
   const FakeBatch alone(batch, 1);
   const int n = rows[0].count;
   const auto cut = [&](const auto& v, size_t width) { return std::decay_t<decltype(v)>(v.begin(), v.begin() + n * width); };
-  const auto single = decode(alone, kind, window, compressed, heads, topk, cut(selection, topk), cut(query, static_cast<size_t>(heads) * kHeadDim),
-                             sinks, false).out;
-  expect(std::memcmp(single.data(), got.data(), single.size() * 2) == 0, std::string(text) + ": the first row alone gives the same bits");
+  const auto single = decode(alone, kind, window, compressed, heads, topk, cut(selection, topk),
+                             cut(query, static_cast<size_t>(heads) * kHeadDim), sinks, false)
+                          .out;
+  expect(std::memcmp(single.data(), got.data(), single.size() * 2) == 0,
+         std::string(text) + ": the first row alone gives the same bits");
 }
 
 void bench(RowFormat format, int rows) {

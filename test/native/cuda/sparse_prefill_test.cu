@@ -60,7 +60,8 @@ void check_case(const Case& c) {
   for (const auto& x : got) written &= std::isfinite(__bfloat162float(x));
   char text[160];
   std::snprintf(text, sizeof text, "%s %s rows, %d heads, top-k %d, %d tokens%s", kind_name(c.kind),
-                c.format == RowFormat::kFp8 ? "fp8" : "bf16", c.heads, c.topk, batch.tokens(), c.all_invalid ? ", all invalid" : "");
+                c.format == RowFormat::kFp8 ? "fp8" : "bf16", c.heads, c.topk, batch.tokens(),
+                c.all_invalid ? ", all invalid" : "");
   expect_close(difference, 6e-3, text);
   expect(written, std::string(text) + ": every output written");
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Collectives among ranks that are threads of this process, on one device or, with --devices A,B, on several: sums and their bits,
-// gathers, replay in a graph, and the end of a wait for a rank that does not come. With --bench: time by message size.
+// Collectives among ranks that are threads of this process, on one device or, with --devices A,B, on several: sums and their
+// bits, gathers, replay in a graph, and the end of a wait for a rank that does not come. With --bench: time by message size.
 #include <cstdlib>
 #include <thread>
 
@@ -87,8 +87,8 @@ void test_all_reduce(const std::vector<size_t>& counts, int rounds) {
     }
   });
   for (size_t rank = 0; rank < wrong.size(); ++rank) {
-    expect(wrong[rank] == 0, "rank " + std::to_string(rank) + ": " + std::to_string(counts.size()) + " sizes, " + std::to_string(rounds) +
-                                 " rounds, every sum right to the bit");
+    expect(wrong[rank] == 0, "rank " + std::to_string(rank) + ": " + std::to_string(counts.size()) + " sizes, " +
+                                 std::to_string(rounds) + " rounds, every sum right to the bit");
   }
 }
 
@@ -197,7 +197,8 @@ void bench() {
       if (rank == 0) us = times[times.size() / 2];
       cudaEventDestroy(begin), cudaEventDestroy(end);
     });
-    std::printf("  all-reduce of %9zu bytes, %zu ranks  %8.1f us  %6.1f GB/s\n", count * 2, devices.size(), us, count * 2 / us / 1e3);
+    std::printf("  all-reduce of %9zu bytes, %zu ranks  %8.1f us  %6.1f GB/s\n", count * 2, devices.size(), us,
+                count * 2 / us / 1e3);
   }
 }
 
@@ -208,7 +209,8 @@ int main(int argc, char** argv) {
   for (int i = 1; i + 1 < argc; ++i) {
     if (std::strcmp(argv[i], "--devices") != 0) continue;
     devices.clear();
-    for (const char* at = argv[i + 1]; *at != '\0'; at += *at == ',') devices.push_back(static_cast<int>(std::strtol(at, const_cast<char**>(&at), 10)));
+    for (const char* at = argv[i + 1]; *at != '\0'; at += *at == ',')
+      devices.push_back(static_cast<int>(std::strtol(at, const_cast<char**>(&at), 10)));
   }
   test_all_reduce({8, 4096, 12288, 131072, 40, 131080, 5 * 4096, 1000008, 64}, 30);
   test_graph(4096);

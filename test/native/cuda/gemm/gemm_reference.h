@@ -66,7 +66,8 @@ struct HostMatrix {
       std::memcpy(&v, &data[(r * cols + c) * 2], 2);
       return __bfloat162float(v);
     }
-    if (format == WeightFormat::kFp8Block128) return e4m3(data[r * cols + c]) * e8m0(scale[r / 128 * ((cols + 127) / 128) + c / 128]);
+    if (format == WeightFormat::kFp8Block128)
+      return e4m3(data[r * cols + c]) * e8m0(scale[r / 128 * ((cols + 127) / 128) + c / 128]);
     const uint8_t pair = data[(r * cols + c) / 2];
     return e2m1(c % 2 ? pair >> 4 : pair & 15) * e8m0(scale[r * (cols / 32) + c / 32]);
   }

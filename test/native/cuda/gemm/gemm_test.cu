@@ -21,7 +21,10 @@ using bf16 = __nv_bfloat16;
 namespace {
 
 const char* name_of(WeightFormat f) {
-  return f == WeightFormat::kBF16 ? "bf16" : f == WeightFormat::kFp8Block128 ? "fp8" : f == WeightFormat::kFp4Group32 ? "fp4" : "f32";
+  return f == WeightFormat::kBF16          ? "bf16"
+         : f == WeightFormat::kFp8Block128 ? "fp8"
+         : f == WeightFormat::kFp4Group32  ? "fp4"
+                                           : "f32";
 }
 
 /// Inputs and outputs of one product; `scratch` for quantised copies.
@@ -33,7 +36,11 @@ struct Problem {
   DeviceArray<bf16> device_x, scratch;
 
   Problem(WeightStore& store, WeightFormat format, int t, int n, int k)
-      : weights(format, n, k), linear(store.linear(weights.view())), rows(t), x(random_bf16(static_cast<size_t>(t) * k)), device_x(x),
+      : weights(format, n, k),
+        linear(store.linear(weights.view())),
+        rows(t),
+        x(random_bf16(static_cast<size_t>(t) * k)),
+        device_x(x),
         scratch(static_cast<size_t>(t) * k) {}
 
   GemmParams params(int t, void* y, bool f32, bool quantise) const {
@@ -44,8 +51,13 @@ struct Problem {
     p.quantise = quantise;
     p.quantised = scratch;
     p.num_segments = 1;
-    p.segments[0] = {.weights = static_cast<const uint8_t*>(linear.data), .scales = static_cast<const uint8_t*>(linear.scale), .x = device_x,
-                     .y = y, .rows = static_cast<int>(weights.rows), .ldy = static_cast<int>(weights.rows), .f32 = f32};
+    p.segments[0] = {.weights = static_cast<const uint8_t*>(linear.data),
+                     .scales = static_cast<const uint8_t*>(linear.scale),
+                     .x = device_x,
+                     .y = y,
+                     .rows = static_cast<int>(weights.rows),
+                     .ldy = static_cast<int>(weights.rows),
+                     .f32 = f32};
     p.num_sms = cuda::device_info().multiprocessors;
     return p;
   }
@@ -159,8 +171,12 @@ void test_paired(WeightStore& store, int t, int n, int k) {
   p.num_sms = cuda::device_info().multiprocessors;
   const Linear* linears[2] = {&device_gate, &device_up};
   for (int s = 0; s < 2; ++s) {
-    p.segments[s] = {.weights = static_cast<const uint8_t*>(linears[s]->data), .scales = static_cast<const uint8_t*>(linears[s]->scale),
-                     .x = device_x, .y = y, .rows = n, .ldy = n};
+    p.segments[s] = {.weights = static_cast<const uint8_t*>(linears[s]->data),
+                     .scales = static_cast<const uint8_t*>(linears[s]->scale),
+                     .x = device_x,
+                     .y = y,
+                     .rows = n,
+                     .ldy = n};
   }
   cuda::run_gemm(p);
   sync("run_gemm");
@@ -201,7 +217,8 @@ void test_prepared_bf16(WeightStore& store) {
   check(cudaMemcpy(bytes.data(), linear.data, bytes.size(), cudaMemcpyDeviceToHost), "download");
   bool same = true;
   for (int r = 0; r < w.rows; ++r) {
-    for (int c = 0; c < w.cols; ++c) same &= std::memcmp(&bytes[cuda::bf16_offset(r, c, w.cols)], &w.data[(r * w.cols + c) * 2], 2) == 0;
+    for (int c = 0; c < w.cols; ++c)
+      same &= std::memcmp(&bytes[cuda::bf16_offset(r, c, w.cols)], &w.data[(r * w.cols + c) * 2], 2) == 0;
   }
   expect(same, "bf16_offset finds every element of a prepared matrix");
 }
@@ -218,7 +235,8 @@ void bench_tiles(WeightStore& store, WeightFormat format, int n, int k) {
         p.stream = stream;
         (format == WeightFormat::kBF16 ? cuda::tile::run_bf16 : cuda::tile::run_fp8)(p, plan);
       });
-      std::printf("  tile %s N=%5d K=%4d T=%4d rows_m=%3d  %9.2f us  %7.1f TFLOP/s\n", name_of(format), n, k, t, rows_m, us, 2.0 * t * n * k / us / 1e6);
+      std::printf("  tile %s N=%5d K=%4d T=%4d rows_m=%3d  %9.2f us  %7.1f TFLOP/s\n", name_of(format), n, k, t, rows_m, us,
+                  2.0 * t * n * k / us / 1e6);
     }
   }
 }
@@ -257,7 +275,8 @@ void bench(WeightStore& store) {
         cuda::run_gemm(p);
       });
       std::printf("  %-10s %s N=%5d K=%4d T=%4d  %9.2f us  %7.1f TFLOP/s  %6.0f GB/s of weights (%.0f %% of copy)\n", s.what,
-                  name_of(s.format), s.n, s.k, t, us, 2.0 * t * s.n * s.k / us / 1e6, bytes / us / 1e3, 100 * bytes / us / 1e3 / copy);
+                  name_of(s.format), s.n, s.k, t, us, 2.0 * t * s.n * s.k / us / 1e6, bytes / us / 1e3,
+                  100 * bytes / us / 1e3 / copy);
     }
   }
 }

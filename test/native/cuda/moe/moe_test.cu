@@ -22,7 +22,8 @@ void test_route(int tokens, int experts, int picks, bool table) {
   std::vector<float> logits = random_f32(static_cast<size_t>(tokens) * experts, 2.0f), bias = random_f32(experts, 0.3f);
   for (int e = 0; e + 1 < experts; e += 5) {  // ties: the lower id wins
     bias[e + 1] = bias[e];
-    for (int t = 0; t < tokens; ++t) logits[static_cast<size_t>(t) * experts + e + 1] = logits[static_cast<size_t>(t) * experts + e];
+    for (int t = 0; t < tokens; ++t)
+      logits[static_cast<size_t>(t) * experts + e + 1] = logits[static_cast<size_t>(t) * experts + e];
   }
   logits[0] = 25;  // the linear part of softplus
   std::vector<int32_t> rows(tokens, 0), token_ids(tokens), entries(100 * static_cast<size_t>(picks));
@@ -34,8 +35,17 @@ void test_route(int tokens, int experts, int picks, bool table) {
   const DeviceArray<float> d_logits(logits), d_bias(bias), weights(static_cast<size_t>(tokens) * picks);
   const DeviceArray<int32_t> d_rows(rows), d_tokens(token_ids), d_table(entries), ids(static_cast<size_t>(tokens) * picks);
   weights.poison(), ids.poison();
-  cuda::run_route({.tokens = tokens, .experts = experts, .picks = picks, .scale = 1.5f, .logits = d_logits, .bias = table ? nullptr : d_bias.get(),
-                   .table = table ? d_table.get() : nullptr, .token_id = d_tokens, .token_row = d_rows, .ids = ids, .weights = weights});
+  cuda::run_route({.tokens = tokens,
+                   .experts = experts,
+                   .picks = picks,
+                   .scale = 1.5f,
+                   .logits = d_logits,
+                   .bias = table ? nullptr : d_bias.get(),
+                   .table = table ? d_table.get() : nullptr,
+                   .token_id = d_tokens,
+                   .token_row = d_rows,
+                   .ids = ids,
+                   .weights = weights});
   sync("run_route");
   const std::vector<int32_t> got = ids.download();
   const std::vector<float> w = weights.download();
@@ -45,7 +55,8 @@ void test_route(int tokens, int experts, int picks, bool table) {
     const float* row = &logits[static_cast<size_t>(t) * experts];
     std::vector<int> order(experts);
     std::iota(order.begin(), order.end(), 0);
-    std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return score_of(row[a]) + bias[a] > score_of(row[b]) + bias[b]; });
+    std::stable_sort(order.begin(), order.end(),
+                     [&](int a, int b) { return score_of(row[a]) + bias[a] > score_of(row[b]) + bias[b]; });
     double total = 0;
     for (int k = 0; k < picks; ++k) {
       const int32_t id = got[static_cast<size_t>(t) * picks + k];
@@ -55,7 +66,8 @@ void test_route(int tokens, int experts, int picks, bool table) {
       }
       const int32_t expected = table ? entries[static_cast<size_t>(token_ids[t]) * picks + k] : order[k];
       // Scores of the device and the host may differ by an ulp: an exchange of near-equals is no error.
-      same &= id == expected || (!table && id >= 0 && std::abs(score_of(row[id]) + bias[id] - score_of(row[expected]) - bias[expected]) < 1e-6f);
+      same &= id == expected ||
+              (!table && id >= 0 && std::abs(score_of(row[id]) + bias[id] - score_of(row[expected]) - bias[expected]) < 1e-6f);
       total += id >= 0 ? score_of(row[id]) : 0;
     }
     for (int k = 0; k < picks && rows[t] >= 0; ++k) {
@@ -71,15 +83,26 @@ void test_route(int tokens, int experts, int picks, bool table) {
 void test_dispatch(int tokens, int experts, int picks, int tile_rows) {
   const int slots = tokens * picks;
   std::vector<int32_t> ids(slots);
-  for (int i = 0; i < slots; ++i) ids[i] = i / picks % 11 == 10 ? -1 : below(3) == 0 ? below(experts) : below(1 + experts / 8);  // skewed
+  for (int i = 0; i < slots; ++i)
+    ids[i] = i / picks % 11 == 10 ? -1 : below(3) == 0 ? below(experts) : below(1 + experts / 8);  // skewed
   const std::vector<float> weights = random_f32(slots);
   const int most = cuda::max_group_tiles(slots, experts, tile_rows);
   const DeviceArray<int32_t> d_ids(ids), token(slots), row(slots), begin(experts + 1), count(1);
   const DeviceArray<float> d_weights(weights), weight(slots);
   const DeviceArray<cuda::GroupTile> tiles(most);
   token.poison(), row.poison(), begin.poison(), count.poison(), weight.poison(), tiles.poison();
-  cuda::run_dispatch({.slots = slots, .picks = picks, .experts = experts, .tile_rows = tile_rows, .ids = d_ids, .weights = d_weights,
-                      .sorted_token = token, .sorted_weight = weight, .row_of_slot = row, .begin = begin, .tiles = tiles, .tile_count = count});
+  cuda::run_dispatch({.slots = slots,
+                      .picks = picks,
+                      .experts = experts,
+                      .tile_rows = tile_rows,
+                      .ids = d_ids,
+                      .weights = d_weights,
+                      .sorted_token = token,
+                      .sorted_weight = weight,
+                      .row_of_slot = row,
+                      .begin = begin,
+                      .tiles = tiles,
+                      .tile_count = count});
   sync("run_dispatch");
   std::vector<int> order;
   for (int e = 0; e < experts; ++e) {
@@ -104,13 +127,15 @@ void test_dispatch(int tokens, int experts, int picks, int tile_rows) {
     same &= got_begin[e] == at;
     const int end = at + static_cast<int>(std::count(ids.begin(), ids.end(), e));
     for (; at < end; at += tile_rows, ++tile) {
-      same &= tile < tile_count && got_tiles[tile].expert == e && got_tiles[tile].first == at && got_tiles[tile].rows == std::min(tile_rows, end - at);
+      same &= tile < tile_count && got_tiles[tile].expert == e && got_tiles[tile].first == at &&
+              got_tiles[tile].rows == std::min(tile_rows, end - at);
       if (!same) break;
     }
     at = end;
   }
-  expect(same && tile == tile_count && tile_count <= most,
-         "dispatch, " + std::to_string(slots) + " slots to " + std::to_string(experts) + " experts, tiles of " + std::to_string(tile_rows));
+  expect(same && tile == tile_count && tile_count <= most, "dispatch, " + std::to_string(slots) + " slots to " +
+                                                               std::to_string(experts) + " experts, tiles of " +
+                                                               std::to_string(tile_rows));
 }
 
 /// A layer's experts on the host and on the device.
@@ -121,7 +146,12 @@ struct Layer {
   MoeWeights weights;
 
   Layer(cuda::WeightStore& store, int d, int i, int e, int k)
-      : hidden(d), width(i), experts(e), picks(k), shared_gate(WeightFormat::kFp8Block128, i, d), shared_up(WeightFormat::kFp8Block128, i, d),
+      : hidden(d),
+        width(i),
+        experts(e),
+        picks(k),
+        shared_gate(WeightFormat::kFp8Block128, i, d),
+        shared_up(WeightFormat::kFp8Block128, i, d),
         shared_down(WeightFormat::kFp8Block128, d, i) {
     std::vector<ExpertView> views;
     for (int n = 0; n < e; ++n) {
@@ -143,20 +173,29 @@ std::vector<float> run(const Layer& layer, int tokens, const bf16* x, const int3
   const DeviceArray<uint8_t> workspace(cuda::moe_workspace_bytes(shape));
   const DeviceArray<bf16> y(static_cast<size_t>(tokens) * layer.hidden);
   workspace.poison(), y.poison();
-  cuda::run_experts({.tokens = tokens, .picks = layer.picks, .limit = 10, .quantise = quantise, .weights = &layer.weights, .hidden = x,
-                     .ids = ids, .routing = routing, .output = y, .workspace = cuda::carve_moe_workspace(workspace, shape),
+  cuda::run_experts({.tokens = tokens,
+                     .picks = layer.picks,
+                     .limit = 10,
+                     .quantise = quantise,
+                     .weights = &layer.weights,
+                     .hidden = x,
+                     .ids = ids,
+                     .routing = routing,
+                     .output = y,
+                     .workspace = cuda::carve_moe_workspace(workspace, shape),
                      .num_sms = cuda::device_info().multiprocessors});
   sync("run_experts");
   return to_floats(y.download());
 }
 
 /// y += weight * expert(x) with the roundings of the specification.
-void add_expert(const HostMatrix& w1, const HostMatrix& w3, const HostMatrix& w2, const std::vector<float>& x, float weight, bool quantise,
-                std::vector<double>& y) {
+void add_expert(const HostMatrix& w1, const HostMatrix& w3, const HostMatrix& w2, const std::vector<float>& x, float weight,
+                bool quantise, std::vector<double>& y) {
   std::vector<float> act(w1.rows);
   for (int64_t i = 0; i < w1.rows; ++i) {
     const std::vector<float> g = w1.row(i), u = w3.row(i);
-    act[i] = bf16_round(static_cast<float>(twelvex::test::swiglu(dot(g.data(), x.data(), w1.cols), dot(u.data(), x.data(), w1.cols), 10) * weight));
+    act[i] = bf16_round(static_cast<float>(
+        twelvex::test::swiglu(dot(g.data(), x.data(), w1.cols), dot(u.data(), x.data(), w1.cols), 10) * weight));
   }
   if (quantise) quantise_row(act.data(), static_cast<int>(act.size()));
   for (int64_t d = 0; d < w2.rows; ++d) {
@@ -172,7 +211,8 @@ void test_experts(const Layer& layer, int tokens, bool quantise) {
   for (int t = 0; t < tokens; ++t) {
     const int first = below(layer.experts);
     for (int k = 0; k < layer.picks; ++k) {
-      ids[t * layer.picks + k] = t == 1 ? -1 : (first + k * k) % layer.experts;  // a padding token; expert counts uneven, some empty
+      ids[t * layer.picks + k] =
+          t == 1 ? -1 : (first + k * k) % layer.experts;  // a padding token; expert counts uneven, some empty
       routing[t * layer.picks + k] = 0.1f + 0.2f * k;
     }
   }
@@ -194,8 +234,9 @@ void test_experts(const Layer& layer, int tokens, bool quantise) {
     for (int c = 0; c < layer.hidden; ++c) d.add(y[static_cast<size_t>(t) * layer.hidden + c], expected[c]);
   }
   // Served: an activation on a rounding border may fall to the other side; exact: roundings to bf16 alone.
-  expect_close(d, quantise ? 1e-2 : 5e-3, "experts D=" + std::to_string(layer.hidden) + " I=" + std::to_string(layer.width) + " E=" +
-                                              std::to_string(layer.experts) + " T=" + std::to_string(tokens) + (quantise ? " served" : " exact"));
+  expect_close(d, quantise ? 1e-2 : 5e-3,
+               "experts D=" + std::to_string(layer.hidden) + " I=" + std::to_string(layer.width) +
+                   " E=" + std::to_string(layer.experts) + " T=" + std::to_string(tokens) + (quantise ? " served" : " exact"));
   expect(std::none_of(y.begin(), y.end(), [](float v) { return std::isnan(v); }), "  every output written");
   for (const int fewer : {1, 3, tokens / 3}) {
     if (fewer == 0 || fewer >= tokens) continue;
@@ -219,15 +260,19 @@ void bench() {
     }
     return array;
   };
-  const DeviceArray<uint8_t> up = filled(up_bytes, 0, 256), down = filled(up_bytes / 2, 0, 256), up_scale = filled(up_scales, 117, 4),
-                             down_scale = filled(up_scales / 2, 117, 4), shared = filled(3 * shared_bytes, 0, 120),
-                             shared_scale = filled(3 * shared_bytes / 16384, 112, 4);
+  const DeviceArray<uint8_t> up = filled(up_bytes, 0, 256), down = filled(up_bytes / 2, 0, 256),
+                             up_scale = filled(up_scales, 117, 4), down_scale = filled(up_scales / 2, 117, 4),
+                             shared = filled(3 * shared_bytes, 0, 120), shared_scale = filled(3 * shared_bytes / 16384, 112, 4);
   MoeWeights weights;
   weights.gate.cols = kHidden;
-  weights.experts = {kExperts, {WeightFormat::kFp4Group32, 2 * kWidth, kHidden, up, up_scale}, {WeightFormat::kFp4Group32, kHidden, kWidth, down, down_scale}, nullptr};
+  weights.experts = {kExperts,
+                     {WeightFormat::kFp4Group32, 2 * kWidth, kHidden, up, up_scale},
+                     {WeightFormat::kFp4Group32, kHidden, kWidth, down, down_scale},
+                     nullptr};
   weights.shared_gate = {WeightFormat::kFp8Block128, kWidth, kHidden, shared, shared_scale};
   weights.shared_up = {WeightFormat::kFp8Block128, kWidth, kHidden, shared + shared_bytes, shared_scale + shared_bytes / 16384};
-  weights.shared_down = {WeightFormat::kFp8Block128, kHidden, kWidth, shared + 2 * shared_bytes, shared_scale + 2 * shared_bytes / 16384};
+  weights.shared_down = {WeightFormat::kFp8Block128, kHidden, kWidth, shared + 2 * shared_bytes,
+                         shared_scale + 2 * shared_bytes / 16384};
   for (const int tokens : {1, 3, 8, 24, 64, 192, 512, 1024, 4096, 8192}) {
     const cuda::MoeShape shape{tokens, kHidden, kExperts, kPicks, kWidth, kWidth};
     const DeviceArray<uint8_t> workspace(cuda::moe_workspace_bytes(shape));
@@ -258,8 +303,8 @@ void bench() {
     });
     const double flops = 2.0 * tokens * (kPicks + 1) * 3 * kHidden * kWidth;
     const double bytes = hit * 3 * kHidden * kWidth * (0.5 + 1.0 / 32) + 3.0 * shared_bytes;
-    std::printf("  experts T=%4d  %5.1f experts hit  %9.1f us  %6.1f TFLOP/s  %6.0f GB/s of weights\n", tokens, hit, us, flops / us / 1e6,
-                bytes / us / 1e3);
+    std::printf("  experts T=%4d  %5.1f experts hit  %9.1f us  %6.1f TFLOP/s  %6.0f GB/s of weights\n", tokens, hit, us,
+                flops / us / 1e6, bytes / us / 1e3);
   }
 }
 

@@ -72,7 +72,8 @@ Step make_step(int rows, int vocab, int mtp) {
     if (below(3) == 0) {
       info.mask_row = static_cast<int32_t>(step.masks.size()) / words;
       const bool sparse = below(2) == 0;
-      for (int i = 0; i < words * (1 + info.drafts); ++i) step.masks.push_back(static_cast<uint32_t>(sparse ? rng()() & rng()() & rng()() & rng()() : rng()()));
+      for (int i = 0; i < words * (1 + info.drafts); ++i)
+        step.masks.push_back(static_cast<uint32_t>(sparse ? rng()() & rng()() & rng()() & rng()() : rng()()));
     }
     info.logprobs = below(2) == 0 ? below(21) : -1;
     step.rows.push_back(info);
@@ -87,19 +88,43 @@ struct Result {
 
 Result run(const Step& step, int width) {
   const int rows = static_cast<int>(step.rows.size()), entries = rows * step.places;
-  const DeviceArray<float> logits(step.logits), adjusted(static_cast<size_t>(entries) * step.vocab), bias_values(step.bias_values);
+  const DeviceArray<float> logits(step.logits), adjusted(static_cast<size_t>(entries) * step.vocab),
+      bias_values(step.bias_values);
   const DeviceArray<SampleRowInfo> info(step.rows);
-  const DeviceArray<int32_t> tokens(step.token_id), penalty_tokens(step.penalty_tokens), penalty_counts(step.penalty_counts), bias_tokens(step.bias_tokens);
+  const DeviceArray<int32_t> tokens(step.token_id), penalty_tokens(step.penalty_tokens), penalty_counts(step.penalty_counts),
+      bias_tokens(step.bias_tokens);
   const DeviceArray<uint32_t> masks(step.masks);
-  const DeviceArray<int32_t> count(rows), accepted(entries), drawn(entries), logprob_row(entries), logprob_token(entries), top_tokens(static_cast<size_t>(entries) * width);
+  const DeviceArray<int32_t> count(rows), accepted(entries), drawn(entries), logprob_row(entries), logprob_token(entries),
+      top_tokens(static_cast<size_t>(entries) * width);
   const DeviceArray<float> logprobs(entries), top_logprobs(static_cast<size_t>(entries) * width);
-  count.poison(), accepted.poison(), drawn.poison(), adjusted.poison(), logprobs.poison(), top_tokens.poison(), top_logprobs.poison();
-  cuda::run_sample({.rows = rows, .places = step.places, .vocab = step.vocab, .logits = logits, .adjusted = adjusted, .info = info,
-                    .token_id = tokens, .penalty_tokens = penalty_tokens, .penalty_counts = penalty_counts, .bias_tokens = bias_tokens,
-                    .bias_values = bias_values, .masks = masks, .accepted_count = count, .accepted = accepted, .drawn = drawn,
-                    .logprob_row = logprob_row, .logprob_token = logprob_token});
-  cuda::run_logprobs({.count = entries, .vocab = step.vocab, .width = width, .logits = logits, .row = logprob_row, .token = logprob_token,
-                      .logprob = logprobs, .top_tokens = top_tokens, .top_logprobs = top_logprobs});
+  count.poison(), accepted.poison(), drawn.poison(), adjusted.poison(), logprobs.poison(), top_tokens.poison(),
+      top_logprobs.poison();
+  cuda::run_sample({.rows = rows,
+                    .places = step.places,
+                    .vocab = step.vocab,
+                    .logits = logits,
+                    .adjusted = adjusted,
+                    .info = info,
+                    .token_id = tokens,
+                    .penalty_tokens = penalty_tokens,
+                    .penalty_counts = penalty_counts,
+                    .bias_tokens = bias_tokens,
+                    .bias_values = bias_values,
+                    .masks = masks,
+                    .accepted_count = count,
+                    .accepted = accepted,
+                    .drawn = drawn,
+                    .logprob_row = logprob_row,
+                    .logprob_token = logprob_token});
+  cuda::run_logprobs({.count = entries,
+                      .vocab = step.vocab,
+                      .width = width,
+                      .logits = logits,
+                      .row = logprob_row,
+                      .token = logprob_token,
+                      .logprob = logprobs,
+                      .top_tokens = top_tokens,
+                      .top_logprobs = top_logprobs});
   sync("run_sample");
   return {count.download(), accepted.download(), top_tokens.download(), logprobs.download(), top_logprobs.download()};
 }
@@ -123,7 +148,8 @@ int reference(const Step& step, size_t r, std::vector<int32_t>& tokens) {
   for (int place = 0; place <= info.drafts; ++place) {
     request.accepted_drafts = part(step.token_id, info.first_token + 1, info.first_token + 1 + place);
     request.position = info.position + place + 1;
-    if (info.mask_row >= 0) request.mask = step.masks.data() + static_cast<size_t>(info.mask_row + place) * ((step.vocab + 31) / 32);
+    if (info.mask_row >= 0)
+      request.mask = step.masks.data() + static_cast<size_t>(info.mask_row + place) * ((step.vocab + 31) / 32);
     const std::span<const float> raw(step.logits.data() + static_cast<size_t>(info.first_logit + place) * step.vocab, step.vocab);
     tokens.push_back(cpu::draw_token(cpu::best_kernels(), raw, request, {weights.data(), candidates.data()}));
     if (place < info.drafts && tokens.back() != step.token_id[info.first_token + 1 + place]) break;
@@ -163,7 +189,9 @@ void test_against_cpu(int rows, int vocab, int mtp) {
     }
   }
   char what[160];
-  std::snprintf(what, sizeof what, "%d rows, V=%d: %d differ from the CPU (sums are rounded otherwise: at most 0.3 %%), %d drafts accepted", rows, vocab, differ, accepted);
+  std::snprintf(what, sizeof what,
+                "%d rows, V=%d: %d differ from the CPU (sums are rounded otherwise: at most 0.3 %%), %d drafts accepted", rows,
+                vocab, differ, accepted);
   expect(differ <= rows * 0.003 && (mtp == 0 || rows < 50 || accepted > 0), what);
   expect(wrong_top == 0, "  largest 20 tokens and their order");
   expect_close(logprobs, 1e-5, "  log-probabilities");
@@ -189,7 +217,8 @@ void test_distribution() {
     const double seen = static_cast<double>(std::count(result.accepted.begin(), result.accepted.end(), v));
     chi += (seen - expected) * (seen - expected) / expected;
   }
-  expect(chi < 23.5, "20,000 seeds follow the softmax (chi square of 4 degrees: " + std::to_string(chi) + ", 1 in 10,000 is over 23.5)");
+  expect(chi < 23.5,
+         "20,000 seeds follow the softmax (chi square of 4 degrees: " + std::to_string(chi) + ", 1 in 10,000 is over 23.5)");
 }
 
 void test_padding() {
@@ -197,7 +226,8 @@ void test_padding() {
   const Result all = run(step, 3);
   step.rows.push_back(SampleRowInfo{});  // a padding row of a graph
   const Result padded = run(step, 3);
-  expect(padded.count.back() == 0 && std::equal(all.accepted.begin(), all.accepted.end(), padded.accepted.begin()) && padded.accepted.back() == -1,
+  expect(padded.count.back() == 0 && std::equal(all.accepted.begin(), all.accepted.end(), padded.accepted.begin()) &&
+             padded.accepted.back() == -1,
          "padding rows draw nothing and change nothing");
 }
 
@@ -227,7 +257,9 @@ void bench() {
   constexpr int kVocab = 129280;
   for (const int rows : {1, 8, 64}) {
     for (const int kind : {0, 1, 2}) {
-      Step step{kVocab, 3, random_f32(static_cast<size_t>(rows) * 3 * kVocab, 2.0f), {}, std::vector<int32_t>(rows * 3, 7), {}, {}, {}, {}, {}};
+      Step step{
+          kVocab, 3, random_f32(static_cast<size_t>(rows) * 3 * kVocab, 2.0f), {}, std::vector<int32_t>(rows * 3, 7), {}, {}, {},
+          {},     {}};
       for (int r = 0; r < rows; ++r) {
         SampleRowInfo info;
         info.first_logit = info.first_token = r * 3;
@@ -240,11 +272,24 @@ void bench() {
       const DeviceArray<SampleRowInfo> info(step.rows);
       const DeviceArray<int32_t> tokens(step.token_id), scratch(rows * 3 * 4), count(rows);
       const double us = time_us([&] {
-        cuda::run_sample({.rows = rows, .places = 3, .vocab = kVocab, .logits = logits, .adjusted = adjusted, .info = info, .token_id = tokens,
-                          .accepted_count = count, .accepted = scratch, .drawn = scratch + rows * 3, .logprob_row = scratch + rows * 6,
+        cuda::run_sample({.rows = rows,
+                          .places = 3,
+                          .vocab = kVocab,
+                          .logits = logits,
+                          .adjusted = adjusted,
+                          .info = info,
+                          .token_id = tokens,
+                          .accepted_count = count,
+                          .accepted = scratch,
+                          .drawn = scratch + rows * 3,
+                          .logprob_row = scratch + rows * 6,
                           .logprob_token = scratch + rows * 9});
       });
-      std::printf("  %2d rows x 3 places, %-22s %8.1f us\n", rows, kind == 0 ? "greedy" : kind == 1 ? "temperature" : "top_k 50, top_p 0.95", us);
+      std::printf("  %2d rows x 3 places, %-22s %8.1f us\n", rows,
+                  kind == 0   ? "greedy"
+                  : kind == 1 ? "temperature"
+                              : "top_k 50, top_p 0.95",
+                  us);
     }
   }
 }
