@@ -6,13 +6,15 @@ import type { GrammarRow } from './scheduler/step-plan.ts';
 import type { GrammarService } from './text/grammar/service.ts';
 import type { GenerationRequest } from './types.ts';
 
+type Grammars = Pick<GrammarService, 'compile' | 'open' | 'step' | 'release' | 'close'>;
+
 /** Grammars of running requests: a matcher for each choice, and its masks in every step plan. */
 export class Constraints {
-  readonly #service: GrammarService;
+  readonly #service: Grammars;
   readonly #words: number;
   readonly #thinkCloseToken: number;
 
-  constructor(service: GrammarService, vocabSize: number, thinkCloseToken: number) {
+  constructor(service: Grammars, vocabSize: number, thinkCloseToken: number) {
     this.#service = service;
     this.#words = Math.ceil(vocabSize / 32);
     this.#thinkCloseToken = thinkCloseToken;

@@ -49,7 +49,7 @@ class Tokens implements TokenHistory {
   length: number;
 
   constructor(prompt: Int32Array) {
-    this.#values = Int32Array.from(prompt);
+    this.#values = prompt.slice();
     this.length = prompt.length;
   }
 

@@ -69,6 +69,7 @@ export interface EngineRunOptions extends Partial<RunSizes> {
   maxQueuedTokens?: number;
   prefixCache?: boolean;
   encodeMs?: number;
+  constraints?: Constraints;
   /** Real time of a step. */
   delayMs?: number;
 }
@@ -99,7 +100,7 @@ export function startEngine(options: EngineRunOptions = {}): EngineRun {
     prompts: new Prompts(tokenizer, 'preview', VOCABULARY),
     limits: { vocabSize: VOCABULARY, maxModelLen: sizes.maxModelLen, eosToken: EOS, thinkCloseToken: 0 },
     queue: { maxQueuedRequests: options.maxQueuedRequests ?? 1000, maxQueuedTokens: options.maxQueuedTokens ?? 1e6 },
-    constraints: new Constraints(new GrammarService({ tokenizer, vocabSize: VOCABULARY }), VOCABULARY, 0),
+    constraints: options.constraints ?? new Constraints(new GrammarService({ tokenizer, vocabSize: VOCABULARY }), VOCABULARY, 0),
     prefixCache: options.prefixCache ?? true,
     promptLogprobs: true,
     logger: SILENT,
