@@ -7,7 +7,7 @@ import type { Config } from './config.ts';
 import { tooManyRequests, unauthorized } from './errors.ts';
 
 /** Probes, scrapers and the page itself come without a key; nothing behind these paths is a model's text. */
-const openPaths = /^\/(health|v1\/health|livez|readyz|metrics|docs|openapi\.json|playground\/.*|)$/;
+const openPaths = /^\/(health|v1\/health|livez|readyz|startupz|metrics|docs|openapi\.json|playground\/.*|)$/;
 
 const allowedHeaders =
   'authorization, content-type, x-api-key, x-request-id, anthropic-version, anthropic-beta, openai-organization, openai-project';

@@ -82,6 +82,13 @@ export const operations: readonly Operation[] = [
   { method: 'get', path: '/health', tag: 'Server', summary: 'Whether requests are served', answer: 'status; 503 when not' },
   { method: 'get', path: '/readyz', tag: 'Server', summary: 'As /health, with the progress of loading', answer: 'status' },
   { method: 'get', path: '/livez', tag: 'Server', summary: 'Whether a restart would not help', answer: 'status' },
+  {
+    method: 'get',
+    path: '/startupz',
+    tag: 'Server',
+    summary: 'Whether the model is loaded',
+    answer: 'status; 503 while loading',
+  },
   { method: 'get', path: '/metrics', tag: 'Server', summary: 'Prometheus metrics', answer: 'metrics', type: 'text/plain' },
   { method: 'get', path: '/version', tag: 'Server', summary: 'Version of the server', answer: 'version' },
   { method: 'get', path: '/server_info', tag: 'Server', summary: 'Model, options and uptime', answer: 'version, model, options' },

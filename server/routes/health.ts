@@ -23,5 +23,10 @@ export function healthRoutes(app: FastifyInstance, { lifecycle, metrics }: Route
     const { status } = lifecycle.status();
     return reply.code(status === 'failed' ? 503 : 200).send({ status });
   });
+  /** 200 from the moment the model is loaded. */
+  app.get('/startupz', (_, reply) => {
+    const { code, body } = readiness();
+    return lifecycle.isLoaded ? reply.send({ status: 'ok' }) : reply.code(code).send(body);
+  });
   app.get('/metrics', async (_, reply) => reply.type(metrics.contentType).send(await metrics.render()));
 }

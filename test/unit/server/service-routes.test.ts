@@ -68,6 +68,7 @@ describe('probes', () => {
     lifecycle.loading({ stage: 'weights', fraction: 0.5, detail: '' });
     assert.deepEqual(await probe('/readyz'), [503, { status: 'loading', stage: 'weights', percent: 50 }]);
     assert.deepEqual(await probe('/livez'), [200, { status: 'loading' }]);
+    assert.deepEqual(await probe('/startupz'), [503, { status: 'loading', stage: 'weights', percent: 50 }]);
     const engine = scriptedEngine([]);
     lifecycle.ready(engine);
     assert.deepEqual(await probe('/health'), [200, { status: 'ok' }]);
@@ -77,6 +78,7 @@ describe('probes', () => {
     lifecycle.drain();
     assert.deepEqual(await probe('/readyz'), [503, { status: 'draining' }]);
     assert.equal((await probe('/livez'))[0], 200);
+    assert.deepEqual(await probe('/startupz'), [200, { status: 'ok' }]);
   });
 });
 
