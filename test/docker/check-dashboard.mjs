@@ -51,7 +51,8 @@ try {
       const answer = await ask(query);
       const ok = answer.status === 'success' && answer.data.result.length > 0;
       if (!ok) failed += 1;
-      console.log(`${ok ? 'ok     ' : 'FAILED '} ${panel.title}: ${query}${ok ? '' : ` -> ${JSON.stringify(answer).slice(0, 200)}`}`);
+      const why = ok ? '' : ` -> ${JSON.stringify(answer).slice(0, 200)}`;
+      console.log(`${ok ? 'ok     ' : 'FAILED '} ${panel.title}: ${query}${why}`);
     }
   }
   const names = new Set((await (await fetch(`${server}/metrics`)).text()).match(/^[a-z_]+:[a-z_]+/gm));

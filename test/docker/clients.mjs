@@ -39,4 +39,5 @@ for await (const chunk of stream) {
 }
 assert.equal(finish, 'length');
 assert.equal(usage.completion_tokens, 400);
-console.log(`${chunks} chunks, ${usage.completion_tokens} tokens, ${finish}: complete although the server was told to stop at chunk 5`);
+const { completion_tokens: tokens } = usage;
+console.log(`${chunks} chunks, ${tokens} tokens, ${finish}: complete although the server was told to stop at chunk 5`);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The playground in headless Chromium, over a scripted engine. `npm run screenshot` makes the README's picture from the demo model.
+// The playground in headless Chromium, over a scripted engine. `npm run screenshot` makes the README's picture from the
+// demo model.
 
 import assert from 'node:assert/strict';
 import { existsSync } from 'node:fs';

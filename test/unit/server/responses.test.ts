@@ -282,7 +282,8 @@ describe('translation of the request', () => {
     const engine = scriptedEngine([answer('ok')]);
     const { url } = await testServer(t, engine);
     const body = `{"input":"x","tools":[{"type":"web_search"},
-      {"type":"function","strict":null,"parameters":{"2":1.0,"1":1e2},"name":"f","description":"d"},{"type":"custom","name":"patch"},
+      {"type":"function","strict":null,"parameters":{"2":1.0,"1":1e2},"name":"f","description":"d"},
+      {"type":"custom","name":"patch"},
       {"type":"function","strict":true,"name":"g"}],
       "tool_choice":{"type":"function","name":"f"},"parallel_tool_calls":false}`;
     const response = await post(`${url}/v1/responses`, body);
