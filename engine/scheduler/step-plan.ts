@@ -165,9 +165,11 @@ export class StepPlanBuilder {
     contextOffset.push(contextBlocks.length);
   }
 
-  #addSampling({ sequence, drafts }: StepRow): void {
+  #addSampling({ sequence, drafts, promptLogprobs }: StepRow): void {
     const columns = this.#columns;
     const { sampling, logprobs, minTokens, stopTokens } = sequence.request;
+    // The width of the sampling row is that of its prompt's log-probabilities, too.
+    const width = promptLogprobs ? Math.max(logprobs, sequence.request.promptLogprobs) : logprobs;
     columns.temperature.push(sampling.temperature);
     columns.topP.push(sampling.topP);
     columns.topK.push(sampling.topK);
@@ -176,7 +178,7 @@ export class StepPlanBuilder {
     columns.presencePenalty.push(sampling.presencePenalty);
     columns.frequencyPenalty.push(sampling.frequencyPenalty);
     columns.seed.push(sampling.seed);
-    columns.logprobs.push(logprobs);
+    columns.logprobs.push(width);
     if (sequence.penalties !== undefined) {
       columns.penaltyTokens.append(sequence.penalties.tokens);
       columns.penaltyCounts.append(sequence.penalties.counts);

@@ -171,15 +171,20 @@ test('prompt log-probabilities are those the tokens had when they were sampled',
     for (const { token, top } of sampled) assert.equal(top[0]!.token, token, 'the greedy token is the likeliest');
     const prompt = await engine.encode(input);
     const tokens = Int32Array.from([...prompt, ...first.tokens]);
-    const echo = demoRequest({ kind: 'tokens', tokens }, { maxTokens: 0, promptLogprobs: 3 });
-    const [told] = await eventsOf(engine, echo);
-    assert.ok(told?.kind === 'prompt');
-    sampled.forEach(({ token, logprob, top }, i) => {
-      const entry = told.logprobs![prompt.length + i]!;
-      assert.equal(entry.token, token);
-      assert.ok(Math.abs(entry.logprob - logprob) < 2e-3);
-      assert.equal(entry.top[0]!.token, top[0]!.token);
-    });
+    for (const maxTokens of [0, 1]) {
+      const echo = demoRequest({ kind: 'tokens', tokens }, { maxTokens, promptLogprobs: 3 });
+      const [told] = await eventsOf(engine, echo);
+      assert.ok(told?.kind === 'prompt');
+      sampled.forEach(({ token, logprob, top }, i) => {
+        const entry = told.logprobs![prompt.length + i]!;
+        assert.equal(entry.token, token);
+        assert.ok(Math.abs(entry.logprob - logprob) < 2e-3);
+        assert.deepEqual(
+          entry.top.map((other) => other.token),
+          top.map((other) => other.token),
+        );
+      });
+    }
   });
 });
 
