@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: MIT
+// Launch plans are pure functions of the shape: checked without a GPU.
+#include <initializer_list>
+#include <vector>
+
+#include "check.h"
+#include "common/device.h"
+#include "gemm/gemm.h"
+#include "moe/dispatch.h"
+
+using namespace twelvex;
+using namespace twelvex::cuda;
+
+namespace {
+
+GemmParams dense(WeightFormat format, int rows, int cols, std::initializer_list<int> outputs, int num_sms = 132) {
+  GemmParams p;
+  p.format = format;
+  p.rows = rows;
+  p.cols = p.ldx = cols;
+  for (int n : outputs) p.segments[p.num_segments++].rows = n;
+  p.num_sms = num_sms;
+  return p;
+}
+
+GemmParams grouped(int tokens, int picks, int experts, int cols, int outputs) {
+  GemmParams p = dense(WeightFormat::kFp4Group32, tokens * picks, cols, {outputs});
+  static const GroupTile kSomewhere{};
+  p.tiles = &kSomewhere;
+  p.experts = experts;
+  p.max_tiles = max_group_tiles(p.rows, experts, group_tile_rows(p.rows, experts));
+  return p;
+}
+
+}  // namespace
+
+TEST("few rows stream the weights, many share tiles") {
+  CHECK_EQ(stream_rows(dense(WeightFormat::kFp8Block128, 1, 4096, {4096})), 8);
+  CHECK_EQ(stream_rows(dense(WeightFormat::kFp8Block128, 8, 4096, {4096})), 8);
+  CHECK_EQ(stream_rows(dense(WeightFormat::kFp8Block128, 9, 4096, {4096})), 16);
+  CHECK_EQ(stream_rows(dense(WeightFormat::kFp8Block128, 17, 4096, {4096})), 0);
+  GemmParams paired = dense(WeightFormat::kFp8Block128, 9, 4096, {1024, 1024});
+  paired.paired = true;
+  CHECK_EQ(stream_rows(paired), 0);
+}
+
+TEST("the split of K depends on K alone, so that a row's sums are the same in any batch") {
+  for (int cols : {96, 256, 1024, 1152, 4096, 7168, 8192, 16384}) {
+    const StreamPlan one = plan_stream(dense(WeightFormat::kFp8Block128, 1, cols, {1536}), 8);
+    const StreamPlan other = plan_stream(dense(WeightFormat::kFp8Block128, 8, cols, {64640}, 188), 8);
+    CHECK_EQ(one.chunks, (cols + kChunkCols - 1) / kChunkCols);
+    CHECK_EQ(other.chunks, one.chunks);
+    CHECK(one.split * one.rounds >= one.chunks);
+    CHECK_EQ(one.split * one.row_groups, stream_warps(8));
+  }
+}
+
+TEST("partial sums fit into the shared memory of sm_12x for every width") {
+  for (int cols = 32; cols <= 16384; cols += 32) {
+    for (int rows : {8, 16}) {
+      const StreamPlan plan = plan_stream(dense(WeightFormat::kBF16, rows, cols, {4096}), rows);
+      CHECK(plan.smem_bytes <= kMaxSharedBytes);
+    }
+    if (cols > 8192) continue;
+    GemmParams paired = dense(WeightFormat::kFp8Block128, 8, cols, {1024, 1024});
+    paired.paired = true;
+    CHECK(plan_stream(paired, 8).smem_bytes <= kMaxSharedBytes);
+  }
+}
+
+TEST("a launch covers every row of every segment") {
+  const StreamPlan stream = plan_stream(dense(WeightFormat::kFp8Block128, 3, 4096, {1024, 512, 12}), 8);
+  CHECK_EQ(stream.units, 64 + 32 + 1);
+  CHECK_EQ(stream.grid, 97);
+  const TilePlan tile = plan_tile(dense(WeightFormat::kFp8Block128, 4096, 4096, {1024, 512, 12}));
+  CHECK_EQ(tile.grid_n, 8 + 4 + 1);
+  CHECK_EQ(tile.rows_m, 128);
+  CHECK_EQ(tile.grid_m, 32);
+}
+
+TEST("a short prompt takes smaller tiles, so that more multiprocessors work") {
+  CHECK_EQ(plan_tile(dense(WeightFormat::kFp8Block128, 20, 4096, {4096})).rows_m, 32);
+  CHECK_EQ(plan_tile(dense(WeightFormat::kFp8Block128, 200, 4096, {4096})).rows_m, 64);
+  CHECK_EQ(plan_tile(dense(WeightFormat::kFp8Block128, 4096, 4096, {4096})).rows_m, 128);
+}
+
+TEST("group tiles follow the average number of rows an expert has") {
+  CHECK_EQ(group_tile_rows(6, 256), 8);
+  CHECK_EQ(group_tile_rows(192 * 6, 256), 8);
+  CHECK_EQ(group_tile_rows(1024 * 6, 256), 64);
+  CHECK_EQ(group_tile_rows(4096 * 6, 256), 128);
+  CHECK_EQ(plan_tile(grouped(1024, 6, 256, 4096, 4096)).rows_m, 64);
+}
+
+TEST("the bound on group tiles holds for the worst distributions") {
+  for (int experts : {12, 256, 384}) {
+    for (int slots : {1, 6, 85, 1152, 49152}) {
+      for (int tile_rows : {8, 64, 128}) {
+        // Every expert but the last holds one row more than whole tiles.
+        int tiles = 0, left = slots;
+        for (int e = 0; e < experts && left > 0; ++e) {
+          const int rows = e + 1 == experts ? left : left < 1 + tile_rows ? 1 : 1 + (e % 2) * tile_rows;
+          tiles += (rows + tile_rows - 1) / tile_rows;
+          left -= rows;
+        }
+        CHECK(tiles <= max_group_tiles(slots, experts, tile_rows));
+      }
+    }
+  }
+}
+
+TEST("prepared matrices are padded to whole cells") {
+  CHECK_EQ(weight_bytes(WeightFormat::kBF16, 12, 96), size_t{2 * 2048});
+  CHECK_EQ(weight_bytes(WeightFormat::kFp8Block128, 1024, 4096), size_t{1024} * 4096);
+  CHECK_EQ(weight_bytes(WeightFormat::kFp4Group32, 2048, 4096), size_t{2048} * 4096 / 2);
+  CHECK_EQ(scale_bytes(WeightFormat::kFp8Block128, 1024, 4096), size_t{8 * 32});
+  CHECK_EQ(scale_bytes(WeightFormat::kFp4Group32, 2048, 4096), size_t{2048} * 128);
+  // Every element of a bf16 matrix has a place of its own.
+  std::vector<bool> taken(weight_bytes(WeightFormat::kBF16, 37, 160) / 2);
+  for (int r = 0; r < 37; ++r) {
+    for (int c = 0; c < 160; ++c) {
+      const size_t at = bf16_offset(r, c, 160);
+      CHECK(at % 2 == 0 && at / 2 < taken.size() && !taken[at / 2]);
+      taken[at / 2] = true;
+    }
+  }
+}
