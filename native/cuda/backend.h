@@ -16,6 +16,7 @@
 #include "sampling/sampling.h"
 #include "step_arena.h"
 #include "step_batch.h"
+#include "step_graph.h"
 #include "weights.h"
 
 namespace twelvex::cuda {
@@ -141,6 +142,9 @@ class CudaOps final : public Ops {
   size_t streams_tail_at_ = 0;
   std::unique_ptr<Communicator> comm_;  // several ranks
   PeerPointers output_peers_, logits_peers_, selection_peers_;
+  StepGraphs graphs_;
+  bool in_graph_ = false;       // this step is captured or replayed
+  bool replaying_ = false;      // its operations are in the graph already
   bool gather_begun_ = false;   // the next attend of a csa layer joins the gather queue
   int overlapped_ = 0, inline_ = 0;
   std::vector<float> diagnostic_logits_, diagnostic_mtp_logits_;

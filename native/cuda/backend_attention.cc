@@ -53,6 +53,7 @@ void CudaOps::add_segment(GemmParams& gemm, const Linear& weights, const void* x
 }
 
 void CudaOps::project_query_kv(const Batch& batch, const AttentionWeights& weights, Array hidden, Array latent, Array query, Array kv) {
+  if (replaying_) return;
   const DeviceBatch& b = StepBatches::of(batch);
   GemmParams down = product(weights.wq_a, batch.tokens, config_.hidden_size);
   add_segment(down, weights.wq_a, hidden.data, latent.data, config_.q_lora_rank);
@@ -77,10 +78,12 @@ void CudaOps::project_query_kv(const Batch& batch, const AttentionWeights& weigh
 }
 
 void CudaOps::store_window(const Batch& batch, int layer, Array kv) {
+  if (replaying_) return;
   run_store_window({.batch = StepBatches::of(batch).view, .window = window_pages(layer), .kv = bf16_of(kv)}, queue_);
 }
 
 void CudaOps::compress(const Batch& batch, int layer, const CompressorWeights& weights, Array hidden) {
+  if (replaying_) return;
   const auto i = static_cast<size_t>(layer);
   const LayerCacheBytes& bytes = layout_.layers[i];
   const bool index = weights.dim == kIndexDim, csa = weights.ratio == kCsaRatio;
@@ -136,6 +139,7 @@ void CudaOps::gather(const DeviceBatch& batch, const PrefillChunk& chunk, int la
 /// With one chunk of prefill rows the workspace has a single user in the layer, so the gather of a csa layer may run while the
 /// indexer decides which of the gathered rows count. It starts behind the rows that this layer has just stored.
 void CudaOps::begin_gather(const Batch& batch, int layer, LayerKind kind) {
+  if (replaying_) return;
   const DeviceBatch& b = StepBatches::of(batch);
   gather_begun_ = kind == LayerKind::kCsa && b.chunks.size() == 1 && gathers(b.chunks.front(), kind);
   if (!gather_begun_) return;
@@ -162,16 +166,15 @@ void CudaOps::project_indexer(const DeviceBatch& b, const IndexerWeights& weight
   run_rotate_index({.batch = b.view, .first_token = first, .tokens = tokens, .heads = heads, .query = scratch_.index_query}, queue_);
 }
 
-/// Scores and selects groups [first, last), as many at a time as the score buffer holds.
+/// Scores and selects groups [first, last), as many at a time as the score buffer holds. A group reaches to where the next
+/// begins: in a graph its count varies from step to step, its place does not.
 void CudaOps::select_groups(const DeviceBatch& b, IndexScoreParams p, TopkParams top, int first, int last) {
   const int fit = score_chunk_tokens(kScoreFloats, top.stride);
   while (first < last) {
-    const int token = b.group_first[static_cast<size_t>(first)];
-    int end = token, next = first;
-    while (next < last && b.group_first[static_cast<size_t>(next)] + b.group_count[static_cast<size_t>(next)] - token <= fit) {
-      end = b.group_first[static_cast<size_t>(next)] + b.group_count[static_cast<size_t>(next)];
-      ++next;
-    }
+    const int token = b.token_of_group(first);
+    int next = first + 1;
+    while (next < last && b.token_of_group(next + 1) - token <= fit) ++next;
+    const int end = b.token_of_group(next);
     p.groups = {b.groups.first + first, b.groups.count + first, next - first};
     p.first_token = top.first_token = token;
     top.tokens = end - token;
@@ -182,6 +185,7 @@ void CudaOps::select_groups(const DeviceBatch& b, IndexScoreParams p, TopkParams
 }
 
 void CudaOps::select(const Batch& batch, int layer, const IndexerWeights& weights, Array hidden, Array latent, Array selection) {
+  if (replaying_) return;
   const DeviceBatch& b = StepBatches::of(batch);
   const int entries = b.context / kCsaRatio;
   TopkParams top;
@@ -208,8 +212,7 @@ void CudaOps::select(const Batch& batch, int layer, const IndexerWeights& weight
   p.stride = top.stride;
   // Ranks choose for a part of the groups each; everybody gets all choices.
   const ShardRange own = shard_range(b.groups.groups, options_.shape);
-  const auto token_of = [&](int64_t group) { return group < b.groups.groups ? b.group_first[static_cast<size_t>(group)] : batch.tokens; };
-  const int first = token_of(own.begin), tokens = token_of(own.end) - first;
+  const int first = b.token_of_group(own.begin), tokens = b.token_of_group(own.end) - first;
   if (tokens > 0) {
     project_indexer(b, weights, hidden, latent, first, tokens);
     select_groups(b, p, top, static_cast<int>(own.begin), static_cast<int>(own.end));
@@ -227,6 +230,7 @@ void CudaOps::select(const Batch& batch, int layer, const IndexerWeights& weight
 // ---------------------------------------------------------------- attention
 
 void CudaOps::attend(const Batch& batch, int layer, const AttentionWeights& weights, Array query, Array selection, Array attended) {
+  if (replaying_) return;
   const DeviceBatch& b = StepBatches::of(batch);
   const LayerKind kind = weights.kind;
   if (b.decode_tokens > 0) {
@@ -276,6 +280,7 @@ void CudaOps::attend(const Batch& batch, int layer, const AttentionWeights& weig
 }
 
 void CudaOps::project_output(const Batch& batch, const AttentionWeights& weights, Array attended, Array output) {
+  if (replaying_) return;
   if (weights.groups == 0) {
     check(cudaMemsetAsync(output.data, 0, static_cast<size_t>(batch.tokens) * static_cast<size_t>(config_.hidden_size) * 2, queue_), "memset");
     return;

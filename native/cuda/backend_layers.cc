@@ -21,6 +21,7 @@ const float* f32_of(Array array) { return static_cast<const float*>(array.data);
 }  // namespace
 
 void CudaOps::embed(const Batch& batch, const ModelWeights& weights, Array output) {
+  if (replaying_) return;
   EmbedParams p;
   p.token_id = StepBatches::of(batch).view.token_id;
   p.tokens = batch.tokens;
@@ -33,6 +34,7 @@ void CudaOps::embed(const Batch& batch, const ModelWeights& weights, Array outpu
 }
 
 void CudaOps::spread(const Batch& batch, Array hidden, Array streams) {
+  if (replaying_) return;
   run_spread({.tokens = batch.tokens, .dim = config_.hidden_size, .hidden = bf16_of(hidden), .streams = bf16_of(streams)}, queue_);
 }
 
@@ -40,6 +42,7 @@ void CudaOps::spread(const Batch& batch, Array hidden, Array streams) {
 
 void CudaOps::hyper(const Batch& batch, const HyperWeights* enter, const void* norm, const void* output, Array streams, Array mix,
                     void* hidden) {
+  if (replaying_) return;
   HyperParams p;
   p.tokens = batch.tokens;
   p.dim = config_.hidden_size;
@@ -77,6 +80,7 @@ void CudaOps::hyper_cross(const Batch& batch, const HyperWeights& next, Array no
 // ---------------------------------------------------------------- experts
 
 void CudaOps::route(const Batch& batch, const MoeWeights& weights, Array hidden, Array routing) {
+  if (replaying_) return;
   const BatchView& view = StepBatches::of(batch).view;
   GemmParams gemm = product(weights.gate, batch.tokens, config_.hidden_size);
   add_segment(gemm, weights.gate, hidden.data, scratch_.moe.logits, config_.num_experts, true);
@@ -99,6 +103,7 @@ void CudaOps::route(const Batch& batch, const MoeWeights& weights, Array hidden,
 }
 
 void CudaOps::run_experts(const Batch& batch, const MoeWeights& weights, Array hidden, Array routing, Array output) {
+  if (replaying_) return;
   const auto* ids = static_cast<const int32_t*>(routing.data);
   MoeParams p;
   p.tokens = batch.tokens;
@@ -117,7 +122,7 @@ void CudaOps::run_experts(const Batch& batch, const MoeWeights& weights, Array h
 }
 
 void CudaOps::all_reduce(const Batch& batch, Array array) {
-  if (!comm_ || batch.tokens == 0) return;
+  if (replaying_ || !comm_ || batch.tokens == 0) return;
   // The forward pass reduces one array only, the sub-layer outputs, whose addresses the ranks have exchanged.
   TWELVEX_NEED(array.data == output_peers_.at[options_.shape.rank], true);
   comm_->all_reduce(output_peers_, static_cast<int64_t>(batch.tokens) * config_.hidden_size, queue_);
@@ -126,6 +131,7 @@ void CudaOps::all_reduce(const Batch& batch, Array array) {
 // ---------------------------------------------------------------- drafts
 
 void CudaOps::keep_streams(const Batch& batch, Array streams) {
+  if (replaying_) return;
   KeepStreamsParams p;
   p.batch = StepBatches::of(batch).view;
   p.dim = config_.hidden_size;
@@ -136,6 +142,7 @@ void CudaOps::keep_streams(const Batch& batch, Array streams) {
 }
 
 void CudaOps::draft_input(const Batch& batch, const MtpWeights& weights, Array embedding, Array streams, Array draft_streams) {
+  if (replaying_) return;
   const DeviceBatch& b = StepBatches::of(batch);
   const int dim = config_.hidden_size;
   GatherStreamsParams gather;

@@ -74,6 +74,7 @@ void CudaOps::begin_sampling(const StepInput& input) {
                       .penalty_begin = input.penalty_offset[i], .penalty_end = input.penalty_offset[i + 1],
                       .bias_begin = input.bias_offset[i], .bias_end = input.bias_offset[i + 1], .mask_row = input.mask_row[i]};
   }
+  for (int i = static_cast<int>(batches_->samples().size()); i < batches_->sample_count(); ++i) s.info.host[i] = {};  // padding
   // Rows of prompt log-probabilities lie among the diagnostic logits.
   s.prompt_count = 0;
   const DeviceBatch& trunk = batches_->trunk_batch();
@@ -102,19 +103,27 @@ Batch CudaOps::begin_step(const StepInput& input) {
   gather_begun_ = false;
   diagnostic_logits_.clear();
   diagnostic_mtp_logits_.clear();
-  const size_t bytes = batches_->begin(input, arena_);
+  graphs_.abandon(queue_);  // of a step that failed
+  in_graph_ = replaying_ = false;
+  const int padded = padded_rows(static_cast<int>(input.slot.size()));
+  const bool graph = is_decode_step(input) && padded <= limits_.rows && padded * (1 + limits_.mtp) <= limits_.step_tokens;
+  const size_t bytes = batches_->begin(input, arena_, graph ? padded : 0);
   begin_sampling(input);
   arena_.upload(bytes, queue_);
-  return batches_->trunk(queue_);
+  if (graph) {
+    in_graph_ = true;
+    replaying_ = graphs_.begin({padded, batches_->trunk_batch().context / kCsaRatio > config_.index_topk}, queue_);
+  }
+  return batches_->trunk(replaying_ ? nullptr : &queue_);
 }
 
 Batch CudaOps::draft_batch(int pass) {
-  return batches_->draft(pass, {sampling_.accepted_count.device, sampling_.accepted.device, sampling_.drafts.device, limits_.rows}, queue_);
+  return batches_->draft(pass, replaying_ ? nullptr : &queue_, {sampling_.accepted_count.device, sampling_.accepted.device, sampling_.drafts.device, limits_.rows});
 }
 
 void CudaOps::logits(const Batch& batch, const HeadWeights& head, const Linear& lm_head, Array streams, Array logits) {
   const DeviceBatch& b = StepBatches::of(batch);
-  if (b.logit_rows == 0) return;
+  if (replaying_ || b.logit_rows == 0) return;
   HyperHeadParams p;
   p.rows = b.logit_rows;
   p.dim = config_.hidden_size;
@@ -166,7 +175,7 @@ void CudaOps::keep_diagnostic_logits(const DeviceBatch& batch, const float* logi
 
 void CudaOps::sample_trunk(const DeviceBatch& batch, const float* logits) {
   SamplingArrays& s = sampling_;
-  const int rows = static_cast<int>(batches_->samples().size()), places = 1 + limits_.mtp;
+  const int rows = batches_->sample_count(), places = 1 + limits_.mtp;
   SampleParams p;
   p.rows = rows;
   p.places = places;
@@ -219,6 +228,7 @@ void CudaOps::sample_trunk(const DeviceBatch& batch, const float* logits) {
 }
 
 void CudaOps::sample(const Batch& batch, Array logits) {
+  if (replaying_) return;
   const DeviceBatch& b = StepBatches::of(batch);
   const auto* raw = static_cast<const float*>(logits.data);
   if (batch.pass == 0) {
@@ -240,6 +250,7 @@ void CudaOps::finish_step(StepOutput& output) {
   SamplingArrays& s = sampling_;
   const auto rows = batches_->samples().size(), places = rows * static_cast<size_t>(1 + limits_.mtp), width = static_cast<size_t>(s.width);
   const auto drafts = static_cast<size_t>(limits_.mtp), stride = static_cast<size_t>(limits_.rows);
+  if (in_graph_) graphs_.end(queue_);
   StepArena::download(s.accepted_count, rows, queue_);
   StepArena::download(s.accepted, places, queue_);
   if (rows > 0 && drafts > 0) StepArena::download(s.drafts, (drafts - 1) * stride + rows, queue_);

@@ -86,6 +86,25 @@ void StepBatches::add_token(TokenArrays& a, int row, int32_t id, int position, i
   a.place.host[t] = 0;
 }
 
+void StepBatches::add_padding(TokenArrays& a, int end) const {
+  while (a.count < end) add_token(a, -1, -1, 0, 0);
+}
+
+/// Rows of a graph behind the real ones, and shapes that hold for every step it is replayed for.
+void StepBatches::finish_padding(TokenArrays& a, DeviceBatch& batch) const {
+  const int places = 1 + limits_.mtp;
+  for (int r = static_cast<int>(input_->slot.size()); r < padded_; ++r) {
+    a.row_first.host[r] = r * places;
+    a.row_count.host[r] = a.row_position.host[r] = 0;
+  }
+  add_padding(a, padded_ * places);
+  batch.chunks.clear();
+  batch.decode_rows = padded_;
+  batch.decode_tokens = a.count;
+  // Every entry is kept up to the bound below; beyond it nothing but the model's longest context bounds a sequence.
+  batch.context = batch.context <= topk_ * kCsaRatio ? std::min(topk_ * kCsaRatio, limits_.context_tokens) : limits_.context_tokens;
+}
+
 /// Logits rows for every token of the rows that have one of `flags`.
 void StepBatches::add_diagnostic_logits(TokenArrays& a, DeviceBatch& batch, uint8_t flags) const {
   for (size_t r = 0; r < input_->slot.size(); ++r) {
@@ -131,7 +150,11 @@ void StepBatches::plan_chunks(TokenArrays& a, DeviceBatch& batch, int window_fir
 void StepBatches::plan_groups() {
   trunk_.group_first.clear();
   trunk_.group_count.clear();
-  for (size_t r = 0; r < input_->slot.size(); ++r) {
+  for (int r = 0; r < padded_; ++r) {  // a graph: a group a row
+    trunk_.group_first.push_back(trunk_arrays_.row_first.host[r]);
+    trunk_.group_count.push_back(trunk_arrays_.row_count.host[r]);
+  }
+  for (size_t r = 0; padded_ == 0 && r < input_->slot.size(); ++r) {
     for (int i = 0; i < input_->count[r]; i += kScoreGroup) {
       trunk_.group_first.push_back(trunk_arrays_.row_first.host[r] + i);
       trunk_.group_count.push_back(std::min(kScoreGroup, input_->count[r] - i));
@@ -145,7 +168,7 @@ void StepBatches::plan_groups() {
 void StepBatches::fill_view(const TokenArrays& a, DeviceBatch& batch) const {
   BatchView& v = batch.view;
   v.tokens = a.count;
-  v.rows = static_cast<int>(input_->slot.size());
+  v.rows = padded_ > 0 ? padded_ : static_cast<int>(input_->slot.size());
   v.window_first = batch.pass == 0 ? 0 : 1;
   v.token_id = a.id.device;
   v.token_row = a.row.device;
@@ -189,10 +212,18 @@ void StepBatches::begin_trunk() {
     sample_of_row_[r] = static_cast<int32_t>(samples_.size());
     samples_.push_back({static_cast<int32_t>(r), first, trunk_.logit_rows, input_->drafts[r], a.position.host[first]});
     for (int t = first; t < a.count; ++t) a.logit_tokens.host[trunk_.logit_rows++] = t;
+    if (padded_ == 0) continue;
+    add_padding(a, static_cast<int>(r + 1) * (1 + limits_.mtp));
+    while (trunk_.logit_rows < a.count) a.logit_tokens.host[trunk_.logit_rows++] = -1;
   }
   trunk_.sampled = trunk_.logit_rows;
   add_diagnostic_logits(a, trunk_, kRowAllLogits | kRowAllLogprobs);
   plan_chunks(a, trunk_, 0);
+  if (padded_ > 0) {
+    finish_padding(a, trunk_);
+    while (trunk_.logit_rows < a.count) a.logit_tokens.host[trunk_.logit_rows++] = -1;
+    trunk_.sampled = trunk_.logit_rows;
+  }
   plan_groups();
   fill_view(a, trunk_);
 }
@@ -222,6 +253,12 @@ void StepBatches::begin_first_draft() {
         a.place.host[at] = t - samples_[static_cast<size_t>(s)].first_token;
       }
     }
+    if (padded_ > 0) add_padding(a, static_cast<int>(r + 1) * (1 + limits_.mtp));
+  }
+  // A padding sample accepts nothing, so that its logits row is token -1.
+  for (int s = static_cast<int>(samples_.size()); s < padded_; ++s) {
+    sample_row_.host[s] = -1;
+    sample_position_.host[s] = sample_logit_.host[s] = 0;
   }
   for (size_t s = 0; s < samples_.size(); ++s) {
     const SampleRow& sample = samples_[s];
@@ -231,13 +268,15 @@ void StepBatches::begin_first_draft() {
     sample_position_.host[s] = sample.position;
     sample_logit_.host[s] = a.row_first.host[r] + a.row_count.host[r] - from_end;
   }
-  first_.logit_rows = first_.sampled = static_cast<int>(samples_.size());
+  first_.logit_rows = first_.sampled = sample_count();
   add_diagnostic_logits(a, first_, kRowAllLogits);
   plan_chunks(a, first_, 1);
+  if (padded_ > 0) finish_padding(a, first_);
   fill_view(a, first_);
 }
 
-size_t StepBatches::begin(const StepInput& input, const StepArena& arena) {
+size_t StepBatches::begin(const StepInput& input, const StepArena& arena, int padded) {
+  padded_ = padded;
   input_copy_ = input;
   input_ = &input_copy_;
   const auto copy = [](const std::vector<int32_t>& from, StepArray<int32_t>& to) {
@@ -251,12 +290,13 @@ size_t StepBatches::begin(const StepInput& input, const StepArena& arena) {
   copy(input.window_blocks, window_blocks_);
   copy(input.context_blocks, context_blocks_);
   std::copy(input.flags.begin(), input.flags.end(), flags_.host);
+  std::fill(flags_.host + input.flags.size(), flags_.host + flags_.capacity, uint8_t{0});
   begin_trunk();
   if (limits_.mtp > 0) begin_first_draft();
   return arena.end_of(context_blocks_, input.context_blocks.size());
 }
 
-Batch StepBatches::finish(DeviceBatch& batch, const TokenArrays& a, cudaStream_t queue) const {
+Batch StepBatches::finish(DeviceBatch& batch, const TokenArrays& a, const cudaStream_t* queue) const {
   RopeTableParams rope;
   rope.position = a.position.device;
   rope.tokens = a.count;
@@ -264,7 +304,7 @@ Batch StepBatches::finish(DeviceBatch& batch, const TokenArrays& a, cudaStream_t
   rope.compressed = compressed_;
   rope.rope_plain = a.rope_plain;
   rope.rope_long = a.rope_long;
-  run_rope_table(rope, queue);
+  if (queue) run_rope_table(rope, *queue);
   Batch out;
   out.tokens = a.count;
   out.rows = batch.view.rows;
@@ -273,10 +313,10 @@ Batch StepBatches::finish(DeviceBatch& batch, const TokenArrays& a, cudaStream_t
   return out;
 }
 
-Batch StepBatches::trunk(cudaStream_t queue) { return finish(trunk_, trunk_arrays_, queue); }
+Batch StepBatches::trunk(const cudaStream_t* queue) { return finish(trunk_, trunk_arrays_, queue); }
 
-Batch StepBatches::draft(int pass, const SampleResults& results, cudaStream_t queue) {
-  const int samples = static_cast<int>(samples_.size());
+Batch StepBatches::draft(int pass, const cudaStream_t* queue, const SampleResults& results) {
+  const int samples = sample_count();
   if (pass == 1) {
     FirstDraftParams p;
     p.tokens = first_arrays_.count;
@@ -289,7 +329,7 @@ Batch StepBatches::draft(int pass, const SampleResults& results, cudaStream_t qu
     p.sample_logit = sample_logit_.device;
     p.token_id = first_arrays_.id.device;
     p.logit_tokens = first_arrays_.logit_tokens.device;
-    run_first_draft(p, queue);
+    if (queue) run_first_draft(p, *queue);
     return finish(first_, first_arrays_, queue);
   }
   TokenArrays& a = later_arrays_[pass - 1];
@@ -314,7 +354,7 @@ Batch StepBatches::draft(int pass, const SampleResults& results, cudaStream_t qu
   p.cache_position = a.cache_position.device;
   p.source = a.source.device;
   p.logit_tokens = a.logit_tokens.device;
-  run_later_draft(p, queue);
+  if (queue) run_later_draft(p, *queue);
   return finish(batch, a, queue);
 }
 

@@ -36,7 +36,7 @@ struct DeviceBatch {
   int pass = 0;
   int decode_rows = 0, decode_tokens = 0;  // leading rows of at most 1 + K tokens: split-KV attention
   std::vector<PrefillChunk> chunks;        // the other rows
-  int context = 0;                         // largest cache position + 1
+  int context = 0;                         // largest cache position + 1, or its bound in a graph
   KvSource gathered[3];                    // workspace places by layer kind (gathered_* only)
   ScoreGroups groups;                      // csa: groups of the trunk's tokens
   std::vector<int32_t> group_first, group_count;  // host copy
@@ -44,6 +44,11 @@ struct DeviceBatch {
   const int32_t* logit_tokens = nullptr;   // [N] token of every logits row: sampled ones first, then diagnostic rows
   int logit_rows = 0;                      // N
   int sampled = 0;                         // logits rows of sampling rows
+
+  /// First token of a group; the batch's end behind the last.
+  int token_of_group(int64_t group) const {
+    return group < groups.groups ? group_first[static_cast<size_t>(group)] : view.tokens;
+  }
 };
 
 /// A sampling row, for the sampler.
@@ -64,17 +69,20 @@ class StepBatches {
   void reserve(StepArena& arena);
   void reserve_tables(StepArena& arena);
 
-  /// Fills the host arrays and returns the bytes to upload.
-  size_t begin(const StepInput& input, const StepArena& arena);
-  /// Behind the upload: rotary tables of the trunk.
-  Batch trunk(cudaStream_t queue);
+  /// Fills the host arrays and returns the bytes to upload. `padded` > 0: a decode step in the layout of a graph of that many
+  /// rows: 1 + K places a row, unused ones and unused rows are padding.
+  size_t begin(const StepInput& input, const StepArena& arena, int padded);
+  /// Behind the upload: rotary tables of the trunk. Null queue: a replayed graph does it.
+  Batch trunk(const cudaStream_t* queue);
   /// Queues the kernels that finish draft pass `pass`.
-  Batch draft(int pass, const SampleResults& samples, cudaStream_t queue);
+  Batch draft(int pass, const cudaStream_t* queue, const SampleResults& samples);
 
   static const DeviceBatch& of(const Batch& batch) { return *static_cast<const DeviceBatch*>(batch.device); }
   const DeviceBatch& trunk_batch() const { return trunk_; }
   const StepInput& input() const { return *input_; }
   const std::vector<SampleRow>& samples() const { return samples_; }
+  /// Sampling rows with the padding of a graph.
+  int sample_count() const { return padded_ > 0 ? padded_ : static_cast<int>(samples_.size()); }
   const RopeFrequencies& compressed_frequencies() const { return compressed_; }
 
  private:
@@ -89,16 +97,19 @@ class StepBatches {
   void reserve_tokens(StepArena& arena, TokenArrays& arrays, size_t tokens);
   void begin_trunk();
   void begin_first_draft();
+  void add_padding(TokenArrays& arrays, int end) const;
+  void finish_padding(TokenArrays& arrays, DeviceBatch& batch) const;
   void add_token(TokenArrays& arrays, int row, int32_t id, int position, int shift) const;
   void add_diagnostic_logits(TokenArrays& arrays, DeviceBatch& batch, uint8_t flags) const;
   void plan_chunks(TokenArrays& arrays, DeviceBatch& batch, int window_first) const;
   void plan_groups();
   void fill_view(const TokenArrays& arrays, DeviceBatch& batch) const;
-  Batch finish(DeviceBatch& batch, const TokenArrays& arrays, cudaStream_t queue) const;
+  Batch finish(DeviceBatch& batch, const TokenArrays& arrays, const cudaStream_t* queue) const;
 
   const Limits limits_;
   const int topk_, workspace_rows_;
   RopeFrequencies plain_, compressed_;
+  int padded_ = 0;           // rows of a graph, 0: none
   const StepInput* input_ = nullptr;
   StepInput input_copy_;
   std::vector<SampleRow> samples_;

@@ -39,60 +39,68 @@ struct alignas(128) SmemPlan {
 };
 static_assert(sizeof(SmemPlan) <= kMaxSharedBytes, "sm_12x gives one block at most 99 KiB");
 
-/// Rows of one tile, eight a warp; invalid candidates become zeros.
-__device__ __forceinline__ void load_rows(const SparseDecodeParams& p, const CandidateList& list, SmemPlan& s, int first,
-                                          int warp, int lane) {
-  constexpr int kRows = kTile / kWarps;
-  int id = -1;
-  const uint8_t* data = nullptr;
-  uint2 scales = make_uint2(0, 0);
-  const bool fp8 = p.kv.window.format == RowFormat::kFp8;
-  if (lane < kRows) {
-    const int c = first + warp * kRows + lane;
-    id = list.id(c);
-    if (id >= 0) {
-      const PagedRow at = paged_row(p.batch, p.kv, list.row, c < list.compressed, id);
-      data = fp8 ? at.pages->row_fp8(at.block, at.row) : at.pages->row_bf16(at.block, at.row);
-      if (fp8) scales = *reinterpret_cast<const uint2*>(at.pages->scales_fp8(at.block, at.row));
-    }
-  }
-  const uint32_t mask = __ballot_sync(kFullWarp, id >= 0);
-  if (lane == 0) reinterpret_cast<uint8_t*>(&s.valid)[warp] = static_cast<uint8_t>(mask);
+/// Rows of one tile on their way, eight a warp; invalid candidates become zeros. `load` for the next tile is issued before the
+/// current one is worked on.
+struct TileRows {
+  static constexpr int kRows = kTile / kWarps;
   uint4 chunk[kRows][2];
+  uint2 scales;   // of row `lane`, lanes < kRows
+  uint32_t mask;
+
+  __device__ __forceinline__ void load(const SparseDecodeParams& p, const CandidateList& list, int first, int warp, int lane) {
+    int id = -1;
+    const uint8_t* data = nullptr;
+    scales = make_uint2(0, 0);
+    const bool fp8 = p.kv.window.format == RowFormat::kFp8;
+    if (lane < kRows) {
+      const int c = first + warp * kRows + lane;
+      id = list.id(c);
+      if (id >= 0) {
+        const PagedRow at = paged_row(p.batch, p.kv, list.row, c < list.compressed, id);
+        data = fp8 ? at.pages->row_fp8(at.block, at.row) : at.pages->row_bf16(at.block, at.row);
+        if (fp8) scales = *reinterpret_cast<const uint2*>(at.pages->scales_fp8(at.block, at.row));
+      }
+    }
+    mask = __ballot_sync(kFullWarp, id >= 0);
 #pragma unroll
-  for (int r = 0; r < kRows; ++r) {
-    const auto* row = reinterpret_cast<const uint4*>(__shfl_sync(kFullWarp, reinterpret_cast<uint64_t>(data), r));
-    chunk[r][0] = chunk[r][1] = make_uint4(0, 0, 0, 0);
-    if (row == nullptr) continue;
-    if (!fp8) {
-      chunk[r][0] = __ldg(row + lane), chunk[r][1] = __ldg(row + lane + 32);
-    } else {
-      if (lane < 28) chunk[r][0] = __ldg(row + lane);       // e4m3
-      if (lane < 8) chunk[r][1] = __ldg(row + 28 + lane);   // rotary bf16
+    for (int r = 0; r < kRows; ++r) {
+      const auto* row = reinterpret_cast<const uint4*>(__shfl_sync(kFullWarp, reinterpret_cast<uint64_t>(data), r));
+      chunk[r][0] = chunk[r][1] = make_uint4(0, 0, 0, 0);
+      if (row == nullptr) continue;
+      if (!fp8) {
+        chunk[r][0] = __ldg(row + lane), chunk[r][1] = __ldg(row + lane + 32);
+      } else {
+        if (lane < 28) chunk[r][0] = __ldg(row + lane);       // e4m3
+        if (lane < 8) chunk[r][1] = __ldg(row + 28 + lane);   // rotary bf16
+      }
     }
   }
+
+  __device__ __forceinline__ void store(SmemPlan& s, bool fp8, int warp, int lane) const {
+    if (lane == 0) reinterpret_cast<uint8_t*>(&s.valid)[warp] = static_cast<uint8_t>(mask);
 #pragma unroll
-  for (int r = 0; r < kRows; ++r) {
-    auto* out = reinterpret_cast<uint4*>(s.rows[warp * kRows + r]);
-    if (!fp8) {
-      out[lane] = chunk[r][0], out[lane + 32] = chunk[r][1];
-      continue;
-    }
-    const uint32_t low = __shfl_sync(kFullWarp, scales.x, r), high = __shfl_sync(kFullWarp, scales.y, r);
-    const int group = lane / 4;
-    const bf162 scale = __float2bfloat162_rn(e8m0_to_float(((group < 4 ? low : high) >> (group % 4 * 8)) & 0xff));
-    const uint4 bytes = chunk[r][0];
-    uint2 wide[4] = {e4m3x4_to_bf16x4(bytes.x), e4m3x4_to_bf16x4(bytes.y), e4m3x4_to_bf16x4(bytes.z), e4m3x4_to_bf16x4(bytes.w)};
-    auto* pairs = reinterpret_cast<bf162*>(wide);
+    for (int r = 0; r < kRows; ++r) {
+      auto* out = reinterpret_cast<uint4*>(s.rows[warp * kRows + r]);
+      if (!fp8) {
+        out[lane] = chunk[r][0], out[lane + 32] = chunk[r][1];
+        continue;
+      }
+      const uint32_t low = __shfl_sync(kFullWarp, scales.x, r), high = __shfl_sync(kFullWarp, scales.y, r);
+      const int group = lane / 4;
+      const bf162 scale = __float2bfloat162_rn(e8m0_to_float(((group < 4 ? low : high) >> (group % 4 * 8)) & 0xff));
+      const uint4 bytes = chunk[r][0];
+      uint2 wide[4] = {e4m3x4_to_bf16x4(bytes.x), e4m3x4_to_bf16x4(bytes.y), e4m3x4_to_bf16x4(bytes.z), e4m3x4_to_bf16x4(bytes.w)};
+      auto* pairs = reinterpret_cast<bf162*>(wide);
 #pragma unroll
-    for (int k = 0; k < 8; ++k) pairs[k] = __hmul2(pairs[k], scale);
-    if (lane < 28) {
-      out[2 * lane] = make_uint4(wide[0].x, wide[0].y, wide[1].x, wide[1].y);
-      out[2 * lane + 1] = make_uint4(wide[2].x, wide[2].y, wide[3].x, wide[3].y);
+      for (int k = 0; k < 8; ++k) pairs[k] = __hmul2(pairs[k], scale);
+      if (lane < 28) {
+        out[2 * lane] = make_uint4(wide[0].x, wide[0].y, wide[1].x, wide[1].y);
+        out[2 * lane + 1] = make_uint4(wide[2].x, wide[2].y, wide[3].x, wide[3].y);
+      }
+      if (lane < 8) out[56 + lane] = chunk[r][1];
     }
-    if (lane < 8) out[56 + lane] = chunk[r][1];
   }
-}
+};
 
 /// Quarter sums of the tile's scores.
 __device__ __forceinline__ void score_tile(SmemPlan& s, int warp, int lane) {
@@ -173,6 +181,9 @@ __global__ void __launch_bounds__(kThreads) sparse_decode_kernel(const __grid_co
   const int begin = split * decode_split(p.kind), end = min(list.total, begin + decode_split(p.kind));
   if (begin >= end) return;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const bool fp8 = p.kv.window.format == RowFormat::kFp8;
+  TileRows tile;
+  tile.load(p, list, begin, warp, lane);
   for (int i = threadIdx.x; i < kHeads * 64; i += kThreads) {
     const int h = i / 64;
     const auto* q =
@@ -182,8 +193,9 @@ __global__ void __launch_bounds__(kThreads) sparse_decode_kernel(const __grid_co
   float out[16][4] = {};
   float row_max = -INFINITY, row_sum = 0;
   for (int first = begin; first < end; first += kTile) {
-    load_rows(p, list, s, first, warp, lane);
+    tile.store(s, fp8, warp, lane);
     __syncthreads();
+    if (first + kTile < end) tile.load(p, list, first + kTile, warp, lane);
     score_tile(s, warp, lane);
     __syncthreads();
     softmax_tile(s, p.scale * kLog2e, row_max, row_sum);
@@ -237,13 +249,6 @@ __global__ void __launch_bounds__(128) merge_splits_kernel(const __grid_constant
 }
 
 }  // namespace
-
-int decode_splits(LayerKind kind, int topk, int context_tokens) {
-  int candidates = context_tokens < kWindow ? context_tokens : kWindow;
-  if (kind == LayerKind::kCsa) candidates += topk < context_tokens / kCsaRatio ? topk : context_tokens / kCsaRatio;
-  if (kind == LayerKind::kHca) candidates += context_tokens / kHcaRatio;
-  return (candidates + decode_split(kind) - 1) / decode_split(kind);
-}
 
 void run_sparse_decode(const SparseDecodeParams& p, cudaStream_t queue) {
   if (p.tokens == 0 || p.heads == 0) return;

@@ -31,16 +31,6 @@ void launch_heads(const SparsePrefillParams& p, const SparsePrefillPlan& plan, c
 
 }  // namespace
 
-SparsePrefillPlan plan_sparse_prefill(int tokens, int heads, int multiprocessors, int arch, bool fp8) {
-  SparsePrefillPlan plan;
-  plan.head_block = heads <= 16 ? 16 : 32;
-  plan.head_groups = (heads + plan.head_block - 1) / plan.head_block;
-  plan.tile = arch == 90 && !fp8 ? 64 : 32;
-  const int items = tokens * plan.head_groups;
-  plan.blocks = items < multiprocessors ? items : multiprocessors;
-  return plan;
-}
-
 void run_sparse_prefill(const SparsePrefillParams& p, cudaStream_t queue) {
   if (p.tokens == 0 || p.heads == 0) return;
   const DeviceInfo& device = device_info();

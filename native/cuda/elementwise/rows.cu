@@ -13,9 +13,8 @@ constexpr int kThreads = 128;
 
 __global__ void __launch_bounds__(kThreads) embed_kernel(const __grid_constant__ EmbedParams p) {
   const int id = p.token_id[blockIdx.x];
-  if (id < 0) return;
   const int64_t row = id - p.vocab_begin;
-  const bool own = row >= 0 && row < p.vocab_rows;
+  const bool own = id >= 0 && row >= 0 && row < p.vocab_rows;
   auto* out = reinterpret_cast<uint32_t*>(p.output + static_cast<size_t>(blockIdx.x) * p.dim);
   for (int i = threadIdx.x; i < p.dim / 2; i += kThreads) {
     out[i] = own ? *reinterpret_cast<const uint32_t*>(p.embedding + bf16_offset(row, 2 * i, p.dim)) : 0u;

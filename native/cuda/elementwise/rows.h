@@ -11,7 +11,7 @@ namespace twelvex::cuda {
 
 /// output[t] = embedding of token t where this rank owns its row, else zeros.
 struct EmbedParams {
-  const int32_t* token_id = nullptr;   // [T], < 0: padding
+  const int32_t* token_id = nullptr;   // [T], < 0: padding, zeros
   int tokens = 0;
   int dim = 0;                         // D, even
   int64_t vocab_begin = 0, vocab_rows = 0;

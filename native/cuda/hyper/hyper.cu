@@ -137,15 +137,15 @@ __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + __expf
 __device__ __forceinline__ float sinkhorn(float logit, int iterations, float eps) {
   const float top = warp_max<4>(logit);
   float v = __expf(logit - top);
-  v = v / warp_sum<4>(v) + eps;
+  v = __fdividef(v, warp_sum<4>(v)) + eps;
   const auto column_sum = [](float x) {
     x += __shfl_xor_sync(kFullWarp, x, 4);
     return x + __shfl_xor_sync(kFullWarp, x, 8);
   };
-  v = v / (column_sum(v) + eps);
+  v = __fdividef(v, column_sum(v) + eps);
   for (int i = 1; i < iterations; ++i) {
-    v = v / (warp_sum<4>(v) + eps);
-    v = v / (column_sum(v) + eps);
+    v = __fdividef(v, warp_sum<4>(v) + eps);
+    v = __fdividef(v, column_sum(v) + eps);
   }
   return v;
 }

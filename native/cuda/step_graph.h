@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: MIT
+// CUDA graphs of pure decode steps: trunk, sampling and draft passes of a padded number of rows are one launch.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <map>
+
+#include "runtime/step.h"
+#include "runtime/ops.h"
+
+namespace twelvex::cuda {
+
+/// What a graph is captured for; everything else that a step varies lies in device memory.
+struct GraphShape {
+  int rows = 0;        // padded; every row has 1 + Limits::mtp places
+  bool select = false; // some csa layer scores entries (else every entry is kept)
+  bool operator<(const GraphShape& other) const { return rows != other.rows ? rows < other.rows : select < other.select; }
+};
+
+/// Smallest of 1, 2, 3, 4, 6, 8, 12, 16, 24, ... (powers of two and one and a half times them) that holds `rows`.
+int padded_rows(int rows);
+
+/// Whether a step can run as a graph: rows that sample, each its last token and drafts, without log-probabilities or diagnostics.
+bool is_decode_step(const StepInput& input);
+
+/// Captures or replays on one stream. Between begin and end, operations must not be queued while `replaying`.
+class StepGraphs {
+ public:
+  StepGraphs() = default;
+  ~StepGraphs();
+  StepGraphs(const StepGraphs&) = delete;
+  StepGraphs& operator=(const StepGraphs&) = delete;
+
+  /// True: the shape was captured before, nothing is to be queued. False: capturing has begun.
+  bool begin(const GraphShape& shape, cudaStream_t queue);
+  /// Ends capturing, if any, and launches the graph.
+  void end(cudaStream_t queue);
+  /// Gives up a capture that an error interrupted.
+  void abandon(cudaStream_t queue) noexcept;
+
+ private:
+  std::map<GraphShape, cudaGraphExec_t> graphs_;
+  GraphShape shape_;
+  bool capturing_ = false;
+};
+
+}  // namespace twelvex::cuda

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: MIT
+#include "attention/gather.h"
+#include "attention/sparse_decode.h"
+#include "attention/sparse_prefill.h"
+#include "check.h"
+#include "indexer/indexer.h"
+#include "step_graph.h"
+
+using namespace twelvex;
+using namespace twelvex::cuda;
+
+TEST("prefill attention fills the device with persistent blocks and takes larger tiles where shared memory allows") {
+  const SparsePrefillPlan h100 = plan_sparse_prefill(4096, 32, 132, 90, false);
+  CHECK_EQ(h100.head_block, 32);
+  CHECK_EQ(h100.head_groups, 1);
+  CHECK_EQ(h100.tile, 64);
+  CHECK_EQ(h100.blocks, 132);
+  const SparsePrefillPlan rtx = plan_sparse_prefill(4096, 32, 188, 120, false);
+  CHECK_EQ(rtx.tile, 32);
+  CHECK_EQ(rtx.blocks, 188);
+  CHECK_EQ(plan_sparse_prefill(4096, 32, 132, 90, true).tile, 32);
+}
+
+TEST("prefill attention pads heads to 16 or 32 and cuts more into groups") {
+  CHECK_EQ(plan_sparse_prefill(10, 2, 132, 90, false).head_block, 16);
+  CHECK_EQ(plan_sparse_prefill(10, 16, 132, 90, false).head_block, 16);
+  const SparsePrefillPlan plan = plan_sparse_prefill(10, 64, 132, 90, false);
+  CHECK_EQ(plan.head_block, 32);
+  CHECK_EQ(plan.head_groups, 2);
+  CHECK_EQ(plan.blocks, 20);
+}
+
+TEST("a decode token's splits depend on its layer and the longest context alone") {
+  CHECK_EQ(decode_splits(LayerKind::kSwa, 512, 100000), 1);
+  CHECK_EQ(decode_splits(LayerKind::kCsa, 512, 100000), 5);
+  CHECK_EQ(decode_splits(LayerKind::kCsa, 512, 400), 2);
+  CHECK_EQ(decode_splits(LayerKind::kHca, 512, 524288), 9);
+  CHECK_EQ(decode_splits(LayerKind::kSwa, 512, 1), 1);
+}
+
+TEST("indexer scores are taken in chunks of whole groups that fit their buffer, at least one group") {
+  CHECK_EQ(score_chunk_tokens(16 << 20, 4096), 4096);
+  CHECK_EQ(score_chunk_tokens(16 << 20, 131072), 128);
+  CHECK_EQ(score_chunk_tokens(1 << 20, 1 << 20), kScoreGroup);
+}
+
+TEST("a gather covers the visible entries and the window of the row's first token") {
+  const GatherShape csa = gather_shape(1000, 24, kCsaRatio, 0);
+  CHECK_EQ(csa.compressed, 256);
+  CHECK_EQ(csa.window_start, 873);
+  CHECK_EQ(csa.window, 151);
+  CHECK_EQ(gather_shape(5, 3, 0, 1).window_start, 1);
+}
+
+TEST("graphs are padded to few sizes, never by more than half") {
+  const int sizes[] = {1, 2, 3, 4, 6, 6, 8, 8, 12};
+  for (int rows = 1; rows <= 9; ++rows) CHECK_EQ(padded_rows(rows), sizes[rows - 1]);
+  CHECK_EQ(padded_rows(33), 48);
+  CHECK_EQ(padded_rows(49), 64);
+  CHECK_EQ(padded_rows(64), 64);
+}
+
+TEST("a step is a graph only when every row verifies its drafts and nothing else is asked") {
+  StepInput input;
+  CHECK(!is_decode_step(input));
+  input.slot = {0, 1};
+  input.flags = {kRowSample, kRowSample};
+  input.count = {3, 1};
+  input.drafts = {2, 0};
+  input.sampling.resize(2);
+  CHECK(is_decode_step(input));
+  input.sampling[1].logprobs = 0;
+  CHECK(!is_decode_step(input));
+  input.sampling[1].logprobs = -1;
+  input.count[1] = 5;  // a prompt that ends in this step
+  CHECK(!is_decode_step(input));
+}
