@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 // From the body of POST /v1/responses to the engine's protocol-free input.
 
-import { elements, member, parseLossless, sourceText } from '../../engine/index.ts';
-import type { ChatInput, ChatMessage, ContentPart, JsonText, SamplingOptions } from '../../engine/index.ts';
-import { invalid, unsupported } from '../errors.ts';
+import { member, parseLossless } from '../../engine/index.ts';
+import type { ChatInput, ChatMessage, ContentPart, SamplingOptions } from '../../engine/index.ts';
+import { unsupported } from '../errors.ts';
 import type { JsonBody } from '../schemas/parse.ts';
 import { itemTypes, notStored } from '../schemas/responses.ts';
 import type { InputItem, ResponsesBody } from '../schemas/responses.ts';
@@ -12,6 +12,7 @@ import { effortFor } from './chat-request.ts';
 import type { ChatContext } from './chat-request.ts';
 import { formatGrammar, formatPrompt } from './grammar-request.ts';
 import type { AnswerFormat, Grammar } from './grammar-request.ts';
+import { functionTools, modelName, toolChoiceOf } from './response-tools.ts';
 
 type Parts = Exclude<(InputItem & { type: 'message' })['content'], string>;
 type AssistantMessage = ChatMessage & { role: 'assistant' };
@@ -30,7 +31,7 @@ export function refuseItems(value: unknown): void {
 
 /** @throws HttpError naming the field that cannot be served. */
 export function responsesInput(body: ResponsesBody, source: JsonBody, context: ChatContext): ChatInput {
-  const tools = toolsOf(body, source);
+  const tools = functionTools(body, source);
   const format = formatOf(body, source);
   const shownFormat = format && formatPrompt(format, source);
   const word = body.reasoning?.effort;
@@ -75,40 +76,6 @@ export function responsesGrammar(body: ResponsesBody, source: JsonBody): Grammar
   return format && formatGrammar(format, source, 'text.format');
 }
 
-/** Function tools in the shape the model was trained on; schemas keep the client's spelling. */
-function toolsOf(body: ResponsesBody, source: JsonBody): JsonText[] {
-  if (body.tools?.some((tool) => tool.type === 'function') !== true) return [];
-  const nodes = elements(member(parseLossless(source.text), 'tools'));
-  return body.tools.flatMap((tool, index) => {
-    if (tool.type !== 'function') return [];
-    if (tool.name === undefined || tool.name === '') {
-      throw invalid(`tools[${index}].name is required`, `tools[${index}].name`, 'missing_required_parameter');
-    }
-    const schema = member(nodes[index], 'parameters');
-    const fields = [
-      `"name": ${JSON.stringify(tool.name)}`,
-      ...(tool.description === undefined ? [] : [`"description": ${JSON.stringify(tool.description)}`]),
-      ...(schema?.kind === 'object' ? [`"parameters": ${sourceText(source.text, schema).json}`] : []),
-      ...(tool.strict === true ? ['"strict": true'] : []),
-    ];
-    return [{ json: `{${fields.join(', ')}}` }];
-  });
-}
-
-function toolChoiceOf(body: ResponsesBody, hasTools: boolean): Pick<ChatInput, 'toolChoice'> {
-  const choice = body.tool_choice;
-  if (choice === undefined) return {};
-  if (!hasTools && choice !== 'none' && choice !== 'auto') throw invalid('tool_choice needs tools to choose from', 'tool_choice');
-  if (typeof choice === 'string') return { toolChoice: choice };
-  if (choice.type !== 'function') throw unsupported('tool_choice.type', `tool_choice of type ${choice.type} is not supported`);
-  const { name } = choice;
-  if (name === undefined) throw invalid('tool_choice.name is required', 'tool_choice.name', 'missing_required_parameter');
-  if (!body.tools?.some((tool) => tool.type === 'function' && tool.name === name)) {
-    throw invalid(`tool_choice names the function ${JSON.stringify(name)}, which is not among tools`, 'tool_choice.name');
-  }
-  return { toolChoice: { name } };
-}
-
 /** What an assistant turn consists of, in the order in which the model writes it. */
 const stages = { reasoning: 0, message: 1, function_call: 2 };
 
@@ -131,7 +98,7 @@ function turnsOf(items: readonly InputItem[]): ChatMessage[] {
       if (text !== undefined) addReasoning(assistant('reasoning'), text);
     } else if (item.type === 'function_call') {
       const turn = assistant('function_call');
-      turn.toolCalls = [...(turn.toolCalls ?? []), { id: item.call_id, name: item.name, arguments: item.arguments }];
+      turn.toolCalls = [...(turn.toolCalls ?? []), { id: item.call_id, name: modelName(item), arguments: item.arguments }];
     } else if (item.type === 'message' && item.role === 'assistant') {
       const turn = assistant('message');
       turn.content = joined(turn.content, textOf(item.content, `input[${index}].content`));

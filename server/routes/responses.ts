@@ -13,6 +13,7 @@ import { streamAnswer, wholeAnswer } from './answer.ts';
 import { engineRequestId, openExchange } from './context.ts';
 import type { RouteContext } from './context.ts';
 import { placementOf, refuseUnsupported } from './generation-request.ts';
+import { clientNames } from './response-tools.ts';
 import { refuseItems, responsesGrammar, responsesInput, responsesSampling } from './response-request.ts';
 
 /** Agents recognise an overlong input by its text, so the wording is OpenAI's for this endpoint, with the numbers behind. */
@@ -50,6 +51,7 @@ export function responsesRoute(app: FastifyInstance, context: RouteContext): voi
       created: Math.floor(Date.now() / 1e3),
       model: model.name,
       echo: echoOf(body, source!, generation),
+      toolName: clientNames(body),
       packReasoning: body.include?.includes('reasoning.encrypted_content') ?? false,
     });
     const exchange = openExchange({ context, request, reply, engine, stream: body.stream ?? false });

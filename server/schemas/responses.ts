@@ -22,6 +22,7 @@ const callItem = z.object({
   type: z.literal('function_call'),
   call_id: string(),
   name: string(),
+  namespace: optional(string()),
   arguments: string(),
 });
 const outputItem = z.object({
@@ -46,12 +47,14 @@ const item = z.preprocess(
   }),
 );
 
-/** Tools of other types than function are run by their provider; they are skipped here. */
-const tool = z.object({ type: string(), name: optional(string()), description: optional(string()), strict: optional(boolean()) });
+const toolFields = { type: string(), name: optional(string()), description: optional(string()), strict: optional(boolean()) };
+
+/** A namespace holds functions. Tools of other types are run by their provider; they are skipped here. */
+const tool = z.object({ ...toolFields, tools: optional(z.array(z.object(toolFields), { error: 'expected an array of tools' })) });
 
 const toolChoice = z.union([
   z.enum(['none', 'auto', 'required'], { error: 'expected none, auto, required or a function' }),
-  z.object({ type: string(), name: optional(string()) }),
+  z.object({ type: string(), name: optional(string()), namespace: optional(string()) }),
 ]);
 
 const metadata = z.record(z.string(), string(), { error: 'expected an object of strings' });

@@ -17,6 +17,8 @@ export interface ResponseHeader {
   echo: Record<string, unknown>;
   /** Reasoning items carry what is needed to send them back without keeping their content. */
   packReasoning: boolean;
+  /** A function as the client names it, from the name that the model writes. */
+  toolName: (name: string) => { name: string; namespace?: string };
 }
 
 type Status = 'in_progress' | 'completed' | 'incomplete';
@@ -24,7 +26,7 @@ type Status = 'in_progress' | 'completed' | 'incomplete';
 type OutputItem =
   | { type: 'reasoning'; id: string; status: Status; summary: []; content: object[]; encrypted_content?: string }
   | { type: 'message'; id: string; status: Status; role: 'assistant'; content: object[] }
-  | { type: 'function_call'; id: string; status: Status; call_id: string; name: string; arguments: string };
+  | { type: 'function_call'; id: string; status: Status; call_id: string; name: string; namespace?: string; arguments: string };
 
 interface OpenItem {
   item: OutputItem;
@@ -151,7 +153,8 @@ export class ResponseEvents {
 
   #openCall(callId: string, name: string): object[] {
     const id = this.#itemId('fc');
-    return this.#begin({ type: 'function_call', id, status: 'in_progress', call_id: callId, name, arguments: '' });
+    const names = this.#header.toolName(name);
+    return this.#begin({ type: 'function_call', id, status: 'in_progress', call_id: callId, ...names, arguments: '' });
   }
 
   #itemId(prefix: string): string {

@@ -296,6 +296,24 @@ describe('translation of the request', () => {
     assert.deepEqual([input.toolChoice, input.parallelToolCalls], [{ name: 'f' }, false]);
   });
 
+  test('gives the functions of a namespace names of their own, and the client its names back', async (t) => {
+    const engine = scriptedEngine([tool('files__read', ['{}']), end('tool_calls')]);
+    const { url } = await testServer(t, engine);
+    const tools = [
+      { type: 'namespace', name: 'files', tools: [{ type: 'function', name: 'read', parameters: {} }, { type: 'custom' }] },
+    ];
+    const call = { type: 'function_call', call_id: 'a', name: 'read', namespace: 'files', arguments: '{}' };
+    const input = [{ role: 'user', content: 'x' }, call, { type: 'function_call_output', call_id: 'a', output: 'y' }];
+    const choice = { type: 'function', name: 'read', namespace: 'files' };
+    const response = await post(`${url}/v1/responses`, { input, tools, tool_choice: choice });
+    const { output } = (await response.json()) as { output: { name: string; namespace: string }[] };
+    assert.deepEqual([output[0]?.name, output[0]?.namespace], ['read', 'files']);
+    const { messages, tools: known, toolChoice } = inputOf(engine);
+    assert.deepEqual(known, [{ json: '{"name": "files__read", "parameters": {}}' }]);
+    assert.deepEqual(toolChoice, { name: 'files__read' });
+    assert.equal(messages[1]?.role === 'assistant' && messages[1].toolCalls?.[0]?.name, 'files__read');
+  });
+
   test('shows a format to the model as the client spelled it, and repeats it', async (t) => {
     const engine = scriptedEngine([answer('{}')]);
     const { url } = await testServer(t, engine);
