@@ -21,7 +21,7 @@
 
 namespace twelvex::cuda {
 
-/// Device buffers beside the activations. Those of attention, experts and draft input share memory: they are never alive together.
+/// Device buffers beside the activations. Those of attention, experts and draft input share memory: never alive together.
 struct Scratch {
   __nv_bfloat16* quantised = nullptr;   // quantised copy of a product's input
   float *kv = nullptr, *gate = nullptr; // [T, 1024] compressor projections
@@ -68,7 +68,8 @@ class CudaOps final : public Ops {
   void spread(const Batch&, Array hidden, Array streams) override;
   void hyper_enter(const Batch&, const HyperWeights&, Array norm, Array streams, Array mix, Array hidden) override;
   void hyper_leave(const Batch&, Array mix, Array output, Array streams) override;
-  void hyper_cross(const Batch&, const HyperWeights& next, Array norm, Array output, Array streams, Array mix, Array hidden) override;
+  void hyper_cross(const Batch&, const HyperWeights& next, Array norm, Array output, Array streams, Array mix,
+                   Array hidden) override;
   void project_query_kv(const Batch&, const AttentionWeights&, Array hidden, Array latent, Array query, Array kv) override;
   void store_window(const Batch&, int layer, Array kv) override;
   void compress(const Batch&, int layer, const CompressorWeights&, Array hidden) override;
@@ -108,6 +109,7 @@ class CudaOps final : public Ops {
   void reserve_scratch();
   void reserve_sampling();
   void begin_sampling(const StepInput& input);
+  void list_prompt_tokens(const StepInput& input);
   void sample_trunk(const DeviceBatch& batch, const float* logits);
   void keep_diagnostic_logits(const DeviceBatch& batch, const float* logits, std::vector<float>& kept);
   int max_logit_rows() const;
@@ -123,7 +125,8 @@ class CudaOps final : public Ops {
   RowPages context_pages(int layer, bool index) const;
   void gather(const DeviceBatch& batch, const PrefillChunk& chunk, int layer, LayerKind kind, cudaStream_t queue);
   bool gathers(const PrefillChunk& chunk, LayerKind kind) const;
-  void hyper(const Batch& batch, const HyperWeights* enter, const void* norm, const void* output, Array streams, Array mix, void* hidden);
+  void hyper(const Batch& batch, const HyperWeights* enter, const void* norm, const void* output, Array streams, Array mix,
+             void* hidden);
 
   const BackendOptions options_;
   const ModelConfig& config_;

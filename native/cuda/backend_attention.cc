@@ -48,11 +48,18 @@ GemmParams CudaOps::product(const Linear& weights, int rows, int ldx) const {
 }
 
 void CudaOps::add_segment(GemmParams& gemm, const Linear& weights, const void* x, void* y, int ldy, bool f32) {
-  gemm.segments[gemm.num_segments++] = {.weights = static_cast<const uint8_t*>(weights.data), .scales = static_cast<const uint8_t*>(weights.scale),
-                                        .x = static_cast<const bf16*>(x), .y = y, .rows = static_cast<int>(weights.rows), .ldy = ldy, .f32 = f32};
+  GemmSegment& segment = gemm.segments[gemm.num_segments++];
+  segment.weights = static_cast<const uint8_t*>(weights.data);
+  segment.scales = static_cast<const uint8_t*>(weights.scale);
+  segment.x = static_cast<const bf16*>(x);
+  segment.y = y;
+  segment.rows = static_cast<int>(weights.rows);
+  segment.ldy = ldy;
+  segment.f32 = f32;
 }
 
-void CudaOps::project_query_kv(const Batch& batch, const AttentionWeights& weights, Array hidden, Array latent, Array query, Array kv) {
+void CudaOps::project_query_kv(const Batch& batch, const AttentionWeights& weights, Array hidden, Array latent, Array query,
+                               Array kv) {
   if (replaying_) return;
   const DeviceBatch& b = StepBatches::of(batch);
   GemmParams down = product(weights.wq_a, batch.tokens, config_.hidden_size);
@@ -73,8 +80,13 @@ void CudaOps::project_query_kv(const Batch& batch, const AttentionWeights& weigh
   GemmParams up = product(weights.wq_b, batch.tokens, config_.q_lora_rank);
   add_segment(up, weights.wq_b, latent.data, query.data, weights.heads * kHeadDim);
   run_gemm(up);
-  run_norm_rotate_query({.tokens = batch.tokens, .heads = weights.heads, .eps = config_.rms_norm_eps, .query = bf16_of(query), .rope = norm.rope},
-                        queue_);
+  QueryParams heads;
+  heads.tokens = batch.tokens;
+  heads.heads = weights.heads;
+  heads.eps = config_.rms_norm_eps;
+  heads.query = bf16_of(query);
+  heads.rope = norm.rope;
+  run_norm_rotate_query(heads, queue_);
 }
 
 void CudaOps::store_window(const Batch& batch, int layer, Array kv) {
@@ -152,18 +164,20 @@ void CudaOps::begin_gather(const Batch& batch, int layer, LayerKind kind) {
 // ---------------------------------------------------------------- indexer
 
 /// Index queries and head weights of tokens [first, first + tokens).
-void CudaOps::project_indexer(const DeviceBatch& b, const IndexerWeights& weights, Array hidden, Array latent, int first, int tokens) {
+void CudaOps::project_indexer(const DeviceBatch& b, const IndexerWeights& weights, Array hidden, Array latent, int first,
+                              int tokens) {
   const int heads = config_.index_heads;
   const auto at = static_cast<size_t>(first), width = static_cast<size_t>(heads);
   GemmParams query = product(weights.wq_b, tokens, config_.q_lora_rank);
-  add_segment(query, weights.wq_b, bf16_of(latent) + at * static_cast<size_t>(config_.q_lora_rank), scratch_.index_query + at * width * kIndexDim,
-              heads * kIndexDim);
+  add_segment(query, weights.wq_b, bf16_of(latent) + at * static_cast<size_t>(config_.q_lora_rank),
+              scratch_.index_query + at * width * kIndexDim, heads * kIndexDim);
   run_gemm(query);
   GemmParams head_weights = product(weights.weights_proj, tokens, config_.hidden_size);
   add_segment(head_weights, weights.weights_proj, bf16_of(hidden) + at * static_cast<size_t>(config_.hidden_size),
               scratch_.index_weights + at * width, heads);
   run_gemm(head_weights);
-  run_rotate_index({.batch = b.view, .first_token = first, .tokens = tokens, .heads = heads, .query = scratch_.index_query}, queue_);
+  run_rotate_index({.batch = b.view, .first_token = first, .tokens = tokens, .heads = heads, .query = scratch_.index_query},
+                   queue_);
 }
 
 /// Scores and selects groups [first, last), as many at a time as the score buffer holds. A group reaches to where the next
@@ -229,7 +243,8 @@ void CudaOps::select(const Batch& batch, int layer, const IndexerWeights& weight
 
 // ---------------------------------------------------------------- attention
 
-void CudaOps::attend(const Batch& batch, int layer, const AttentionWeights& weights, Array query, Array selection, Array attended) {
+void CudaOps::attend(const Batch& batch, int layer, const AttentionWeights& weights, Array query, Array selection,
+                     Array attended) {
   if (replaying_) return;
   const DeviceBatch& b = StepBatches::of(batch);
   const LayerKind kind = weights.kind;
@@ -282,7 +297,8 @@ void CudaOps::attend(const Batch& batch, int layer, const AttentionWeights& weig
 void CudaOps::project_output(const Batch& batch, const AttentionWeights& weights, Array attended, Array output) {
   if (replaying_) return;
   if (weights.groups == 0) {
-    check(cudaMemsetAsync(output.data, 0, static_cast<size_t>(batch.tokens) * static_cast<size_t>(config_.hidden_size) * 2, queue_), "memset");
+    const size_t bytes = static_cast<size_t>(batch.tokens) * static_cast<size_t>(config_.hidden_size) * 2;
+    check(cudaMemsetAsync(output.data, 0, bytes, queue_), "cudaMemsetAsync");
     return;
   }
   // Every group's heads meet their own rows of wo_a: one launch, a segment a group.
@@ -298,8 +314,9 @@ void CudaOps::project_output(const Batch& batch, const AttentionWeights& weights
   for (int g = 0; g < weights.groups; ++g) {
     Linear group = wo_a;
     group.rows = rank;
-    group.data = static_cast<uint8_t*>(wo_a.data) + weight_bytes(wo_a.format, static_cast<int64_t>(g) * rank, wo_a.cols);
-    if (wo_a.scale) group.scale = static_cast<uint8_t*>(wo_a.scale) + scale_bytes(wo_a.format, static_cast<int64_t>(g) * rank, wo_a.cols);
+    const int64_t row = static_cast<int64_t>(g) * rank;
+    group.data = static_cast<uint8_t*>(wo_a.data) + weight_bytes(wo_a.format, row, wo_a.cols);
+    if (wo_a.scale) group.scale = static_cast<uint8_t*>(wo_a.scale) + scale_bytes(wo_a.format, row, wo_a.cols);
     add_segment(down, group, bf16_of(attended) + static_cast<size_t>(g) * static_cast<size_t>(heads),
                 scratch_.low_rank + static_cast<size_t>(g) * static_cast<size_t>(rank), weights.groups * rank);
     if (down.num_segments == kMaxSegments && g + 1 < weights.groups) flush();

@@ -35,7 +35,8 @@ void CudaOps::embed(const Batch& batch, const ModelWeights& weights, Array outpu
 
 void CudaOps::spread(const Batch& batch, Array hidden, Array streams) {
   if (replaying_) return;
-  run_spread({.tokens = batch.tokens, .dim = config_.hidden_size, .hidden = bf16_of(hidden), .streams = bf16_of(streams)}, queue_);
+  run_spread({.tokens = batch.tokens, .dim = config_.hidden_size, .hidden = bf16_of(hidden), .streams = bf16_of(streams)},
+             queue_);
 }
 
 // ---------------------------------------------------------------- mHC
@@ -73,7 +74,8 @@ void CudaOps::hyper_leave(const Batch& batch, Array mix, Array output, Array str
   hyper(batch, nullptr, nullptr, output.data, streams, mix, nullptr);
 }
 
-void CudaOps::hyper_cross(const Batch& batch, const HyperWeights& next, Array norm, Array output, Array streams, Array mix, Array hidden) {
+void CudaOps::hyper_cross(const Batch& batch, const HyperWeights& next, Array norm, Array output, Array streams, Array mix,
+                          Array hidden) {
   hyper(batch, &next, norm.data, output.data, streams, mix, hidden.data);
 }
 
@@ -105,6 +107,7 @@ void CudaOps::route(const Batch& batch, const MoeWeights& weights, Array hidden,
 void CudaOps::run_experts(const Batch& batch, const MoeWeights& weights, Array hidden, Array routing, Array output) {
   if (replaying_) return;
   const auto* ids = static_cast<const int32_t*>(routing.data);
+  const size_t slots = static_cast<size_t>(batch.tokens) * static_cast<size_t>(config_.experts_per_token);
   MoeParams p;
   p.tokens = batch.tokens;
   p.picks = config_.experts_per_token;
@@ -113,7 +116,7 @@ void CudaOps::run_experts(const Batch& batch, const MoeWeights& weights, Array h
   p.weights = &weights;
   p.hidden = bf16_of(hidden);
   p.ids = ids;
-  p.routing = reinterpret_cast<const float*>(ids + static_cast<size_t>(batch.tokens) * static_cast<size_t>(config_.experts_per_token));
+  p.routing = reinterpret_cast<const float*>(ids + slots);
   p.output = bf16_of(output);
   p.workspace = scratch_.moe;
   p.num_sms = device_info().multiprocessors;
@@ -173,7 +176,8 @@ void CudaOps::draft_input(const Batch& batch, const MtpWeights& weights, Array e
   GemmParams of_embedding = product(weights.e_proj, batch.tokens, dim);
   add_segment(of_embedding, weights.e_proj, scratch_.draft_embed, scratch_.draft_proj, dim);
   run_gemm(of_embedding);
-  run_add_to_streams({.tokens = batch.tokens, .dim = dim, .hidden = scratch_.draft_proj, .streams = bf16_of(draft_streams)}, queue_);
+  run_add_to_streams({.tokens = batch.tokens, .dim = dim, .hidden = scratch_.draft_proj, .streams = bf16_of(draft_streams)},
+                     queue_);
 }
 
 }  // namespace twelvex::cuda

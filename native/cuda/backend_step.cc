@@ -16,8 +16,36 @@ namespace {
 
 constexpr size_t kMaxBias = 2048;  // entries of one row's logit bias
 
-/// How many of a row's tokens are in diagnostic logits.
+bool asks_for_logprobs(const StepInput& input) {
+  return std::any_of(input.sampling.begin(), input.sampling.end(), [](const SamplingParams& p) { return p.logprobs >= 0; });
+}
+
 bool has(uint8_t flags, uint8_t wanted) { return (flags & wanted) != 0; }
+
+/// Sampling row i as the kernels see it.
+SampleRowInfo sample_info(const SampleRow& row, const StepInput& input, size_t i) {
+  const SamplingParams& from = input.sampling[i];
+  SampleRowInfo info;
+  info.first_logit = row.first_logit;
+  info.first_token = row.first_token;
+  info.position = row.position;
+  info.drafts = row.drafts;
+  info.temperature = from.temperature;
+  info.top_p = from.top_p;
+  info.min_p = from.min_p;
+  info.top_k = from.top_k;
+  info.repetition_penalty = from.repetition_penalty;
+  info.presence_penalty = from.presence_penalty;
+  info.frequency_penalty = from.frequency_penalty;
+  info.logprobs = from.logprobs;
+  info.seed = from.seed;
+  info.penalty_begin = input.penalty_offset[i];
+  info.penalty_end = input.penalty_offset[i + 1];
+  info.bias_begin = input.bias_offset[i];
+  info.bias_end = input.bias_offset[i + 1];
+  info.mask_row = input.mask_row[i];
+  return info;
+}
 
 }  // namespace
 
@@ -51,8 +79,8 @@ void CudaOps::begin_sampling(const StepInput& input) {
   SamplingArrays& s = sampling_;
   const auto upload = [this](const auto& from, auto& to, const char* what) {
     if (from.size() > to.capacity) {
-      throw Error(ErrorCode::kInvalidPlan, std::string(what) + ": " + std::to_string(from.size()) + " entries in a step, room for " +
-                                               std::to_string(to.capacity));
+      throw Error(ErrorCode::kInvalidPlan, std::string(what) + ": " + std::to_string(from.size()) +
+                                               " entries in a step, room for " + std::to_string(to.capacity));
     }
     std::copy(from.begin(), from.end(), to.host);
     StepArena::upload(to, from.size(), queue_);
@@ -65,17 +93,16 @@ void CudaOps::begin_sampling(const StepInput& input) {
   s.width = 0;
   for (size_t i = 0; i < batches_->samples().size(); ++i) {
     const SampleRow& row = batches_->samples()[i];
-    const SamplingParams& from = input.sampling[i];
-    s.width = std::max(s.width, from.logprobs);
-    s.info.host[i] = {.first_logit = row.first_logit, .first_token = row.first_token, .position = row.position, .drafts = row.drafts,
-                      .temperature = from.temperature, .top_p = from.top_p, .min_p = from.min_p, .top_k = from.top_k,
-                      .repetition_penalty = from.repetition_penalty, .presence_penalty = from.presence_penalty,
-                      .frequency_penalty = from.frequency_penalty, .logprobs = from.logprobs, .seed = from.seed,
-                      .penalty_begin = input.penalty_offset[i], .penalty_end = input.penalty_offset[i + 1],
-                      .bias_begin = input.bias_offset[i], .bias_end = input.bias_offset[i + 1], .mask_row = input.mask_row[i]};
+    s.width = std::max(s.width, input.sampling[i].logprobs);
+    s.info.host[i] = sample_info(row, input, i);
   }
   for (int i = static_cast<int>(batches_->samples().size()); i < batches_->sample_count(); ++i) s.info.host[i] = {};  // padding
-  // Rows of prompt log-probabilities lie among the diagnostic logits.
+  list_prompt_tokens(input);
+}
+
+/// Rows of prompt log-probabilities: they lie among the diagnostic logits.
+void CudaOps::list_prompt_tokens(const StepInput& input) {
+  SamplingArrays& s = sampling_;
   s.prompt_count = 0;
   const DeviceBatch& trunk = batches_->trunk_batch();
   int logit_row = trunk.sampled;
@@ -87,7 +114,8 @@ void CudaOps::begin_sampling(const StepInput& input) {
       if (!has(input.flags[r], kRowSample)) s.width = kMaxTopLogprobs;
       for (int i = 0; i < count; ++i) {
         s.prompt_row.host[s.prompt_count] = logit_row + i;
-        s.prompt_token.host[s.prompt_count++] = i + 1 < count ? input.tokens[token + static_cast<size_t>(i) + 1] : input.next_token[r];
+        const size_t next = token + static_cast<size_t>(i) + 1;
+        s.prompt_token.host[s.prompt_count++] = i + 1 < count ? input.tokens[next] : input.next_token[r];
       }
     }
     if (has(input.flags[r], kRowAllLogits | kRowAllLogprobs)) logit_row += count;
@@ -118,7 +146,9 @@ Batch CudaOps::begin_step(const StepInput& input) {
 }
 
 Batch CudaOps::draft_batch(int pass) {
-  return batches_->draft(pass, replaying_ ? nullptr : &queue_, {sampling_.accepted_count.device, sampling_.accepted.device, sampling_.drafts.device, limits_.rows});
+  const SamplingArrays& s = sampling_;
+  return batches_->draft(pass, replaying_ ? nullptr : &queue_,
+                         {s.accepted_count.device, s.accepted.device, s.drafts.device, limits_.rows});
 }
 
 void CudaOps::logits(const Batch& batch, const HeadWeights& head, const Linear& lm_head, Array streams, Array logits) {
@@ -165,8 +195,8 @@ void CudaOps::keep_diagnostic_logits(const DeviceBatch& batch, const float* logi
     if (has(input.flags[r], kRowAllLogits)) {
       const size_t at = kept.size();
       kept.resize(at + count * vocab);
-      check(cudaMemcpyAsync(kept.data() + at, logits + row * vocab, count * vocab * sizeof(float), cudaMemcpyDeviceToHost, queue_),
-            "diagnostic logits");
+      const size_t bytes = count * vocab * sizeof(float);
+      check(cudaMemcpyAsync(kept.data() + at, logits + row * vocab, bytes, cudaMemcpyDeviceToHost, queue_), "diagnostic logits");
       check(cudaStreamSynchronize(queue_), "diagnostic logits");
     }
     row += count;
@@ -201,7 +231,7 @@ void CudaOps::sample_trunk(const DeviceBatch& batch, const float* logits) {
   l.width = s.width;
   l.logits = logits;
   l.stream = queue_;
-  if (std::any_of(batches_->input().sampling.begin(), batches_->input().sampling.end(), [](const auto& q) { return q.logprobs >= 0; })) {
+  if (asks_for_logprobs(batches_->input())) {
     l.count = rows * places;
     l.row = s.logprob_row;
     l.token = s.logprob_token;
@@ -248,7 +278,8 @@ void CudaOps::sample(const Batch& batch, Array logits) {
 
 void CudaOps::finish_step(StepOutput& output) {
   SamplingArrays& s = sampling_;
-  const auto rows = batches_->samples().size(), places = rows * static_cast<size_t>(1 + limits_.mtp), width = static_cast<size_t>(s.width);
+  const auto rows = batches_->samples().size(), places = rows * static_cast<size_t>(1 + limits_.mtp);
+  const auto width = static_cast<size_t>(s.width);
   const auto drafts = static_cast<size_t>(limits_.mtp), stride = static_cast<size_t>(limits_.rows);
   if (in_graph_) graphs_.end(queue_);
   StepArena::download(s.accepted_count, rows, queue_);
@@ -265,8 +296,7 @@ void CudaOps::finish_step(StepOutput& output) {
     for (size_t k = 0; k < drafts; ++k) output.drafts[i * drafts + k] = s.drafts.host[k * stride + i];
   }
   output.top_width = s.width;
-  const std::vector<SamplingParams>& params = batches_->input().sampling;
-  const bool asked = std::any_of(params.begin(), params.end(), [](const auto& q) { return q.logprobs >= 0; });
+  const bool asked = asks_for_logprobs(batches_->input());
   const auto take = [](auto& to, const auto& from, size_t count, bool there, auto missing) {
     to.assign(count, missing);
     if (there) std::copy_n(from.host, count, to.begin());

@@ -102,7 +102,8 @@ void StepBatches::finish_padding(TokenArrays& a, DeviceBatch& batch) const {
   batch.decode_rows = padded_;
   batch.decode_tokens = a.count;
   // Every entry is kept up to the bound below; beyond it nothing but the model's longest context bounds a sequence.
-  batch.context = batch.context <= topk_ * kCsaRatio ? std::min(topk_ * kCsaRatio, limits_.context_tokens) : limits_.context_tokens;
+  const int kept_whole = topk_ * kCsaRatio;
+  batch.context = batch.context <= kept_whole ? std::min(kept_whole, limits_.context_tokens) : limits_.context_tokens;
 }
 
 /// Logits rows for every token of the rows that have one of `flags`.
@@ -206,7 +207,9 @@ void StepBatches::begin_trunk() {
     a.row_first.host[r] = a.count;
     a.row_count.host[r] = input_->count[r];
     a.row_position.host[r] = input_->position[r];
-    for (int i = 0; i < input_->count[r]; ++i) add_token(a, static_cast<int>(r), input_->tokens[next++], input_->position[r] + i, 0);
+    for (int i = 0; i < input_->count[r]; ++i) {
+      add_token(a, static_cast<int>(r), input_->tokens[next++], input_->position[r] + i, 0);
+    }
     if ((input_->flags[r] & kRowSample) == 0) continue;
     const int first = a.count - 1 - input_->drafts[r];
     sample_of_row_[r] = static_cast<int32_t>(samples_.size());
@@ -243,8 +246,9 @@ void StepBatches::begin_first_draft() {
     a.row_position.host[r] = input_->position[r] + 1 - resumes;
     if (resumes) add_token(a, row, input_->tokens[static_cast<size_t>(begin)], input_->position[r] - 1, 1);
     for (int t = begin; t < end; ++t) {
-      const int32_t known = t + 1 < end ? input_->tokens[static_cast<size_t>(t) + 1]
-                                        : (input_->next_token[r] >= 0 ? input_->next_token[r] : input_->tokens[static_cast<size_t>(t)]);
+      const auto at_input = static_cast<size_t>(t);
+      const int32_t behind = input_->next_token[r] >= 0 ? input_->next_token[r] : input_->tokens[at_input];
+      const int32_t known = t + 1 < end ? input_->tokens[at_input + 1] : behind;
       add_token(a, row, known, trunk.position.host[t], 1);
       const int at = a.count - 1, s = sample_of_row_[r];
       a.source.host[at] = t;

@@ -89,7 +89,8 @@ struct TileRows {
       const int group = lane / 4;
       const bf162 scale = __float2bfloat162_rn(e8m0_to_float(((group < 4 ? low : high) >> (group % 4 * 8)) & 0xff));
       const uint4 bytes = chunk[r][0];
-      uint2 wide[4] = {e4m3x4_to_bf16x4(bytes.x), e4m3x4_to_bf16x4(bytes.y), e4m3x4_to_bf16x4(bytes.z), e4m3x4_to_bf16x4(bytes.w)};
+      uint2 wide[4] = {e4m3x4_to_bf16x4(bytes.x), e4m3x4_to_bf16x4(bytes.y), e4m3x4_to_bf16x4(bytes.z),
+                       e4m3x4_to_bf16x4(bytes.w)};
       auto* pairs = reinterpret_cast<bf162*>(wide);
 #pragma unroll
       for (int k = 0; k < 8; ++k) pairs[k] = __hmul2(pairs[k], scale);
