@@ -10,7 +10,7 @@ import { promptText, renderChat, renderFim } from './text/prompt.ts';
 import type { Segment } from './text/segment.ts';
 import type { Tokenizer } from './text/tokenizer.ts';
 import { TurnReplay } from './text/turn-replay.ts';
-import type { ChatInput, FimInput, JsonText, PromptInput } from './types.ts';
+import type { ChatInput, ChatMessage, JsonText, PromptInput } from './types.ts';
 
 /** A prompt ready to be scheduled, with what is needed to read the completion behind it. */
 export interface PreparedPrompt {
@@ -107,18 +107,27 @@ function isStrict(tool: JsonText): boolean {
 
 /** Guess of a prompt's tokens from its size, for admission before it is rendered and tokenised. */
 export function estimateTokens(input: PromptInput): number {
-  if (input.kind === 'tokens') return input.tokens.length;
-  if (input.kind === 'text') return Math.ceil(input.text.length / CHARACTERS_PER_TOKEN);
-  if (input.kind === 'fim') return estimateFim(input);
-  let characters = 0;
-  for (const message of input.messages) {
-    characters += typeof message.content === 'string' ? message.content.length : 0;
-  }
-  return Math.ceil(characters / CHARACTERS_PER_TOKEN);
+  return input.kind === 'tokens' ? input.tokens.length : Math.ceil(promptCharacters(input) / CHARACTERS_PER_TOKEN);
 }
 
-function estimateFim({ prefix, suffix }: FimInput): number {
-  return Math.ceil((prefix.length + suffix.length) / CHARACTERS_PER_TOKEN);
+function promptCharacters(input: Exclude<PromptInput, { kind: 'tokens' }>): number {
+  if (input.kind === 'text') return input.text.length;
+  if (input.kind === 'fim') return input.prefix.length + input.suffix.length;
+  const tools = total(input.tools ?? [], (tool) => tool.json.length);
+  return tools + total(input.messages, messageCharacters);
+}
+
+/** Of agents' conversations most is results of tools and the calls for them. */
+function messageCharacters(message: ChatMessage): number {
+  const { content } = message;
+  const text =
+    typeof content === 'string' ? content.length : total(content, (part) => (part.type === 'text' ? part.text.length : 0));
+  if (message.role !== 'assistant') return text;
+  return text + (message.reasoning?.length ?? 0) + total(message.toolCalls ?? [], (call) => call.arguments.length);
+}
+
+function total<T>(items: readonly T[], size: (item: T) => number): number {
+  return items.reduce((sum, item) => sum + size(item), 0);
 }
 
 const CHARACTERS_PER_TOKEN = 4;

@@ -54,9 +54,14 @@ const effortWords = ['none', 'minimal', 'low', 'medium', 'high', 'xhigh', 'max',
 export const effort = z.enum(effortWords, { error: `expected one of ${effortWords.join(', ')}` });
 export type EffortWord = (typeof effortWords)[number];
 
+const messageList = z
+  .array(message, { error: 'expected an array of messages' })
+  .min(1, 'must not be empty')
+  .max(limits.messages, `at most ${limits.messages} messages`);
+
 export const ChatCompletionBody = z.object({
   ...generationFields,
-  messages: z.array(message, { error: 'expected an array of messages' }).min(1, 'must not be empty'),
+  messages: messageList,
   max_tokens: optional(integerIn(1, 2 ** 31 - 1)),
   max_completion_tokens: optional(integerIn(1, 2 ** 31 - 1)),
   logprobs: optional(boolean()),

@@ -37,6 +37,8 @@ export const limits = {
   logitBias: 1024,
   choices: 16,
   tools: 128,
+  /** Messages of a conversation, or items of an input. */
+  messages: 16_384,
   prompts: 128,
 };
 

@@ -45,7 +45,10 @@ const toolChoice = z.object({
 /** What counting tokens needs. */
 export const CountTokensBody = z.object({
   model: string(),
-  messages: z.array(message, { error: 'expected an array of messages' }).min(1, 'must not be empty'),
+  messages: z
+    .array(message, { error: 'expected an array of messages' })
+    .min(1, 'must not be empty')
+    .max(limits.messages, `at most ${limits.messages} messages`),
   system: optional(z.union([string(), z.array(textBlock)])),
   tools: optional(z.array(tool, { error: 'expected an array of tools' }).max(limits.tools, `at most ${limits.tools} tools`)),
   tool_choice: optional(toolChoice),

@@ -57,11 +57,16 @@ const toolChoice = z.union([
   z.object({ type: string(), name: optional(string()), namespace: optional(string()) }),
 ]);
 
+const itemList = z
+  .array(item, { error: 'expected an array of items' })
+  .min(1, 'must not be empty')
+  .max(limits.messages, `at most ${limits.messages} items`);
+
 const metadata = z.record(z.string(), string(), { error: 'expected an object of strings' });
 
 export const ResponsesBody = z.object({
   model: optional(string()),
-  input: z.union([string(), z.array(item, { error: 'expected an array of items' }).min(1, 'must not be empty')]),
+  input: z.union([string(), itemList]),
   instructions: optional(string()),
   tools: optional(z.array(tool, { error: 'expected an array of tools' }).max(limits.tools, `at most ${limits.tools} tools`)),
   tool_choice: optional(toolChoice),

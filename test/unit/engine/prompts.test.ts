@@ -3,9 +3,10 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { EngineError } from '../../../engine/errors.ts';
-import { Prompts } from '../../../engine/prompts.ts';
+import { estimateTokens, Prompts } from '../../../engine/prompts.ts';
 import { loadTokenizer } from '../../../engine/text/tokenizer.ts';
 import type { Tokenizer } from '../../../engine/text/tokenizer.ts';
+import type { ChatMessage } from '../../../engine/types.ts';
 import { demoModel } from '../../helpers/project.ts';
 
 const tokenizer = await loadTokenizer(demoModel);
@@ -35,4 +36,16 @@ test('filling the middle is refused where the tokenizer has no tokens for it', a
     promptsOf(without).prepare({ kind: 'fim', prefix: 'a', suffix: 'b' }),
     (error) => error instanceof EngineError && error.code === 'UNSUPPORTED' && error.details.param === 'suffix',
   );
+});
+
+test('the guess of a prompt counts what agents send: tools, calls, reasoning and results in parts', () => {
+  const text = 'x'.repeat(400);
+  const messages: ChatMessage[] = [
+    { role: 'user', content: text },
+    { role: 'assistant', content: '', reasoning: text, toolCalls: [{ name: 'f', arguments: text }] },
+    { role: 'tool', content: [{ type: 'text', text }] },
+  ];
+  assert.equal(estimateTokens({ kind: 'chat', messages, tools: [{ json: text }], thinking: true }), 500);
+  assert.equal(estimateTokens({ kind: 'fim', prefix: text, suffix: text }), 200);
+  assert.equal(estimateTokens({ kind: 'tokens', tokens: new Int32Array(7) }), 7);
 });

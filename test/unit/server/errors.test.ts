@@ -85,6 +85,11 @@ describe('failures of the body', () => {
   const cases: [string, Record<string, unknown>, { param: string; code: string; message?: RegExp }][] = [
     ['missing messages', { messages: undefined }, { param: 'messages', code: 'missing_required_parameter' }],
     ['no messages', { messages: [] }, { param: 'messages', code: 'invalid_value' }],
+    [
+      'too many messages',
+      { messages: Array.from({ length: 16_385 }, () => messages[0]) },
+      { param: 'messages', code: 'invalid_value' },
+    ],
     ['a wrong type', { messages: 'hi' }, { param: 'messages', code: 'invalid_type' }],
     ['a wrong role', { messages: [{ role: 'robot', content: 'x' }] }, { param: 'messages[0].role', code: 'invalid_type' }],
     [
