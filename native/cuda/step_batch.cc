@@ -244,11 +244,10 @@ void StepBatches::begin_first_draft() {
     a.row_first.host[r] = a.count;
     a.row_count.host[r] = input_->count[r] + resumes;
     a.row_position.host[r] = input_->position[r] + 1 - resumes;
-    if (resumes) add_token(a, row, input_->tokens[static_cast<size_t>(begin)], input_->position[r] - 1, 1);
+    if (resumes) add_token(a, row, trunk.id.host[begin], input_->position[r] - 1, 1);
     for (int t = begin; t < end; ++t) {
-      const auto at_input = static_cast<size_t>(t);
-      const int32_t behind = input_->next_token[r] >= 0 ? input_->next_token[r] : input_->tokens[at_input];
-      const int32_t known = t + 1 < end ? input_->tokens[at_input + 1] : behind;
+      const int32_t behind = input_->next_token[r] >= 0 ? input_->next_token[r] : trunk.id.host[t];
+      const int32_t known = t + 1 < end ? trunk.id.host[t + 1] : behind;
       add_token(a, row, known, trunk.position.host[t], 1);
       const int at = a.count - 1, s = sample_of_row_[r];
       a.source.host[at] = t;
