@@ -281,7 +281,10 @@ void CudaOps::finish_step(StepOutput& output) {
   const auto rows = batches_->samples().size(), places = rows * static_cast<size_t>(1 + limits_.mtp);
   const auto width = static_cast<size_t>(s.width);
   const auto drafts = static_cast<size_t>(limits_.mtp), stride = static_cast<size_t>(limits_.rows);
-  if (in_graph_) graphs_.end(queue_);
+  if (in_graph_) {
+    if (graphs_.finish_capture(queue_) && comm_) options_.group->wait();
+    graphs_.launch(queue_);
+  }
   StepArena::download(s.accepted_count, rows, queue_);
   StepArena::download(s.accepted, places, queue_);
   if (rows > 0 && drafts > 0) StepArena::download(s.drafts, (drafts - 1) * stride + rows, queue_);

@@ -24,7 +24,7 @@ int padded_rows(int rows);
 /// Whether a step can run as a graph: rows that sample, each its last token and drafts, without log-probabilities or diagnostics.
 bool is_decode_step(const StepInput& input);
 
-/// Captures or replays on one stream. Between begin and end, operations must not be queued while `replaying`.
+/// Captures or replays on one stream.
 class StepGraphs {
  public:
   StepGraphs() = default;
@@ -34,8 +34,10 @@ class StepGraphs {
 
   /// True: the shape was captured before, nothing is to be queued. False: capturing has begun.
   bool begin(const GraphShape& shape, cudaStream_t queue);
-  /// Ends capturing, if any, and launches the graph.
-  void end(cudaStream_t queue);
+  /// Ends capturing, if any: true when there is a new graph, which is on the device then. Ranks must meet before any of them
+  /// launches a new graph, since making one may wait for the device, and so for a rank that waits in a collective.
+  bool finish_capture(cudaStream_t queue);
+  void launch(cudaStream_t queue);
   /// Gives up a capture that an error interrupted.
   void abandon(cudaStream_t queue) noexcept;
 
