@@ -22,28 +22,34 @@ twelvex COMMAND --help lists the options of a command.`;
 
 const commands = ['serve', 'chat', 'inspect', 'bench'];
 
-/** Drains on the first SIGINT or SIGTERM; a second one ends at once. */
-async function runService(service: Service): Promise<number> {
+/** Signal → exit status by the shell's convention. */
+const signalStatus = { SIGINT: 130, SIGTERM: 143 };
+
+/**
+ * Serves until a signal or a failure of the engine. The first SIGINT or SIGTERM drains, a second one ends at once, as does
+ * one while the model loads; as the first process of a container nothing but this would end it.
+ */
+async function runServer(args: readonly string[]): Promise<number> {
+  let service: Service | undefined = undefined;
   let stopping = false;
   const stopped = new Promise<number>((resolve, reject) => {
-    const onSignal = (signal: NodeJS.Signals): void => {
-      if (stopping) process.exit(signal === 'SIGINT' ? 130 : 143);
-      stopping = true;
-      service.stop().then(() => resolve(0), reject);
-    };
-    process.on('SIGINT', onSignal);
-    process.on('SIGTERM', onSignal);
+    for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+      process.on(signal, () => {
+        if (service === undefined || stopping) process.exit(signalStatus[signal]);
+        stopping = true;
+        service.stop().then(() => resolve(0), reject);
+      });
+    }
   });
-  return Promise.race([stopped, service.failed.then(() => 1)]);
+  service = await serve(args);
+  return service === undefined ? 0 : Promise.race([stopped, service.failed.then(() => 1)]);
 }
 
 async function run(args: readonly string[]): Promise<number> {
   const [command, ...rest] = args;
   switch (command) {
-    case 'serve': {
-      const service = await serve(rest);
-      return service === undefined ? 0 : runService(service);
-    }
+    case 'serve':
+      return runServer(rest);
     case 'chat':
       return chat(rest);
     case 'inspect':
