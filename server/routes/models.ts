@@ -4,21 +4,13 @@
 import type { FastifyInstance } from 'fastify';
 import type { ModelInfo } from '../../engine/index.ts';
 import { listedModels, requestedModel } from '../model-names.ts';
+import { ChatCompletionBody } from '../schemas/chat-completions.ts';
 import type { RouteContext } from './context.ts';
 
-/** Sampling and answer parameters that the completion endpoints honour. */
-const supportedParameters = [
-  ...['max_tokens', 'temperature', 'top_p', 'top_k', 'min_p', 'seed', 'stop', 'logit_bias', 'logprobs', 'top_logprobs'],
-  ...[
-    'presence_penalty',
-    'frequency_penalty',
-    'repetition_penalty',
-    'tools',
-    'tool_choice',
-    'reasoning_effort',
-    'include_reasoning',
-  ],
-];
+/** Fields of a chat completion that are honoured, beside the conversation itself. */
+const supportedParameters = Object.keys(ChatCompletionBody.shape).filter(
+  (field) => !['model', 'messages', 'best_of'].includes(field),
+);
 
 export function modelsRoute(app: FastifyInstance, { lifecycle, config }: RouteContext): void {
   app.get('/v1/models', () => {

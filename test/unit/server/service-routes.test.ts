@@ -20,6 +20,9 @@ describe('models', () => {
     const [first, second] = list['data'] as Record<string, unknown>[];
     assert.deepEqual([first?.['id'], first?.['object'], first?.['max_model_len']], ['scripted', 'model', 8192]);
     assert.deepEqual([second?.['id'], second?.['root']], ['other', 'scripted']);
+    const parameters = first?.['supported_parameters'] as string[];
+    for (const field of ['temperature', 'tools', 'response_format', 'reasoning_effort']) assert.ok(parameters.includes(field));
+    assert.ok(!parameters.includes('messages'));
     assert.deepEqual(await json(fetch(`${url}/v1/models`)), list);
     assert.deepEqual(await json(fetch(`${url}/v1/models/scripted`)), first);
   });
