@@ -126,7 +126,7 @@ export class ServingEngine implements Engine {
     this.#stop = true;
     this.#wake?.();
     await this.#loop;
-    await this.#parts.constraints.close();
+    await Promise.all([this.#parts.constraints.close(), this.#parts.tokenizer.close()]);
     await this.#parts.native.close();
   }
 

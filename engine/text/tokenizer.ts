@@ -2,18 +2,16 @@
 
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { setImmediate as yieldToLoop } from 'node:timers/promises';
-import { Tokenizer as NativeTokenizer } from 'tokenizers';
 import { EngineError } from '../errors.ts';
 import { alphabetBytes } from './byte-alphabet.ts';
 import { BOS, EOS } from './chat-constants.ts';
+import { RequestWorker } from './request-worker.ts';
 import { ControlSplitter, type Segment } from './segment.ts';
-import { allowsChunks, textChunks } from './text-chunks.ts';
+import { allowsChunks } from './text-chunks.ts';
+import type { TokenizerQuery, TokenizerSetup } from './tokenizer-worker.ts';
 
-/** UTF-16 units of one native call: about 2 ms of event loop for handing over and converting the result. */
+/** UTF-16 units of one native call: short enough for others to get their turn, long enough not to matter. */
 const CHUNK_UNITS = 16_384;
-/** Native calls of one text in flight; more would keep libuv's pool from everything else. */
-const CHUNKS_IN_FLIGHT = 2;
 
 export interface Tokenizer {
   /** Ids are 0 .. vocabSize - 1; a model may have more rows, which no text maps to. */
@@ -22,7 +20,7 @@ export interface Tokenizer {
   readonly eosToken: number;
   /** Of tokenizer_config.json; undefined when absent or a placeholder. */
   readonly maxLength: number | undefined;
-  /** Ids of a prompt. Aborting rejects between two chunks. */
+  /** Ids of a prompt. Aborting rejects at once. */
   encodeSegments(segments: readonly Segment[], signal?: AbortSignal): Promise<Int32Array>;
   /** `control`: literals of control tokens in the text become those tokens, else they are ordinary characters. */
   encodeText(text: string, options: { control: boolean }, signal?: AbortSignal): Promise<Int32Array>;
@@ -33,6 +31,8 @@ export interface Tokenizer {
   hasControl(literal: string): boolean;
   /** @throws EngineError BAD_CHECKPOINT when the vocabulary has no such control token. */
   controlId(literal: string): number;
+  /** Ends its thread; nothing can be encoded any more. */
+  close(): Promise<void>;
 }
 
 interface AddedToken {
@@ -64,11 +64,12 @@ export async function loadTokenizer(directory: string): Promise<Tokenizer> {
   const stripping = added.find((token) => token.single_word || token.lstrip || token.rstrip);
   if (stripping) throw bad(path, `added token "${stripping.content}" strips white space or matches whole words only`);
   const config = await readJson<Record<string, unknown>>(join(directory, 'tokenizer_config.json'), {});
+  const tokenizer = new BpeTokenizer(path, file, added, config);
   try {
-    return new BpeTokenizer(path, file, added, config);
+    await tokenizer.encodeSegments([]);
+    return tokenizer;
   } catch (cause) {
-    if (cause instanceof EngineError) throw cause;
-    throw new EngineError('BAD_CHECKPOINT', `${path}: ${String(cause)}`, {}, cause);
+    throw new EngineError('BAD_CHECKPOINT', `${path}: ${(cause as Error).message}`, {}, cause);
   }
 }
 
@@ -78,12 +79,10 @@ class BpeTokenizer implements Tokenizer {
   readonly eosToken: number;
   readonly maxLength: number | undefined;
   private readonly path: string;
-  /** Knows no added token, so that text can never become one. */
-  private readonly native: NativeTokenizer;
+  private readonly worker: RequestWorker<TokenizerQuery, Int32Array>;
   private readonly controlIds: ReadonlyMap<string, number>;
   private readonly controlLiterals: ReadonlyMap<number, string>;
   private readonly splitter: ControlSplitter;
-  private readonly chunkUnits: number;
   private readonly bytes: TokenBytes;
 
   constructor(path: string, file: TokenizerFile, added: readonly AddedToken[], config: Record<string, unknown>) {
@@ -93,21 +92,20 @@ class BpeTokenizer implements Tokenizer {
     this.splitter = new ControlSplitter(this.controlIds.keys());
     this.bytes = new TokenBytes(path, file.model.vocab, this.controlIds);
     this.vocabSize = this.bytes.size;
-    this.chunkUnits = allowsChunks(file) ? CHUNK_UNITS : Infinity;
-    this.native = NativeTokenizer.fromString(JSON.stringify(withoutAddedTokens(file, this.controlIds)));
     this.bosToken = this.controlId(configToken(config['bos_token']) ?? BOS);
     this.eosToken = this.controlId(configToken(config['eos_token']) ?? EOS);
     const maxLength = config['model_max_length'];
     this.maxLength = Number.isSafeInteger(maxLength) ? (maxLength as number) : undefined;
+    const setup: TokenizerSetup = {
+      definition: JSON.stringify(withoutAddedTokens(file, this.controlIds)),
+      chunkUnits: allowsChunks(file) ? CHUNK_UNITS : Infinity,
+    };
+    this.worker = new RequestWorker(new URL('./tokenizer-worker.js', import.meta.url), setup);
   }
 
   async encodeSegments(segments: readonly Segment[], signal?: AbortSignal): Promise<Int32Array> {
-    const ids = new IdBuffer();
-    for (const { kind, text } of segments) {
-      if (kind === 'control') ids.push(this.controlId(text));
-      else await this.encodeInto(ids, text, signal);
-    }
-    return ids.take();
+    const query = segments.map(({ kind, text }) => (kind === 'control' ? this.controlId(text) : text));
+    return this.worker.request(query, signal === undefined ? {} : { signal });
   }
 
   encodeText(text: string, options: { control: boolean }, signal?: AbortSignal): Promise<Int32Array> {
@@ -132,26 +130,8 @@ class BpeTokenizer implements Tokenizer {
     return id;
   }
 
-  private async encodeInto(ids: IdBuffer, text: string, signal?: AbortSignal): Promise<void> {
-    const inFlight: Promise<{ getIds(): number[] }>[] = [];
-    const next = async (): Promise<void> => {
-      const encoding = await inFlight.shift();
-      if (encoding !== undefined) ids.append(encoding.getIds());
-    };
-    try {
-      for (const chunk of textChunks(text, this.chunkUnits)) {
-        signal?.throwIfAborted();
-        if (inFlight.length === CHUNKS_IN_FLIGHT) {
-          await next();
-          // A promise resolved by the pool continues as a microtask; let sockets and timers have their turn as well.
-          await yieldToLoop();
-        }
-        inFlight.push(this.native.encode(chunk, null, { addSpecialTokens: false }));
-      }
-      while (inFlight.length > 0) await next();
-    } finally {
-      await Promise.allSettled(inFlight);
-    }
+  close(): Promise<void> {
+    return this.worker.terminate();
   }
 }
 
@@ -194,33 +174,6 @@ class TokenBytes {
 
   get(id: number): Uint8Array {
     return this.data.subarray(this.offsets[id] ?? 0, this.offsets[id + 1] ?? 0);
-  }
-}
-
-class IdBuffer {
-  private ids = new Int32Array(1024);
-  private length = 0;
-
-  push(id: number): void {
-    this.reserve(1);
-    this.ids[this.length++] = id;
-  }
-
-  append(ids: readonly number[]): void {
-    this.reserve(ids.length);
-    this.ids.set(ids, this.length);
-    this.length += ids.length;
-  }
-
-  take(): Int32Array {
-    return this.ids.slice(0, this.length);
-  }
-
-  private reserve(count: number): void {
-    if (this.length + count <= this.ids.length) return;
-    const larger = new Int32Array(Math.max(this.ids.length * 2, this.length + count));
-    larger.set(this.ids.subarray(0, this.length));
-    this.ids = larger;
   }
 }
 

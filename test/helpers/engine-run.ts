@@ -37,6 +37,7 @@ export function letterTokenizer(encodeMs = 0): Tokenizer {
     isControl: (id) => id < 2,
     controlId: () => 0,
     hasControl: () => true,
+    close: async () => {},
   };
 }
 

@@ -41,11 +41,3 @@ export interface StepMasks {
   masks: Uint32Array;
   failed: number[];
 }
-
-export interface WorkerReply {
-  id: number;
-  masks?: StepMasks;
-  /** Why the request failed; the worker is not usable any more when `fatal`. */
-  error?: string;
-  fatal?: boolean;
-}

@@ -3,9 +3,9 @@
 import { EngineError } from '../../errors.ts';
 import { DSML } from '../chat-constants.ts';
 import type { Tokenizer } from '../tokenizer.ts';
-import type { OpenOptions, StepMasks, StepRow, WorkerSetup } from './protocol.ts';
+import { RequestWorker, WorkerTimeout } from '../request-worker.ts';
+import type { OpenOptions, StepMasks, StepRow, WorkerRequest, WorkerSetup } from './protocol.ts';
 import { grammarSource, type GrammarSource, type GrammarSpec } from './specs.ts';
-import { WorkerThread } from './worker-thread.ts';
 
 export interface GrammarOptions {
   tokenizer: Pick<Tokenizer, 'vocabSize' | 'eosToken' | 'tokenBytes' | 'isControl' | 'controlId'>;
@@ -22,6 +22,8 @@ export interface GrammarOptions {
 /** Tokens times counted characters that a string may cost the compiler: about a second (0.3 µs each). */
 const COUNTED_TOKENS = 4_000_000;
 
+type GrammarThread = RequestWorker<WorkerRequest, StepMasks | undefined>;
+
 /** A grammar known to compile. */
 export interface Grammar {
   readonly source: GrammarSource;
@@ -37,8 +39,8 @@ export class GrammarService {
   private readonly maxQueued: number;
   private readonly countedLength: number;
   private readonly verdicts: VerdictCache;
-  private trial: WorkerThread | undefined;
-  private host: WorkerThread | undefined;
+  private trial: GrammarThread | undefined;
+  private host: GrammarThread | undefined;
   private queue: Promise<unknown> = Promise.resolve();
   private queued = 0;
   private nextMatcher = 0;
@@ -120,22 +122,22 @@ export class GrammarService {
 
   /** @returns why the grammar is refused; undefined when it compiles */
   private async tryCompile(ebnf: string): Promise<string | undefined> {
-    if (!this.trial?.alive) this.trial = new WorkerThread(this.setup);
+    if (!this.trial?.alive) this.trial = startThread(this.setup);
     try {
-      await this.trial.started;
+      await this.trial.request({ kind: 'start' });
     } catch (cause) {
       throw new EngineError('INTERNAL', `cannot start the grammar compiler: ${(cause as Error).message}`, {}, cause);
     }
     try {
-      await this.trial.request({ kind: 'compile', ebnf }, this.timeLimitMs);
+      await this.trial.request({ kind: 'compile', ebnf }, { timeLimitMs: this.timeLimitMs });
       return undefined;
     } catch (error) {
-      return (error as Error).message;
+      return error instanceof WorkerTimeout ? `compiling takes longer than ${this.timeLimitMs} ms` : (error as Error).message;
     }
   }
 
-  private hostThread(): WorkerThread {
-    if (!this.host?.alive) this.host = new WorkerThread(this.setup);
+  private hostThread(): GrammarThread {
+    if (!this.host?.alive) this.host = startThread(this.setup);
     return this.host;
   }
 }
@@ -163,6 +165,10 @@ class VerdictCache {
     const [oldest] = this.verdicts.keys();
     if (this.verdicts.size > this.entries && oldest !== undefined) this.verdicts.delete(oldest);
   }
+}
+
+function startThread(setup: WorkerSetup): GrammarThread {
+  return new RequestWorker(new URL('./worker.js', import.meta.url), setup);
 }
 
 function workerSetup({ tokenizer, vocabSize }: GrammarOptions, cacheEntries: number): WorkerSetup {

@@ -4,7 +4,8 @@
 import { parentPort, workerData, type MessagePort } from 'node:worker_threads';
 import { alphabetText } from '../byte-alphabet.ts';
 import { MatcherState } from './matcher-state.ts';
-import type { StepMasks, StepRow, WorkerReply, WorkerRequest, WorkerSetup } from './protocol.ts';
+import type { StepMasks, StepRow, WorkerRequest, WorkerSetup } from './protocol.ts';
+import { answerRequests, FatalError } from '../request-worker.ts';
 import { loadXGrammar, type CompiledGrammar, type GrammarCompiler, type XGrammar } from './xgrammar.ts';
 
 /** Stands for the DSML token: one byte that no JSON text and no tool argument contains. */
@@ -111,19 +112,16 @@ function captureReason(): () => string | undefined {
 function serve(port: MessagePort): void {
   const reason = captureReason();
   const worker = new GrammarWorker(workerData as WorkerSetup);
-  let queue = Promise.resolve();
-  port.on('message', ({ id, request }: { id: number; request: WorkerRequest }) => {
-    queue = queue.then(async () => {
-      try {
-        const masks = await worker.handle(request);
-        const reply: WorkerReply = masks === undefined ? { id } : { id, masks };
-        port.postMessage(reply, masks === undefined ? [] : [masks.masks.buffer as ArrayBuffer]);
-      } catch (error) {
-        const fatal = (error as Error).name === 'RuntimeError';
-        const message = (fatal ? reason() : undefined) ?? (error as Error).message;
-        port.postMessage({ id, error: message, fatal } satisfies WorkerReply);
-      }
-    });
+  let queue: Promise<unknown> = Promise.resolve();
+  answerRequests<WorkerRequest, StepMasks | undefined>(port, (request) => {
+    const handled = queue.then(() => worker.handle(request));
+    queue = handled.catch(() => undefined);
+    return handled.then(
+      (answer) => ({ answer, transfer: answer === undefined ? [] : [answer.masks.buffer as ArrayBuffer] }),
+      (error: Error) => {
+        throw error.name === 'RuntimeError' ? new FatalError(reason() ?? error.message) : error;
+      },
+    );
   });
 }
 
