@@ -153,6 +153,7 @@ void CpuOps::attend(const Batch& batch, int layer, const AttentionWeights& weigh
   work.topk = config_.index_topk;
   work.heads = weights.heads;
   work.attended = floats_of(attended);
+  if (work.kind == LayerKind::kCsa) ++result_.gathers_inline;
   if (work.heads == 0) return;
   // One token's heads are shared out when there are fewer tokens than threads.
   const int parts = std::clamp(pool_.threads() / std::max(1, batch.tokens), 1, work.heads);

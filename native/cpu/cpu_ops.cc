@@ -15,10 +15,10 @@ std::unique_ptr<Ops> make_cpu_backend(const BackendOptions& options) { return st
 
 namespace cpu {
 
-CpuOps::CpuOps(const BackendOptions& options)
+CpuOps::CpuOps(const BackendOptions& options, const Kernels& kernels)
     : options_(options),
       config_(options_.config),
-      kernels_(best_kernels()),
+      kernels_(kernels),
       served_(options.numerics == Numerics::kServed),
       rope_(options.config),
       pool_(std::max(1, options.threads)) {
@@ -136,6 +136,7 @@ void CpuOps::allocate_cache(const CacheLayout& layout, const CachePlan& plan) {
 
 Batch CpuOps::begin_step(const StepInput& input) {
   started_ = std::chrono::steady_clock::now();
+  result_.gathers_inline = 0;
   return batches_->begin(input);
 }
 

@@ -61,7 +61,7 @@ inline constexpr int kAttendChunk = 64;
 
 class CpuOps : public Ops {
  public:
-  explicit CpuOps(const BackendOptions& options);
+  explicit CpuOps(const BackendOptions& options, const Kernels& kernels = best_kernels());
 
   // cpu_ops.cc
   Linear linear(const MatrixView& view) override;

@@ -4,6 +4,9 @@
 //
 // Every kernel sums in an order that depends on the lengths of its vectors alone, never on how many tokens are processed
 // together: a token's result is the same bits in any batch (on one instruction set).
+//
+// Activations stay float32, so the BF16 and VNNI dot products of AVX-512, which would round them, have no use here: weights
+// are widened in registers, and the products run at the rate of the float multiply-adds.
 #pragma once
 
 #include <cstddef>

@@ -5,6 +5,7 @@
 // entries. The ground truth kept what its sort left in front, found by repeating that sort. With its choices at those ties,
 // listed below, every position must agree; without them, every position before the first that differs.
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <span>
 
@@ -132,11 +133,12 @@ size_t agreeing(const std::vector<float>& got, const std::vector<float>& truth, 
 
 struct Loaded {
   ModelConfig config = read_config(kTiny);
-  TiedOps ops{{.config = config, .group = std::make_shared<RankGroup>(1), .with_mtp = true, .threads = 2}};
+  TiedOps ops;
   ModelWeights weights;
   Activations activations;
 
-  Loaded() {
+  explicit Loaded(const cpu::Kernels& kernels)
+      : ops({.config = config, .group = std::make_shared<RankGroup>(1), .with_mtp = true, .threads = 2}, kernels) {
     const auto checkpoint = Checkpoint::open(kTiny, config);
     weights = load_weights({.config = config, .source = *checkpoint, .shape = {}, .with_mtp = true, .progress = {}}, ops);
     activations = ops.reserve({.step_tokens = 300, .rows = 1, .context_tokens = 300, .mtp = 1, .diagnostics = true});
@@ -154,7 +156,7 @@ struct Loaded {
 };
 
 TEST("with the ground truth's choices at exact ties, every position of tiny agrees; without, those before the first") {
-  Loaded model;
+  Loaded model(cpu::best_kernels());
   const auto vocab = static_cast<size_t>(model.config.vocab_size);
   const size_t first_differing[] = {127, 78};
   for (int prompt = 0; prompt < 2; ++prompt) {
@@ -166,6 +168,26 @@ TEST("with the ground truth's choices at exact ties, every position of tiny agre
     CHECK_EQ(agreeing(tied.mtp_logits, mtp_logits, vocab), tokens.size() - 1);
     const StepOutput own = model.run(-1, tokens);
     CHECK_EQ(agreeing(own.logits, logits, vocab), first_differing[prompt]);
+    CHECK_EQ(own.gathers_inline, 2);
+  }
+}
+
+TEST("every instruction set that the machine has gives the logits of the portable code and of the ground truth") {
+  const auto tokens = expected<int32_t>("0.tokens");
+  const auto logits = expected<float>("0.logits"), mtp_logits = expected<float>("0.mtp_logits");
+  StepOutput portable;
+  for (const cpu::Kernels* kernels : cpu::usable_kernels()) {
+    Loaded model(*kernels);
+    const auto vocab = static_cast<size_t>(model.config.vocab_size);
+    const StepOutput output = model.run(0, tokens);
+    CHECK_EQ(agreeing(output.logits, logits, vocab), tokens.size());
+    CHECK_EQ(agreeing(output.mtp_logits, mtp_logits, vocab), tokens.size() - 1);
+    if (kernels == &cpu::kPortableKernels) portable = output;
+    double largest = 0;
+    for (size_t i = 0; i < output.logits.size(); ++i) {
+      largest = std::max(largest, std::abs(static_cast<double>(output.logits[i]) - portable.logits[i]));
+    }
+    CHECK(largest <= 1e-4);
   }
 }
 
