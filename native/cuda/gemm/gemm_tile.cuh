@@ -204,7 +204,7 @@ struct Tile {
     constexpr int kGroup = kWarpTilesM < kMost ? kWarpTilesM : kMost;
 #pragma unroll
     for (int first = 0; first < kWarpTilesM; first += kGroup) {
-      if (!kAll && tile_token(first) >= group.rows) break;
+      if (!kAll && tile_token(first) >= group.rows) break;  // whole groups only: a branch a product costs more than the product
       uint4 x[kGroup];
 #pragma unroll
       for (int m = 0; m < kGroup; ++m) {
@@ -215,7 +215,6 @@ struct Tile {
       for (int step = 0; step < 2; ++step) {
 #pragma unroll
         for (int m = 0; m < kGroup; ++m) {
-          if (!kAll && tile_token(first + m) >= group.rows) break;
 #pragma unroll
           for (int n = 0; n < kWarpTilesN; ++n) {
             mma_bf16(acc[n][first + m], a[n][step], step == 0 ? x[m].x : x[m].z, step == 0 ? x[m].y : x[m].w);
