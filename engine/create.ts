@@ -45,10 +45,10 @@ export async function createEngine(
   };
   report('tokenizer', 'reading tokenizer.json');
   const tokenizer = await loadTokenizer(options.modelPath);
-  report('config', 'reading configuration and tensor headers');
-  const addon = loadAddon();
   let native: NativeModel | undefined;
   try {
+    report('config', 'reading configuration and tensor headers');
+    const addon = loadAddon();
     const checkpoint = addon.inspect(options.modelPath);
     const settings = resolveSettings(options, checkpoint, tokenizer);
     report('weights', 'loading weights');
@@ -58,7 +58,7 @@ export async function createEngine(
     report('ready', `${engine.info.id} is ready`);
     return engine;
   } catch (cause) {
-    await native?.close();
+    await Promise.all([native?.close(), tokenizer.close()]);
     throw fromNative(cause);
   }
 }
