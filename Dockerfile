@@ -64,6 +64,7 @@ RUN rm -rf /usr/local/lib/node_modules /usr/local/include /usr/local/share/doc /
  && install -d -o twelvex -g twelvex /models
 WORKDIR /app
 COPY package.json LICENSE ./
+COPY server/playground/*.html server/playground/*.css server/playground/*.js server/playground/
 COPY models/demo/config.json models/demo/generation_config.json models/demo/model.safetensors \
      models/demo/tokenizer.json models/demo/tokenizer_config.json models/demo/README.md models/demo/
 # The root file system is only read; downloads go to the volume.
