@@ -5,7 +5,8 @@ import { member, parseLossless } from '../../engine/index.ts';
 import type { ChatInput, ChatMessage, ContentPart, SamplingOptions } from '../../engine/index.ts';
 import { unsupported } from '../errors.ts';
 import type { JsonBody } from '../schemas/parse.ts';
-import { itemTypes, notStored } from '../schemas/responses.ts';
+import type { RecentItems } from '../recent-items.ts';
+import { itemTypes } from '../schemas/responses.ts';
 import type { InputItem, ResponsesBody } from '../schemas/responses.ts';
 import { unpackReasoning } from '../stream/response-events.ts';
 import { effortFor } from './chat-request.ts';
@@ -17,16 +18,25 @@ import { functionTools, modelName, toolChoiceOf } from './response-tools.ts';
 type Parts = Exclude<(InputItem & { type: 'message' })['content'], string>;
 type AssistantMessage = ChatMessage & { role: 'assistant' };
 
-/** @throws HttpError unsupported_parameter for an input item that is known elsewhere and not served here. */
-export function refuseItems(value: unknown): void {
+/**
+ * The body with the items that its references mean.
+ * @throws HttpError unsupported_parameter for an item that is forgotten, or of a type that is not served.
+ */
+export function withItems(value: unknown, recent: RecentItems): unknown {
   const input = (value as { input?: unknown } | null | undefined)?.input;
-  if (!Array.isArray(input)) return;
-  for (const [index, item] of (input as unknown[]).entries()) {
-    const type = (item as { type?: unknown } | null)?.type;
-    if (typeof type !== 'string' || itemTypes.includes(type)) continue;
-    const why = type === 'item_reference' ? notStored : `expected one of ${itemTypes.join(', ')}`;
-    throw unsupported(`input[${index}].type`, `input items of type ${JSON.stringify(type)} are not supported: ${why}`);
-  }
+  if (!Array.isArray(input)) return value;
+  const items = (input as unknown[]).map((item, index) => {
+    const { type, id } = (item ?? {}) as { type?: unknown; id?: unknown };
+    if (typeof type !== 'string' || itemTypes.includes(type)) return item;
+    if (type !== 'item_reference') {
+      const message = `input items of type ${JSON.stringify(type)} are not supported: expected one of ${itemTypes.join(', ')}`;
+      throw unsupported(`input[${index}].type`, message);
+    }
+    const found = recent.get(String(id));
+    if (found !== undefined) return found;
+    throw unsupported(`input[${index}].id`, `there is no item ${JSON.stringify(id)} here (any more); send the item itself`);
+  });
+  return { ...(value as object), input: items };
 }
 
 /** @throws HttpError naming the field that cannot be served. */

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: MIT
-// POST /v1/responses (OpenAI Responses, as Codex and the openai clients use it). Nothing is stored.
+// POST /v1/responses (OpenAI Responses, as Codex, the openai clients and the AI SDK use it). Responses are not stored; single
+// items are remembered for a while, for clients that refer to them.
 
+import { randomUUID } from 'node:crypto';
 import type { FastifyInstance } from 'fastify';
 import type { GenerationRequest } from '../../engine/index.ts';
 import type { HttpError } from '../errors.ts';
 import { requestedModel } from '../model-names.ts';
+import { RecentItems } from '../recent-items.ts';
 import { parseBody } from '../schemas/parse.ts';
 import type { JsonBody } from '../schemas/parse.ts';
 import { ResponsesBody, unsupportedResponsesFields } from '../schemas/responses.ts';
@@ -14,7 +17,7 @@ import { engineRequestId, openExchange } from './context.ts';
 import type { RouteContext } from './context.ts';
 import { placementOf, refuseUnsupported } from './generation-request.ts';
 import { clientNames } from './response-tools.ts';
-import { refuseItems, responsesGrammar, responsesInput, responsesSampling } from './response-request.ts';
+import { responsesGrammar, responsesInput, responsesSampling, withItems } from './response-request.ts';
 
 /** Agents recognise an overlong input by its text, so the wording is OpenAI's for this endpoint, with the numbers behind. */
 function responsesError(error: HttpError): object {
@@ -25,11 +28,11 @@ function responsesError(error: HttpError): object {
 }
 
 export function responsesRoute(app: FastifyInstance, context: RouteContext): void {
+  const recent = new RecentItems();
   app.post('/v1/responses', { config: { errorBody: responsesError } }, async (request, reply) => {
     const engine = context.lifecycle.engine();
     const source = request.body as JsonBody | undefined;
-    refuseItems(source?.value);
-    const body = parseBody(ResponsesBody, source);
+    const body = parseBody(ResponsesBody, source && { ...source, value: withItems(source.value, recent) });
     refuseUnsupported(source?.value, unsupportedResponsesFields);
     const model = requestedModel(body.model, context.config, engine.info.id);
     const chat = { config: context.config, info: engine.info, model };
@@ -48,10 +51,12 @@ export function responsesRoute(app: FastifyInstance, context: RouteContext): voi
     };
     const events = new ResponseEvents({
       id: request.id,
+      itemKey: randomUUID().replaceAll('-', ''),
       created: Math.floor(Date.now() / 1e3),
       model: model.name,
       echo: echoOf(body, source!, generation),
       toolName: clientNames(body),
+      ...(body.store !== false && { onItem: (item) => recent.add(item) }),
       packReasoning: body.include?.includes('reasoning.encrypted_content') ?? false,
     });
     const exchange = openExchange({ context, request, reply, engine, stream: body.stream ?? false });

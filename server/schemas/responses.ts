@@ -83,13 +83,14 @@ export const ResponsesBody = z.object({
   ),
   include: optional(z.array(string(), { error: 'expected an array of strings' })),
   stream: optional(boolean()),
+  store: optional(boolean()),
   metadata: optional(metadata),
   priority: optional(z.int({ error: 'expected a whole number' })),
   cache_salt: optional(string().max(512, 'longer than 512 characters')),
   user_id: optional(string().max(512, 'longer than 512 characters')),
 });
 
-export const notStored = 'nothing is stored here; send the whole conversation as input';
+const notStored = 'nothing is stored here; send the whole conversation as input';
 
 /** Fields that are known and not served. A value that asks for nothing is let through. */
 export const unsupportedResponsesFields = {

@@ -8,8 +8,10 @@ import type { GenerationEvent } from '../../engine/index.ts';
 import type { HttpError } from '../errors.ts';
 
 export interface ResponseHeader {
-  /** Without prefix; the ids of the response and of its items are made from it. */
+  /** Without prefix. */
   id: string;
+  /** What the ids of the items are made from; not to be guessed where items are remembered. */
+  itemKey: string;
   /** Unix seconds. */
   created: number;
   model: string;
@@ -19,11 +21,13 @@ export interface ResponseHeader {
   packReasoning: boolean;
   /** A function as the client names it, from the name that the model writes. */
   toolName: (name: string) => { name: string; namespace?: string };
+  /** Told of every item that is complete. */
+  onItem?: (item: OutputItem) => void;
 }
 
 type Status = 'in_progress' | 'completed' | 'incomplete';
 
-type OutputItem =
+export type OutputItem =
   | { type: 'reasoning'; id: string; status: Status; summary: []; content: object[]; encrypted_content?: string }
   | { type: 'message'; id: string; status: Status; role: 'assistant'; content: object[] }
   | { type: 'function_call'; id: string; status: Status; call_id: string; name: string; namespace?: string; arguments: string };
@@ -158,7 +162,7 @@ export class ResponseEvents {
   }
 
   #itemId(prefix: string): string {
-    return `${prefix}_${this.#header.id}_${this.#output.length}`;
+    return `${prefix}_${this.#header.itemKey}_${this.#output.length}`;
   }
 
   #begin(item: OutputItem): object[] {
@@ -186,6 +190,7 @@ export class ResponseEvents {
     const done = this.#contentDone(item, text);
     this.#output[this.#output.length - 1] = item;
     this.#open = undefined;
+    if (status === 'completed') this.#header.onItem?.(item);
     return [...done, this.#event('response.output_item.done', { output_index: this.#output.length - 1, item })];
   }
 

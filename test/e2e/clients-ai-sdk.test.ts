@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT
-// The Vercel AI SDK against the demo model, through its OpenAI-compatible and its DeepSeek provider.
+// The Vercel AI SDK against the demo model: its OpenAI-compatible and its DeepSeek provider, and its OpenAI provider, which
+// speaks the Responses API.
 
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { createDeepSeek } from '@ai-sdk/deepseek';
+import { createOpenAI } from '@ai-sdk/openai';
 import { createOpenAICompatible } from '@ai-sdk/openai-compatible';
 import { APICallError, generateObject, generateText, jsonSchema, stepCountIs, streamText, tool } from 'ai';
 import type { LanguageModel } from 'ai';
@@ -25,6 +27,8 @@ interface Provider {
   model: (id: string) => LanguageModel;
   /** It sends the schema of an object as response_format. */
   sendsSchema: boolean;
+  /** It shows thinking; the OpenAI provider shows summaries of it only. */
+  showsReasoning: boolean;
 }
 
 const providers: Provider[] = [
@@ -36,11 +40,19 @@ const providers: Provider[] = [
         ...{ includeUsage: true, supportsStructuredOutputs: true },
       })(id),
     sendsSchema: true,
+    showsReasoning: true,
   },
   {
     name: '@ai-sdk/deepseek',
     model: (id) => createDeepSeek({ baseURL: server.url, apiKey: 'none' })(id),
     sendsSchema: false,
+    showsReasoning: true,
+  },
+  {
+    name: '@ai-sdk/openai',
+    model: (id) => createOpenAI({ baseURL: `${server.url}/v1`, apiKey: 'none' })(id),
+    sendsSchema: true,
+    showsReasoning: false,
   },
 ];
 
@@ -54,14 +66,14 @@ const weather = tool({
   execute: ({ city }) => (city === 'Oslo' ? '7 degrees, rainy' : 'unknown'),
 });
 
-for (const { name, model: provide, sendsSchema } of providers) {
+for (const { name, model: provide, sendsSchema, showsReasoning } of providers) {
   describe(name, () => {
     const settings = { temperature: 0, maxRetries: 0 };
 
     test('generates text with reasoning and usage', async () => {
       const result = await generateText({ ...settings, model: provide('demo'), prompt: 'What is 12 + 30?' });
       assert.match(result.text, /42/);
-      assert.ok((result.reasoningText ?? '').length > 0);
+      assert.equal((result.reasoningText ?? '').length > 0, showsReasoning);
       assert.equal(result.finishReason, 'stop');
       assert.ok((result.usage.inputTokens ?? 0) > 0 && (result.usage.outputTokens ?? 0) > 0);
       assert.ok((result.usage.reasoningTokens ?? 0) > 0);
@@ -77,7 +89,7 @@ for (const { name, model: provide, sendsSchema } of providers) {
         if (part.type === 'text-delta') text += part.text;
       }
       assert.match(text, /42/);
-      const order = ['reasoning-delta', 'text-delta', 'finish'];
+      const order = [...(showsReasoning ? ['reasoning-delta'] : []), 'text-delta', 'finish'];
       assert.deepEqual(
         kinds.filter((kind) => order.includes(kind)),
         order,
@@ -128,7 +140,7 @@ for (const { name, model: provide, sendsSchema } of providers) {
       const kinds: string[] = [];
       for await (const part of fullStream) {
         kinds.push(part.type);
-        if (part.type === 'text-delta' || part.type === 'reasoning-delta') leave.abort();
+        if (part.type === 'text-delta' || part.type === 'reasoning-start') leave.abort();
       }
       assert.ok(kinds.includes('abort'));
       await eventually(() => server.engine.stats().running === 0, 'the end of the request');

@@ -77,9 +77,11 @@ describe('streamed response', () => {
     const { url } = await testServer(t, scriptedEngine([answer('Hi')]));
     const init = { headers: { 'x-request-id': 'r1' } };
     const events = await eventsOf(await post(`${url}/v1/responses`, { ...hello, stream: true }, init));
-    const at = { item_id: 'msg_r1_0', output_index: 0 };
+    const id = events[3]!.item_id;
+    assert.match(id ?? '', /^msg_[0-9a-f]{32}_0$/);
+    const at = { item_id: id, output_index: 0 };
     const part = { type: 'output_text', text: 'Hi', annotations: [], logprobs: [] };
-    const item = { type: 'message', id: 'msg_r1_0', status: 'completed', role: 'assistant', content: [part] };
+    const item = { type: 'message', id, status: 'completed', role: 'assistant', content: [part] };
     assert.deepEqual(events.slice(2, -1), [
       {
         ...{ type: 'response.output_item.added', sequence_number: 2, output_index: 0 },
@@ -270,6 +272,23 @@ describe('translation of the request', () => {
     assert.equal(turn?.role === 'assistant' && turn.reasoning, 'wärmer');
   });
 
+  test('knows items of recent responses by their ids, unless they were not to be stored', async (t) => {
+    const engine = scriptedEngine([reasoning('hm'), answer('Hi')]);
+    const { url } = await testServer(t, engine);
+    const client = clientOf(url);
+    const referring = async (store: boolean): Promise<OpenAI.Responses.Response> => {
+      const { output } = await client.responses.create({ ...hello, store });
+      const references = output.map(({ id }) => ({ type: 'item_reference' as const, id: id! }));
+      return client.responses.create({ ...hello, input: [...references, { role: 'user', content: 'And?' }] });
+    };
+    await referring(true);
+    assert.deepEqual((engine.requests.at(-1)!.input as ChatInput).messages, [
+      { role: 'assistant', content: 'Hi', reasoning: 'hm' },
+      { role: 'user', content: 'And?' },
+    ]);
+    await assert.rejects(referring(false), OpenAI.BadRequestError);
+  });
+
   test('leaves out reasoning that another server has encrypted', async (t) => {
     const engine = scriptedEngine([answer('ok')]);
     const { url } = await testServer(t, engine);
@@ -343,7 +362,7 @@ describe('refusals', () => {
     ['a conversation', { conversation: 'conv_1' }, [400, 'unsupported_parameter', 'conversation']],
     ['background', { background: true }, [400, 'unsupported_parameter', 'background']],
     ['truncation', { truncation: 'auto' }, [400, 'unsupported_parameter', 'truncation']],
-    ['an item reference', { input: [{ type: 'item_reference', id: 'x' }] }, [400, 'unsupported_parameter', 'input[0].type']],
+    ['an unknown item', { input: [{ type: 'item_reference', id: 'x' }] }, [400, 'unsupported_parameter', 'input[0].id']],
     [
       'an image',
       { input: [{ role: 'user', content: [{ type: 'input_image' }] }] },
