@@ -12,6 +12,15 @@ const Rotation& rotation(const BatchTokens& tokens, LayerKind kind, size_t token
   return kind == LayerKind::kSwa ? tokens.plain[token] : tokens.compressed[token];
 }
 
+/// Into how many parts the heads of a token are cut, so that a few tokens load all threads alike. Four heads share a pass
+/// over a row; fewer are taken only where a thread would have nothing to do.
+int head_parts(int tokens, int heads, int threads) {
+  int parts = 1;
+  while (tokens * parts < 4 * threads && heads / (2 * parts) >= 4) parts *= 2;
+  while (tokens * parts < threads && 2 * parts <= heads) parts *= 2;
+  return threads > 1 ? parts : 1;
+}
+
 }  // namespace
 
 void CpuOps::project_query_kv(const Batch& batch, const AttentionWeights& weights, Array hidden, Array latent, Array query,
@@ -155,8 +164,7 @@ void CpuOps::attend(const Batch& batch, int layer, const AttentionWeights& weigh
   work.attended = floats_of(attended);
   if (work.kind == LayerKind::kCsa) ++result_.gathers_inline;
   if (work.heads == 0) return;
-  // One token's heads are shared out when there are fewer tokens than threads.
-  const int parts = std::clamp(pool_.threads() / std::max(1, batch.tokens), 1, work.heads);
+  const int parts = head_parts(batch.tokens, work.heads, pool_.threads());
   pool_.run(batch.tokens * parts, [&](int item, int worker) {
     const int part = item % parts;
     Attend own = work;

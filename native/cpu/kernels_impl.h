@@ -95,22 +95,19 @@ inline void mix_tile(const MixArgs& a, int vector, int d) {
   }
 }
 
+template <int VECTORS>
+inline void mix_vectors(const MixArgs& a, int vector) {
+  for (int d = 0; d < kMixDim; d += 2 * W) {
+    vector == 0 ? mix_tile<VECTORS, true>(a, vector, d) : mix_tile<VECTORS, false>(a, vector, d);
+  }
+}
+
 void mix(const MixArgs& a) {
   constexpr int kVectors = W == 16 ? 8 : 4;
   int vector = 0;
-  if (kVectors <= a.vectors_count) {
-    for (int d = 0; d < kMixDim; d += 2 * W) mix_tile<kVectors, true>(a, vector, d);
-    vector = kVectors;
-  }
-  for (; vector + kVectors <= a.vectors_count; vector += kVectors) {
-    for (int d = 0; d < kMixDim; d += 2 * W) mix_tile<kVectors, false>(a, vector, d);
-  }
-  for (; vector + 4 <= a.vectors_count; vector += 4) {
-    for (int d = 0; d < kMixDim; d += 2 * W) mix_tile<4, false>(a, vector, d);
-  }
-  for (; vector < a.vectors_count; ++vector) {
-    for (int d = 0; d < kMixDim; d += 2 * W) mix_tile<1, false>(a, vector, d);
-  }
+  for (; vector + kVectors <= a.vectors_count; vector += kVectors) mix_vectors<kVectors>(a, vector);
+  for (; vector + 4 <= a.vectors_count; vector += 4) mix_vectors<4>(a, vector);
+  for (; vector < a.vectors_count; ++vector) mix_vectors<1>(a, vector);
 }
 
 // ---------------------------------------------------------------- compressor pooling
