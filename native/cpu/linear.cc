@@ -12,6 +12,7 @@ namespace twelvex::cpu {
 namespace {
 
 constexpr int kRowChunk = 96;   // rows of x of one work item: eight tiles of twelve, 147 KiB at 384 inputs
+constexpr int kFewRows = 12;    // one tile: every weight is read once
 constexpr int kPanelGroup = 4;  // panels of one work item at most
 
 int64_t panels_of(int64_t rows) { return (rows + kPanel - 1) / kPanel; }
@@ -187,17 +188,36 @@ GemmArgs row_slice(const GemmArgs& whole, int row, int rows) {
 int chunks_of(int rows) { return (rows + kRowChunk - 1) / kRowChunk; }
 int groups_of(int panels, int group) { return (panels + group - 1) / group; }
 
-}  // namespace
+struct GemmBatch {
+  ThreadPool& pool;
+  const Kernels& kernels;
+  std::span<const GemmJob> jobs;
+};
 
-void run_gemms(ThreadPool& pool, const Kernels& kernels, std::span<const GemmJob> jobs) {
+/// Few rows: the time goes into reading weights, so all panels are cut into equal parts, which all threads end together.
+void run_few_rows(const GemmBatch& batch, int panels) {
+  const int parts = std::min(2 * batch.pool.threads(), panels);
+  batch.pool.run(parts, [&](int item, int) {
+    int begin = static_cast<int>(int64_t{panels} * item / parts), end = static_cast<int>(int64_t{panels} * (item + 1) / parts);
+    for (const GemmJob& job : batch.jobs) {
+      const int first = std::clamp(begin, 0, job.panel_count), last = std::clamp(end, 0, job.panel_count);
+      if (first < last && job.rows > 0) batch.kernels.gemm(panel_slice(job, first, last - first));
+      begin -= job.panel_count;
+      end -= job.panel_count;
+    }
+  });
+}
+
+/// Many rows: parts of rows and panels that stay in the caches, taken as threads get free.
+void run_many_rows(const GemmBatch& batch) {
   int64_t tiles = 0;
-  for (const GemmJob& job : jobs) tiles += static_cast<int64_t>(chunks_of(job.rows)) * job.panel_count;
+  for (const GemmJob& job : batch.jobs) tiles += static_cast<int64_t>(chunks_of(job.rows)) * job.panel_count;
   int group = kPanelGroup;
-  while (group > 1 && tiles < static_cast<int64_t>(group) * 4 * pool.threads()) group /= 2;
+  while (group > 1 && tiles < static_cast<int64_t>(group) * 4 * batch.pool.threads()) group /= 2;
   int items = 0;
-  for (const GemmJob& job : jobs) items += chunks_of(job.rows) * groups_of(job.panel_count, group);
-  pool.run(items, [&](int item, int) {
-    for (const GemmJob& job : jobs) {
+  for (const GemmJob& job : batch.jobs) items += chunks_of(job.rows) * groups_of(job.panel_count, group);
+  batch.pool.run(items, [&](int item, int) {
+    for (const GemmJob& job : batch.jobs) {
       const int groups = groups_of(job.panel_count, group), own = chunks_of(job.rows) * groups;
       if (item >= own) {
         item -= own;
@@ -205,10 +225,21 @@ void run_gemms(ThreadPool& pool, const Kernels& kernels, std::span<const GemmJob
       }
       const int row = item / groups * kRowChunk, panel = item % groups * group;
       const GemmArgs part = panel_slice(job, panel, std::min(group, job.panel_count - panel));
-      kernels.gemm(row_slice(part, row, std::min(kRowChunk, job.rows - row)));
+      batch.kernels.gemm(row_slice(part, row, std::min(kRowChunk, job.rows - row)));
       return;
     }
   });
+}
+
+}  // namespace
+
+void run_gemms(ThreadPool& pool, const Kernels& kernels, std::span<const GemmJob> jobs) {
+  int panels = 0, rows = 0;
+  for (const GemmJob& job : jobs) {
+    panels += job.panel_count;
+    rows = std::max(rows, job.rows);
+  }
+  rows <= kFewRows ? run_few_rows({pool, kernels, jobs}, panels) : run_many_rows({pool, kernels, jobs});
 }
 
 }  // namespace twelvex::cpu
