@@ -2,11 +2,13 @@
 // API keys from options and from a file that may change while the server runs.
 
 import { createHash, timingSafeEqual } from 'node:crypto';
-import { readFileSync, unwatchFile, watchFile } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import type { IncomingHttpHeaders } from 'node:http';
 import type { FastifyBaseLogger } from 'fastify';
 import { ConfigError } from './config.ts';
 import type { Config } from './config.ts';
+import { fileState, watchFile } from './file-watch.ts';
+import type { FileWatch } from './file-watch.ts';
 
 const watchIntervalMs = 1000;
 
@@ -23,6 +25,7 @@ function readKeys(file: string): string[] {
 export class ApiKeys {
   readonly #own: Buffer[];
   readonly #file: string | undefined;
+  readonly #readState: string = '';
   #fromFile: Buffer[] = [];
 
   /** @throws ConfigError when the file cannot be read. */
@@ -30,6 +33,7 @@ export class ApiKeys {
     this.#own = config.apiKey.map(digest);
     this.#file = config.apiKeyFile;
     if (this.#file === undefined) return;
+    this.#readState = fileState(this.#file);
     try {
       this.#fromFile = readKeys(this.#file).map(digest);
     } catch (error) {
@@ -43,10 +47,10 @@ export class ApiKeys {
   }
 
   /** Reads the file again when it changes, until stopped. A file that cannot be read leaves the keys as they were. */
-  watch(logger: FastifyBaseLogger): { stop: () => void } {
+  watch(logger: FastifyBaseLogger): FileWatch {
     const file = this.#file;
     if (file === undefined) return { stop: () => undefined };
-    const reread = (): void => {
+    const onChange = (): void => {
       try {
         this.#fromFile = readKeys(file).map(digest);
         logger.info({ keys: this.#fromFile.length }, 'API keys were read again');
@@ -54,8 +58,7 @@ export class ApiKeys {
         logger.error({ err: error }, 'the file of API keys cannot be read; the keys stay as they were');
       }
     };
-    watchFile(file, { interval: watchIntervalMs, persistent: false }, reread);
-    return { stop: () => unwatchFile(file, reread) };
+    return watchFile({ file, since: this.#readState, intervalMs: watchIntervalMs, onChange });
   }
 
   /** True when no key is needed or the request brings a known one, as a bearer token or in x-api-key. */

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT
 // HTTPS with a certificate from files that may be replaced while the server runs.
 
-import { readFileSync, unwatchFile, watchFile } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import type { Server } from 'node:https';
 import type { FastifyInstance } from 'fastify';
 import { ConfigError } from './config.ts';
 import type { Config } from './config.ts';
+import { fileState, watchFile } from './file-watch.ts';
 
 const watchIntervalMs = 5000;
 
@@ -32,7 +33,7 @@ export function readCertificate({ tlsCert, tlsKey }: Pick<Config, 'tlsCert' | 't
 export function followCertificate(app: FastifyInstance, config: Config): void {
   const { tlsCert } = config;
   if (tlsCert === undefined) return;
-  const reread = (): void => {
+  const onChange = (): void => {
     try {
       (app.server as unknown as Server).setSecureContext(readCertificate(config)!);
       app.log.info('the certificate was read again');
@@ -40,6 +41,6 @@ export function followCertificate(app: FastifyInstance, config: Config): void {
       app.log.error({ err: error }, 'the certificate cannot be used; the old one stays');
     }
   };
-  watchFile(tlsCert, { interval: watchIntervalMs, persistent: false }, reread);
-  app.addHook('onClose', async () => unwatchFile(tlsCert, reread));
+  const watch = watchFile({ file: tlsCert, since: fileState(tlsCert), intervalMs: watchIntervalMs, onChange });
+  app.addHook('onClose', async () => watch.stop());
 }
