@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "cpu/sampler.h"
+#include "runtime/sampling.h"
 #include "sampling/sampling.h"
 #include "support.h"
 
@@ -129,8 +130,23 @@ Result run(const Step& step, int width) {
   return {count.download(), accepted.download(), top_tokens.download(), logprobs.download(), top_logprobs.download()};
 }
 
-/// Draws and accepts as the CPU backend does; returns the number of tokens.
-int reference(const Step& step, size_t r, std::vector<int32_t>& tokens) {
+/// Whether `token` may be drawn with `uniform` too when the sum of all weights is off by its rounding: the CPU adds 129,280
+/// floats, the device integers, and a token of a flat distribution is hardly wider than that.
+bool on_border(const std::vector<float>& weights, int32_t token, double uniform) {
+  double total = 0, before = 0;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    if (static_cast<int32_t>(i) == token) before = total;
+    total += weights[i];
+  }
+  constexpr double kRounding = 2e-6;
+  const double target = uniform * total, slack = kRounding * total;
+  const double width = weights[static_cast<size_t>(token)];
+  return width > 0 && before <= target + slack && before + width >= target - slack;
+}
+
+/// Draws and accepts as the CPU backend does; returns the number of tokens. `device` holds the row's tokens from the device:
+/// where one is right within the rounding of a draw without cuts, it is taken.
+int reference(const Step& step, size_t r, const int32_t* device, std::vector<int32_t>& tokens) {
   const SampleRowInfo& info = step.rows[r];
   SamplingParams params;
   params.temperature = info.temperature, params.top_p = info.top_p, params.top_k = info.top_k, params.min_p = info.min_p;
@@ -151,7 +167,11 @@ int reference(const Step& step, size_t r, std::vector<int32_t>& tokens) {
     if (info.mask_row >= 0)
       request.mask = step.masks.data() + static_cast<size_t>(info.mask_row + place) * ((step.vocab + 31) / 32);
     const std::span<const float> raw(step.logits.data() + static_cast<size_t>(info.first_logit + place) * step.vocab, step.vocab);
-    tokens.push_back(cpu::draw_token(cpu::best_kernels(), raw, request, {weights.data(), candidates.data()}));
+    int32_t token = cpu::draw_token(cpu::best_kernels(), raw, request, {weights.data(), candidates.data()});
+    const bool cuts = info.top_k > 0 || info.top_p < 1 || info.min_p > 0;
+    const double uniform = uniform_at(info.seed, static_cast<uint64_t>(request.position));
+    if (info.temperature > 0 && !cuts && device[place] >= 0 && on_border(weights, device[place], uniform)) token = device[place];
+    tokens.push_back(token);
     if (place < info.drafts && tokens.back() != step.token_id[info.first_token + 1 + place]) break;
   }
   return static_cast<int>(tokens.size());
@@ -166,7 +186,7 @@ void test_against_cpu(int rows, int vocab, int mtp) {
   for (size_t r = 0; r < step.rows.size(); ++r) {
     const SampleRowInfo& info = step.rows[r];
     std::vector<int32_t> tokens;
-    const int count = reference(step, r, tokens);
+    const int count = reference(step, r, result.accepted.data() + r * step.places, tokens);
     accepted += count - 1;
     tokens.resize(step.places, -1);
     differ += result.count[r] != count || !std::equal(tokens.begin(), tokens.end(), result.accepted.begin() + r * step.places);
@@ -190,7 +210,7 @@ void test_against_cpu(int rows, int vocab, int mtp) {
   }
   char what[160];
   std::snprintf(what, sizeof what,
-                "%d rows, V=%d: %d differ from the CPU (sums are rounded otherwise: at most 0.3 %%), %d drafts accepted", rows,
+                "%d rows, V=%d: %d differ from the CPU (cuts are rounded otherwise: at most 0.3 %%), %d drafts accepted", rows,
                 vocab, differ, accepted);
   expect(differ <= rows * 0.003 && (mtp == 0 || rows < 50 || accepted > 0), what);
   expect(wrong_top == 0, "  largest 20 tokens and their order");
