@@ -45,9 +45,9 @@ struct Config {
   static constexpr int heads = kHeads, tile = kTile, stages = kStages;
   static constexpr bool fp8 = kFp8;
   static constexpr int threads = kMathThreads + kProducerWarps * 32;
-  // Two math warps and one producer share a quarter of the 64 K registers: 512 a lane.
+  // Two math warps and one producer share what 384 threads are launched with: 168 registers each.
   static constexpr int math_registers = kFp8 ? 184 : 208, producer_registers = kFp8 ? 136 : 88;
-  static_assert(2 * math_registers + producer_registers <= 512);
+  static_assert(2 * math_registers + producer_registers <= 3 * 168);
   static_assert(kStages % kTeams == 0);
   static_assert(kHeads <= kTile, "the query takes one slot");
 };
@@ -150,9 +150,7 @@ struct Fp8Rows {
 #pragma unroll
     for (int i = 0; i < kPieces; ++i) {
       const int c = i * 32 + lane, row = c / 28, at = c % 28, group = at / 4;
-      const uint32_t low = __shfl_sync(kFullWarp, scales.x, row), high = __shfl_sync(kFullWarp, scales.y, row);
-      const uint8_t byte = ((group < 4 ? low : high) >> (group % 4 * 8)) & 0xff;
-      const bf162 scale = __float2bfloat162_rn(e8m0_to_float(byte));
+      const bf162 scale = __float2bfloat162_rn(e8m0_to_float(rows[row][kBf16RowBytes + group]));
       uint2 wide[4] = {e4m3x4_to_bf16x4(piece[i].x), e4m3x4_to_bf16x4(piece[i].y), e4m3x4_to_bf16x4(piece[i].z),
                        e4m3x4_to_bf16x4(piece[i].w)};
       auto* pairs = reinterpret_cast<bf162*>(wide);
@@ -179,6 +177,8 @@ __device__ __forceinline__ void bring_fp8(const SparsePrefillParams& p, const Ca
     set_valid(s, at.slot, member, batch.mask);
     mbarrier_expect(&s.full[at.slot], Fp8Rows::kRows * kRopeDim * 2);
   }
+  // The row's scales wait in its padding: registers are what this warp has least of.
+  if (lane < Fp8Rows::kRows) *reinterpret_cast<uint2*>(rows[lane] + kBf16RowBytes) = batch.scales;
   __syncwarp();
   if (lane < Fp8Rows::kRows) bulk_copy(rows[lane] + kNopeDim * 2, batch.data + kNopeDim, kRopeDim * 2, &s.full[at.slot]);
   batch.store(rows, lane);
