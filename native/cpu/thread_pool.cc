@@ -8,7 +8,7 @@ namespace twelvex::cpu {
 
 namespace {
 
-constexpr auto kSpin = std::chrono::microseconds(50);  // longer than the serial parts of a step
+constexpr auto kSpin = std::chrono::microseconds(300);  // longer than the gap between steps while text is written
 constexpr int kSpinsPerClockRead = 64;
 
 inline void relax() {
