@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT
-// KV gather: every workspace row equals its cache row; attention over the workspace and over the pages agree bit for bit.
+// KV gather: every workspace row equals its cache row; attention over the workspace and over the pages agree, bit for bit where
+// both take the same tiles.
 #include "attention/gather.h"
 
 #include "attention/sparse_prefill.h"
 #include "attention_reference.h"
+#include "common/device.h"
 
 using namespace twelvex;
 using namespace twelvex::test;
@@ -83,7 +85,19 @@ void check_case(LayerKind kind, RowFormat format, const std::vector<RowSpec>& ro
   cuda::run_sparse_prefill(attend, nullptr);
   sync("attention");
   const auto x = a.download(), y = b.download();
-  expect(std::memcmp(x.data(), y.data(), x.size() * 2) == 0, std::string(text) + ": attention over workspace and pages agree");
+  const std::string what = std::string(text) + ": attention over workspace and pages agree";
+  // sm_90 takes 64 workspace rows at a time but 32 fp8 rows of a page, so its sums are split elsewhere.
+  const cuda::DeviceInfo& device = cuda::device_info();
+  const auto tile = [&](bool fp8_pages) {
+    return cuda::plan_sparse_prefill(attend.tokens, heads, device.multiprocessors, device.arch, fp8_pages).tile;
+  };
+  if (tile(false) == tile(format == RowFormat::kFp8)) {
+    expect(std::memcmp(x.data(), y.data(), x.size() * 2) == 0, what);
+  } else {
+    Difference difference;
+    for (size_t i = 0; i < x.size(); ++i) difference.add(__bfloat162float(y[i]), __bfloat162float(x[i]));
+    expect_close(difference, 6e-3, what);
+  }
   if (timed) {
     const double us = time_us([&] { cuda::run_gather(p, nullptr); });
     const double bytes = static_cast<double>(shape.rows) * (1024 + (format == RowFormat::kFp8 ? 584 : 1024));
