@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Wall-clock speed of the native step on the CPU, without Node:  cpu_bench MODEL_DIR [threads [prefill|decode|streams]]
+// Wall-clock speed of the native step on the CPU, without Node: cpu_bench MODEL_DIR [threads [prefill|decode|streams]]
+// Built by: cmake --build native/build --target cpu_bench (after npm test has configured it)
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
