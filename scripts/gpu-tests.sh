@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # Builds the kernels and their test programs for this machine's GPU and runs them.
-#   scripts/gpu-tests.sh [--bench] [--sanitize] [NAME...]     NAME: of a NAME_test.cu or .cc under test/native/cuda; default all
+#   scripts/gpu-tests.sh [--bench] [--sanitize] [--build-only] [NAME...]
+# NAME: of a NAME_test.cu or .cc under test/native/cuda; default all.
 # Environment: BUILD (folder for objects, default native/build-gpu-tests), ARCH (default: from nvidia-smi).
 set -uo pipefail
 cd "$(dirname "$0")/.."
-bench="" sanitize="" names=()
+bench="" sanitize="" build_only="" names=()
 for argument in "$@"; do
   case "$argument" in
     --bench) bench="--bench" ;;
     --sanitize) sanitize=1 ;;
+    --build-only) build_only=1 ;;
     *) names+=("$argument") ;;
   esac
 done
@@ -42,11 +44,20 @@ for source in $library; do
   object="$build/$(echo "$source" | tr / _).o"
   [ -f "$object" ] && ar q "$build/libkernels.a" "$object" 2>/dev/null
 done
+
+# One program per name; a stale one is removed first, so that it cannot run in place of a failed one.
+link() {
+  object="$build/$(find test/native/cuda -name "$1_test.c[cu]" | tr / _).o"
+  rm -f "$build/$1"
+  nvcc -o "$build/$1" "$object" "$build/libkernels.a" -lpthread -ldl -lrt 2>"$build/$1.log" || { echo "failed to link $1"; head -5 "$build/$1.log"; }
+}
+export -f link
+printf '%s\n' "${names[@]}" | xargs -P "$(nproc)" -I{} bash -c 'link {}'
+
 status=0
 for name in "${names[@]}"; do
-  if ! nvcc -o "$build/$name" "$build/$(find test/native/cuda -name "${name}_test.c[cu]" | tr / _).o" "$build/libkernels.a" -lpthread -ldl -lrt 2>"$build/$name.log"; then
-    echo "failed to link $name"; head -5 "$build/$name.log"; status=1; continue
-  fi
+  [ -x "$build/$name" ] || { status=1; continue; }
+  [ -n "$build_only" ] && continue
   timeout "${LIMIT:-300}" "$build/$name" $bench || status=1
   if [ -n "$sanitize" ]; then
     for tool in memcheck racecheck; do
