@@ -20,7 +20,7 @@ if [ -z "${ARCH:-}" ]; then
   ARCH=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -1 | tr -d .)a
 fi
 mkdir -p "$build"
-flags="-std=c++20 -O3 -lineinfo --expt-relaxed-constexpr -Inative -Inative/cuda -Itest/native/cuda -Itest/native -gencode=arch=compute_$ARCH,code=sm_$ARCH -DTWELVEX_VERSION=\"gpu-tests\""
+flags="-std=c++20 -O3 -lineinfo -Xcompiler -fPIC --expt-relaxed-constexpr -Inative -Inative/cuda -Itest/native/cuda -Itest/native -gencode=arch=compute_$ARCH,code=sm_$ARCH -DTWELVEX_VERSION=\"gpu-tests\""
 [ -n "$sanitize" ] && flags="$flags -DTWELVEX_RACECHECK" && build="$build-sanitize" && mkdir -p "$build"
 export build flags
 
