@@ -44,7 +44,7 @@ export async function createEngine(
     onProgress({ stage, fraction: begin + within * (end - begin), detail });
   };
   report('tokenizer', 'reading tokenizer.json');
-  const tokenizer = await loadTokenizer(options.modelPath);
+  const tokenizer = await loadTokenizer(options.tokenizerPath ?? options.modelPath);
   let native: NativeModel | undefined;
   try {
     report('config', 'reading configuration and tensor headers');

@@ -39,7 +39,16 @@ export function resolveSettings(options: EngineOptions, { config }: CheckpointIn
         `use at least ${least} or lower --max-sequences`,
     );
   }
-  const longest = Math.min(config.maxContext, tokenizer.maxLength ?? Infinity);
+  if (tokenizer.vocabSize > config.vocabSize) {
+    throw new EngineError(
+      'BAD_OPTIONS',
+      `the tokenizer has ${tokenizer.vocabSize} tokens, the model only ${config.vocabSize}; ` +
+        "use the model's own, or a smaller one with --tokenizer",
+    );
+  }
+  // How long texts may be is told by the model's own tokenizer; one that stands in for it belongs to another model.
+  const ownLength = options.tokenizerPath === undefined ? tokenizer.maxLength : undefined;
+  const longest = Math.min(config.maxContext, ownLength ?? Infinity);
   if (options.maxModelLen > config.maxContext) {
     throw new EngineError(
       'BAD_OPTIONS',

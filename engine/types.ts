@@ -259,6 +259,8 @@ export interface Engine {
 export interface EngineOptions {
   /** Directory of the checkpoint. */
   modelPath: string;
+  /** Directory with a tokenizer.json, or such a file; absent: the checkpoint's own. */
+  tokenizerPath?: string;
   modelId: string;
   device: 'cpu' | 'cuda';
   devices: number[];

@@ -22,6 +22,13 @@ const modelOptions = {
     value: 'DIR',
     defaultText: 'the embedded demo checkpoint',
   }),
+  tokenizer: option(text.optional(), {
+    group: 'Model',
+    about:
+      'Folder with a tokenizer.json, or such a file, for a model folder without one. Tokens it does not know read as U+FFFD.',
+    value: 'PATH',
+    defaultText: 'the one in the model folder',
+  }),
   servedModelName: option(textList.default([]), {
     group: 'Model',
     about: 'Names clients may ask for; the first is the one reported. `*` accepts any name.',

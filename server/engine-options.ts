@@ -35,6 +35,7 @@ export function engineOptions(config: Config, modelPath: string, build: Pick<Bui
   const defaults = deviceDefaults[device];
   return {
     modelPath,
+    ...(config.tokenizer !== undefined && { tokenizerPath: config.tokenizer }),
     modelId: modelId(config),
     device,
     devices: config.devices.length > 0 ? config.devices : Array.from({ length: config.tp }, (_, rank) => rank),

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 
+import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { EngineError } from '../errors.ts';
 import { alphabetBytes } from './byte-alphabet.ts';
 import { BOS, EOS } from './chat-constants.ts';
@@ -24,7 +25,10 @@ export interface Tokenizer {
   encodeSegments(segments: readonly Segment[], signal?: AbortSignal): Promise<Int32Array>;
   /** `control`: literals of control tokens in the text become those tokens, else they are ordinary characters. */
   encodeText(text: string, options: { control: boolean }, signal?: AbortSignal): Promise<Int32Array>;
-  /** True bytes of a token, of a control token those of its literal; empty for an unknown id. A view, not a copy. */
+  /**
+   * True bytes of a token, of a control token those of its literal. Of an id that only the model has, those of U+FFFD, so
+   * that such a token shows in the text. A view, not a copy.
+   */
   tokenBytes(id: number): Uint8Array;
   isControl(id: number): boolean;
   /** True when the vocabulary has the literal as a control token. */
@@ -51,11 +55,15 @@ interface TokenizerFile {
 }
 
 /**
- * Reads tokenizer.json and tokenizer_config.json of a checkpoint.
+ * Reads tokenizer.json and the tokenizer_config.json beside it.
+ * @param from directory that holds them, or the path of a tokenizer.json
  * @throws EngineError BAD_CHECKPOINT naming the file and what is wrong with it.
  */
-export async function loadTokenizer(directory: string): Promise<Tokenizer> {
-  const path = join(directory, 'tokenizer.json');
+export async function loadTokenizer(from: string): Promise<Tokenizer> {
+  const path = from.endsWith('.json') ? from : join(from, 'tokenizer.json');
+  if (!existsSync(path)) {
+    throw bad(path, 'no such file; give the folder or the tokenizer.json of a DeepSeek-V4 tokenizer with --tokenizer');
+  }
   const file = await readJson<TokenizerFile>(path);
   if (file.model?.type !== 'BPE' || typeof file.model.vocab !== 'object') {
     throw bad(path, `needs a model of type BPE with a vocabulary, got type ${String(file.model?.type)}`);
@@ -63,7 +71,7 @@ export async function loadTokenizer(directory: string): Promise<Tokenizer> {
   const added = file.added_tokens ?? [];
   const stripping = added.find((token) => token.single_word || token.lstrip || token.rstrip);
   if (stripping) throw bad(path, `added token "${stripping.content}" strips white space or matches whole words only`);
-  const config = await readJson<Record<string, unknown>>(join(directory, 'tokenizer_config.json'), {});
+  const config = await readJson<Record<string, unknown>>(join(dirname(path), 'tokenizer_config.json'), {});
   const tokenizer = new BpeTokenizer(path, file, added, config);
   try {
     await tokenizer.encodeSegments([]);
@@ -135,6 +143,9 @@ class BpeTokenizer implements Tokenizer {
   }
 }
 
+/** Models have more rows than their tokenizers have tokens, and made-up weights sample them. */
+const UNKNOWN = new TextEncoder().encode('\ufffd');
+
 /** Bytes of every token in one buffer: 129,280 small arrays would cost more than the vocabulary. */
 class TokenBytes {
   readonly size: number;
@@ -173,7 +184,8 @@ class TokenBytes {
   }
 
   get(id: number): Uint8Array {
-    return this.data.subarray(this.offsets[id] ?? 0, this.offsets[id + 1] ?? 0);
+    if (!(id >= 0 && id < this.size)) return UNKNOWN;
+    return this.data.subarray(this.offsets[id], this.offsets[id + 1]);
   }
 }
 

@@ -58,3 +58,11 @@ test('logits of whole prompts are kept only while they are small', () => {
   assert.ok(settings({ stepTokens: 4096 }).native.diagnostics);
   assert.ok(!settings({ stepTokens: 4096 }, { vocabSize: 129_280 }).native.diagnostics);
 });
+
+test('a tokenizer that stands in for the own one says nothing about the length, and may have fewer tokens but not more', () => {
+  assert.equal(settings({ tokenizerPath: '/elsewhere' }, {}, 8192).maxModelLen, 100_000);
+  assert.throws(() => settings({}, { vocabSize: 63 }), {
+    code: 'BAD_OPTIONS',
+    message: /64 tokens, the model only 63.*--tokenizer/,
+  });
+});

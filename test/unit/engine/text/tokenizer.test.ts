@@ -10,6 +10,7 @@ import fc from 'fast-check';
 import { Tokenizer as NativeTokenizer } from 'tokenizers';
 import { EngineError } from '../../../../engine/errors.ts';
 import { BOS, CONTROL_LITERALS, DSML, USER } from '../../../../engine/text/chat-constants.ts';
+import { bytesText, decodeTokens } from '../../../../engine/text/detokenizer.ts';
 import { TEMPLATE_SPLITTER } from '../../../../engine/text/segment.ts';
 import { allowsChunks, textChunks } from '../../../../engine/text/text-chunks.ts';
 import { loadTokenizer, type Tokenizer } from '../../../../engine/text/tokenizer.ts';
@@ -154,8 +155,9 @@ test('the special tokens and the length limit come from tokenizer_config.json', 
   assert.deepEqual([tokenizer.bosToken, tokenizer.eosToken, tokenizer.maxLength, tokenizer.vocabSize], [0, 1, 8192, 4096]);
 });
 
-test('bytes of an id outside the vocabulary are empty', () => {
-  for (const id of [-1, 4096, 1e9, Number.NaN]) assert.equal(tokenizer.tokenBytes(id).length, 0);
+test('an id outside the vocabulary reads as U+FFFD', async () => {
+  for (const id of [-1, 4096, 1e9, Number.NaN]) assert.equal(bytesText(tokenizer.tokenBytes(id)), '\ufffd');
+  assert.equal(decodeTokens(tokenizer, [...(await tokenizer.encodeText('a b', { control: false })), 129_279]), 'a b\ufffd');
 });
 
 function withoutBos(file: File): unknown {
@@ -167,7 +169,11 @@ function withoutBos(file: File): unknown {
 const broken = (change: (file: File) => unknown) => async () =>
   writeFile(join(folder, 'tokenizer.json'), JSON.stringify(change(demoFile())));
 for (const [problem, prepare, message] of [
-  ['no tokenizer.json', () => rm(join(folder, 'tokenizer.json'), { force: true }), /cannot read .*tokenizer\.json/],
+  [
+    'no tokenizer.json',
+    () => rm(join(folder, 'tokenizer.json'), { force: true }),
+    /tokenizer\.json: no such file; give .* --tokenizer/,
+  ],
   ['text that is no JSON', () => writeFile(join(folder, 'tokenizer.json'), '{"model"'), /is not JSON/],
   ['another model type', broken((file) => ({ ...file, model: { type: 'Unigram', vocab: [] } })), /type BPE .*got type Unigram/],
   ['a stripping added token', broken((file) => ({ ...file, added_tokens: [{ id: 0, content: BOS, lstrip: true }] })), /strips/],
