@@ -101,6 +101,21 @@ export function toolName(tool: JsonText): string | undefined {
 }
 
 /**
+ * A tool as the hosted API writes it into prompts: name, description and parameters in this order, nothing else (`strict`
+ * is for the server). What is no object is left for the encoder to refuse.
+ */
+function shownTool(tool: JsonText): JsonText {
+  const node = parseLossless(tool.json);
+  if (node.kind !== 'object') return tool;
+  const shown = { name: '""', description: '""', parameters: '{}' };
+  for (const key of ['name', 'description', 'parameters'] as const) {
+    const value = member(node, key);
+    if (value !== undefined && value.kind !== 'null') shown[key] = sourceText(tool.json, value).json;
+  }
+  return { json: `{"name": ${shown.name}, "description": ${shown.description}, "parameters": ${shown.parameters}}` };
+}
+
+/**
  * The `function` objects of an OpenAI tools list, as source text.
  * @param body source the node was parsed from
  * @throws EngineError INVALID_REQUEST naming the element without one.
@@ -125,7 +140,7 @@ function serverMessages(
   const rest = messages.slice(leading).map((message, index) => encoderMessage(message, messages, leading + index));
   const ownFormat = messages.findLast((message) => 'responseFormat' in message && message.responseFormat !== undefined);
   const responseFormat = requestFormat ?? (ownFormat && 'responseFormat' in ownFormat ? ownFormat.responseFormat : undefined);
-  const attachments = { tools, ...(responseFormat === undefined ? {} : { responseFormat }) };
+  const attachments = { tools: tools.map(shownTool), ...(responseFormat === undefined ? {} : { responseFormat }) };
   const content = system.filter((text) => text !== '').join('\n\n');
   const [first] = rest;
   if (content === '' && first?.role === 'developer') return [{ ...first, ...attachments }, ...rest.slice(1)];

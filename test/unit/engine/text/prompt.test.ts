@@ -12,7 +12,9 @@ import type { ChatInput, ChatMessage } from '../../../../engine/types.ts';
 const BOS = '<｜begin▁of▁sentence｜>';
 const EOS = '<｜end▁of▁sentence｜>';
 const user = (content: string): ChatMessage => ({ role: 'user', content });
-const f = { json: '{"name":"f","n":1.0}' };
+const f = { json: '{"name":"f","parameters":{"n":1.0}}' };
+/** What the prompt shows of a tool. */
+const shown = (name: string, parameters = '{}') => `{"name": "${name}", "description": "", "parameters": ${parameters}}`;
 const g = { json: '{"name":"g"}' };
 
 function chat(messages: ChatMessage[], rest: Partial<ChatInput> = {}): ChatInput {
@@ -45,7 +47,7 @@ test('tools and response format go to the system turn, which is made when it is 
   const rest = { tools: [f], responseFormat: { json: '{"type":"json_object"}' } };
   const withSystem = prompt([{ role: 'system', content: 's' }, user('x')], rest);
   assert.ok(withSystem.startsWith(`${BOS}s\n\n## Tools\n`));
-  assert.ok(withSystem.includes('{"name": "f", "n": 1.0}\n\nYou MUST'));
+  assert.ok(withSystem.includes(`${shown('f', '{"n": 1.0}')}\n\nYou MUST`));
   assert.ok(withSystem.includes('\n\n## Response Format:'));
   assert.ok(withSystem.endsWith('{"type": "json_object"}<｜User｜>x<｜Assistant｜></think>'));
   assert.ok(prompt([user('x')], rest).startsWith(`${BOS}\n\n## Tools\n`));
@@ -53,7 +55,16 @@ test('tools and response format go to the system turn, which is made when it is 
 
 test('tools of any system message are rendered once, on the first turn', () => {
   const text = prompt([{ role: 'system', content: 's', tools: [g] }, user('x')], { tools: [f] });
-  assert.ok(text.includes('{"name": "g"}\n{"name": "f", "n": 1.0}\n\n'));
+  assert.ok(text.includes(`${shown('g')}\n${shown('f', '{"n": 1.0}')}\n\n`));
+});
+
+test('of a tool the prompt shows name, description and parameters in this order, and nothing else', () => {
+  const parameters = '{"2": 1.0, "1": null}';
+  const tool = { json: `{"strict": true, "parameters": ${parameters}, "x-note": 1, "description": "d \\"é\\"", "name": "h"}` };
+  const nulls = { json: '{"name": "i", "description": null, "parameters": null}' };
+  const text = prompt([user('x')], { tools: [tool, nulls] });
+  const section = `{"name": "h", "description": "d \\"é\\"", "parameters": ${parameters}}\n${shown('i')}\n\nYou MUST`;
+  assert.ok(text.includes(section), text);
 });
 
 test("a developer message keeps V4's rendering and is never dropped", () => {
