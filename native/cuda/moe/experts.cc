@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Launches: [quantise] -> dispatch -> gate, up, SwiGLU, routing weight -> down; shared gate, up, SwiGLU -> down; combine.
+// Launches: [quantise] -> dispatch -> gate, up, SwiGLU, routing weight; shared gate, up, SwiGLU; then for all columns of the
+// output or a part of them at a time: down; shared down; combine.
 #include "moe/experts.h"
 
 #include "common/check.h"
@@ -50,16 +51,31 @@ Input prepare_input(const MoeParams& p, int hidden) {
   return {p.workspace.quantised, false};
 }
 
-void run_routed(const MoeParams& p, const Input& input) {
+/// What both products of the routed experts share.
+GemmParams routed_product(const MoeParams& p, int cols) {
+  GemmParams g;
+  g.format = p.weights->experts.down.format;
+  g.rows = p.tokens * p.picks;
+  g.cols = g.ldx = cols;
+  g.tiles = p.workspace.tiles;
+  g.tile_count = p.workspace.tile_count;
+  g.experts = p.weights->experts.count;
+  g.max_tiles = max_group_tiles(g.rows, g.experts, group_tile_rows(g.rows, g.experts));
+  g.num_sms = p.num_sms;
+  g.stream = p.stream;
+  return g;
+}
+
+void begin_routed(const MoeParams& p, const Input& input) {
   const Experts& experts = p.weights->experts;
-  const Linear &gate_up = experts.gate_up, &down = experts.down;
-  const int width = static_cast<int>(down.cols), hidden = static_cast<int>(down.rows), slots = p.tokens * p.picks;
+  const Linear& gate_up = experts.gate_up;
+  const int width = static_cast<int>(experts.down.cols), hidden = static_cast<int>(experts.down.rows);
+  const int slots = p.tokens * p.picks;
   const MoeWorkspace& w = p.workspace;
-  const int tile_rows = group_tile_rows(slots, experts.count);
   run_dispatch({.slots = slots,
                 .picks = p.picks,
                 .experts = experts.count,
-                .tile_rows = tile_rows,
+                .tile_rows = group_tile_rows(slots, experts.count),
                 .ids = p.ids,
                 .weights = p.routing,
                 .sorted_token = w.sorted_token,
@@ -69,18 +85,8 @@ void run_routed(const MoeParams& p, const Input& input) {
                 .tiles = w.tiles,
                 .tile_count = w.tile_count,
                 .stream = p.stream});
-  GemmParams g;
-  g.format = gate_up.format;
-  g.rows = slots;
-  g.cols = g.ldx = hidden;
-  g.quantise = input.quantise;
-  g.tiles = w.tiles;
-  g.tile_count = w.tile_count;
-  g.max_tiles = max_group_tiles(slots, experts.count, tile_rows);
-  g.experts = experts.count;
-  g.num_sms = p.num_sms;
-  g.stream = p.stream;
-  GemmParams first = g;
+  GemmParams first = routed_product(p, hidden);
+  first.quantise = input.quantise;
   first.paired = true;
   first.limit = p.limit;
   first.gather = w.sorted_token;
@@ -94,20 +100,39 @@ void run_routed(const MoeParams& p, const Input& input) {
                          .x = input.x, .y = w.act, .rows = width, .ldy = width};
   }
   run_gemm(first);
-  GemmParams second = g;
-  second.cols = second.ldx = width;
-  second.quantise = p.quantise;
-  second.quantised = w.act;  // in place: nothing else reads it
-  second.expert_weight_bytes = weight_bytes(down.format, hidden, width);
-  second.expert_scale_bytes = scale_bytes(down.format, hidden, width);
-  second.num_segments = 1;
-  second.segments[0] = {
-      .weights = bytes_of(down.data), .scales = bytes_of(down.scale), .x = w.act, .y = w.down, .rows = hidden, .ldy = hidden};
-  run_gemm(second);
 }
 
-void run_shared(const MoeParams& p, const Input& input) {
-  const Linear &gate = p.weights->shared_gate, &up = p.weights->shared_up, &down = p.weights->shared_down;
+/// Weights and scales of output columns [first, ...) of a down projection.
+GemmSegment down_segment(const Linear& down, int first, int cols) {
+  GemmSegment segment;
+  segment.weights = bytes_of(down.data) + weight_bytes(down.format, first, down.cols);
+  segment.scales = bytes_of(down.scale) + scale_bytes(down.format, first, down.cols);
+  segment.rows = cols;
+  segment.ldy = static_cast<int>(down.rows);
+  return segment;
+}
+
+/// A product of activations that are quantised in place (nothing else reads them): the first columns do it for all.
+void run_down(GemmParams g, const MoeParams& p, __nv_bfloat16* act, int first) {
+  g.quantise = p.quantise && (first == 0 || stream_rows(g) == 8);
+  g.quantised = act;
+  run_gemm(g);
+}
+
+void finish_routed(const MoeParams& p, int first, int cols) {
+  const Linear& down = p.weights->experts.down;
+  GemmParams g = routed_product(p, static_cast<int>(down.cols));
+  g.expert_weight_bytes = weight_bytes(down.format, down.rows, down.cols);
+  g.expert_scale_bytes = scale_bytes(down.format, down.rows, down.cols);
+  g.num_segments = 1;
+  g.segments[0] = down_segment(down, first, cols);
+  g.segments[0].x = p.workspace.act;
+  g.segments[0].y = p.workspace.down + first;
+  run_down(g, p, p.workspace.act, first);
+}
+
+void begin_shared(const MoeParams& p, const Input& input) {
+  const Linear &gate = p.weights->shared_gate, &up = p.weights->shared_up;
   const int width = static_cast<int>(gate.rows), hidden = static_cast<int>(gate.cols);
   GemmParams g;
   g.format = gate.format;
@@ -124,16 +149,25 @@ void run_shared(const MoeParams& p, const Input& input) {
   g.num_sms = p.num_sms;
   g.stream = p.stream;
   run_gemm(g);
-  g.format = down.format;
-  g.cols = g.ldx = width;
-  g.quantise = p.quantise;
-  g.quantised = p.workspace.shared_act;
-  g.paired = false;
-  g.num_segments = 1;
-  g.segments[0] = {.weights = bytes_of(down.data), .scales = bytes_of(down.scale), .x = p.workspace.shared_act,
-                   .y = p.workspace.shared_down, .rows = hidden, .ldy = hidden};
-  run_gemm(g);
 }
+
+void finish_shared(const MoeParams& p, int first, int cols) {
+  const Linear& down = p.weights->shared_down;
+  GemmParams g;
+  g.format = down.format;
+  g.rows = p.tokens;
+  g.cols = g.ldx = static_cast<int>(down.cols);
+  g.num_segments = 1;
+  g.segments[0] = down_segment(down, first, cols);
+  g.segments[0].x = p.workspace.shared_act;
+  g.segments[0].y = p.workspace.shared_down + first;
+  g.num_sms = p.num_sms;
+  g.stream = p.stream;
+  run_down(g, p, p.workspace.shared_act, first);
+}
+
+bool has_routed(const MoeParams& p) { return p.weights->experts.down.data != nullptr; }
+bool has_shared(const MoeParams& p) { return p.weights->shared_down.data != nullptr; }
 
 }  // namespace
 
@@ -148,16 +182,26 @@ MoeWorkspace carve_moe_workspace(void* base, const MoeShape& shape) {
   return carve(static_cast<uint8_t*>(base), shape, at);
 }
 
-void run_experts(const MoeParams& p) {
+void begin_experts(const MoeParams& p) {
   if (p.tokens == 0) return;
-  const bool routed = p.weights->experts.down.data != nullptr, shared = p.weights->shared_down.data != nullptr;
-  const int hidden = static_cast<int>(p.weights->gate.cols);
-  const Input input = prepare_input(p, hidden);
-  if (routed) run_routed(p, input);
-  if (shared) run_shared(p, input);
-  run_combine({.tokens = p.tokens, .cols = hidden, .picks = p.picks, .row_of_slot = p.workspace.row_of_slot,
-               .rows = routed ? p.workspace.down : nullptr, .shared = shared ? p.workspace.shared_down : nullptr,
-               .y = p.output, .stream = p.stream});
+  const Input input = prepare_input(p, static_cast<int>(p.weights->gate.cols));
+  if (has_routed(p)) begin_routed(p, input);
+  if (has_shared(p)) begin_shared(p, input);
+}
+
+void finish_experts(const MoeParams& p, int first, int cols) {
+  if (p.tokens == 0) return;
+  TWELVEX_NEED(first % kScaleBlock, 0);
+  if (has_routed(p)) finish_routed(p, first, cols);
+  if (has_shared(p)) finish_shared(p, first, cols);
+  run_combine({.tokens = p.tokens, .cols = cols, .stride = static_cast<int>(p.weights->gate.cols), .picks = p.picks,
+               .row_of_slot = p.workspace.row_of_slot, .rows = has_routed(p) ? p.workspace.down + first : nullptr,
+               .shared = has_shared(p) ? p.workspace.shared_down + first : nullptr, .y = p.output + first, .stream = p.stream});
+}
+
+void run_experts(const MoeParams& p) {
+  begin_experts(p);
+  finish_experts(p, 0, static_cast<int>(p.weights->gate.cols));
 }
 
 }  // namespace twelvex::cuda

@@ -53,4 +53,9 @@ struct MoeParams {
 };
 void run_experts(const MoeParams& params);
 
+/// The same in parts, so that finished columns can be reduced over ranks while others are computed: everything before the down
+/// projections, then columns [first, first + cols) of the output, in ascending order from 0, `first` a multiple of 128.
+void begin_experts(const MoeParams& params);
+void finish_experts(const MoeParams& params, int first, int cols);
+
 }  // namespace twelvex::cuda
