@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT
-// One shot (small): a block pushes its slice of the message into every rank's inbox and announces it, waits for the others'
-// announcements and adds the slices of its own inbox in rank order. Inboxes alternate by turn: a sender writes turn n + 2 only
-// after it has seen the receiver's message of turn n + 1, which the receiver sends after it has read turn n. Two shots (large):
-// barrier, then a rank adds its share of all arrays in rank order and writes it to all, barrier. Blocks with the same index talk
-// to each other alone, so no collective needs all its blocks to be resident.
+// Packed (smallest): a thread pushes 16 bytes to every rank as two vectors of (data, turn, data, turn) and waits until the turn
+// stands in the vectors that it receives; memory keeps the halves of a vector, 8 bytes, whole. One shot: a block pushes its slice
+// of the message into every rank's inbox, announces it and waits for the others' announcements. Both add in rank order, and their
+// inboxes alternate by turn: a sender writes turn n + 2 only after it has seen the receiver's message of turn n + 1, which the
+// receiver sends after it has read turn n. Two shots: barrier, then a rank adds its share of all arrays in rank order and writes
+// it to all, barrier. Blocks with the same index talk to each other alone, so no collective needs all its blocks to be resident.
 #include "comm/all_reduce.h"
 #include "common/check.h"
 #include "common/convert.cuh"
@@ -30,17 +31,21 @@ __device__ __forceinline__ uint64_t now_ns() {
   return ns;
 }
 
-/// Waits for `turn`. False when the ranks have failed: a rank that waits too long says so and ends everybody's wait.
+/// True when the ranks have failed: a rank that waits too long says so and ends everybody's wait.
+__device__ bool gave_up(const CommView& c, uint64_t begin) {
+  if (*c.failure != 0) return true;
+  if (now_ns() - begin <= c.patience_ns) return false;
+  *c.failure = 1 + c.rank;
+  __threadfence_system();
+  return true;
+}
+
+/// Waits for `turn`. False when the ranks have failed.
 __device__ bool wait_for(const uint32_t* flag, uint32_t turn, const CommView& c) {
   const uint64_t begin = now_ns();
   for (uint32_t spins = 1; static_cast<int32_t>(announced(flag) - turn) < 0; ++spins) {
     if (spins % 64 != 0) continue;
-    if (*c.failure != 0) return false;
-    if (now_ns() - begin > c.patience_ns) {
-      *c.failure = 1 + c.rank;
-      __threadfence_system();
-      return false;
-    }
+    if (gave_up(c, begin)) return false;
     __nanosleep(100);
   }
   return true;
@@ -66,16 +71,71 @@ __device__ __forceinline__ void add(float (&sum)[8], const uint4& v) {
   for (int i = 0; i < 8; ++i) sum[i] += x[i];
 }
 
+/// Offset in the array, in vectors, of vector i of the message.
+__device__ __forceinline__ int64_t place(const AllReduceParams& p, int64_t i) {
+  const uint32_t width = static_cast<uint32_t>(p.cols / 8), row = static_cast<uint32_t>(i) / width;
+  return row * (p.stride / 8) + (static_cast<uint32_t>(i) - row * width);
+}
+
+__device__ __forceinline__ void store_packed(uint4* to, uint32_t a, uint32_t b, uint32_t turn) {
+  asm volatile("st.volatile.global.v4.u32 [%0], {%1, %3, %2, %3};\n" ::"l"(to), "r"(a), "r"(b), "r"(turn) : "memory");
+}
+
+/// Waits for a vector of `turn`. False when the ranks have failed, as in wait_for.
+__device__ bool load_packed(const uint4* from, uint32_t turn, const CommView& c, uint32_t& a, uint32_t& b) {
+  const uint64_t begin = now_ns();
+  for (uint32_t spins = 1;; ++spins) {
+    uint32_t first, second;
+    asm volatile("ld.volatile.global.v4.u32 {%0, %1, %2, %3}, [%4];\n"
+                 : "=r"(a), "=r"(first), "=r"(b), "=r"(second)
+                 : "l"(from)
+                 : "memory");
+    if (first == turn && second == turn) return true;
+    if (spins % 256 == 0 && gave_up(c, begin)) return false;
+  }
+}
+
+__global__ void __launch_bounds__(kPackedVectors) packed_kernel(const AllReduceParams p) {
+  const CommView& c = p.comm;
+  Mailbox* own = c.mailbox[c.rank];
+  const int block = blockIdx.x, slot = 2 * threadIdx.x;
+  const int64_t i = static_cast<int64_t>(block) * kPackedVectors + threadIdx.x;
+  const uint32_t turn = own->one_shot_turn[block] + 1;
+  if (i < p.rows * (p.cols / 8)) {
+    uint4* at = static_cast<uint4*>(p.array.at[c.rank]) + place(p, i);
+    const uint4 mine = *at;
+    for (int peer = 0; peer < c.ranks; ++peer) {
+      if (peer == c.rank) continue;
+      uint4* to = &c.mailbox[peer]->packed[turn % 2][c.rank][block][slot];
+      store_packed(to, mine.x, mine.y, turn);
+      store_packed(to + 1, mine.z, mine.w, turn);
+    }
+    float sum[8] = {};
+    bool ok = true;
+    for (int peer = 0; peer < c.ranks && ok; ++peer) {
+      uint4 v = mine;
+      if (peer != c.rank) {
+        const uint4* from = &own->packed[turn % 2][peer][block][slot];
+        ok = load_packed(from, turn, c, v.x, v.y) && load_packed(from + 1, turn, c, v.z, v.w);
+      }
+      add(sum, v);
+    }
+    if (ok) *at = pack_bf16x8(sum);
+  }
+  __syncthreads();  // everybody has read the turn
+  if (threadIdx.x == 0) own->one_shot_turn[block] = turn;
+}
+
 __global__ void __launch_bounds__(kThreads, 1) one_shot_kernel(const AllReduceParams p) {
   const CommView& c = p.comm;
   Mailbox* own = c.mailbox[c.rank];
   const int block = blockIdx.x;
-  const int64_t vectors = p.count / 8;
+  const int64_t vectors = p.rows * (p.cols / 8);
   const int64_t begin = vectors * block / gridDim.x, end = vectors * (block + 1) / gridDim.x;
   const uint32_t turn = own->one_shot_turn[block] + 1;
   uint4* array = static_cast<uint4*>(p.array.at[c.rank]);
   for (int64_t i = begin + threadIdx.x; i < end; i += kThreads) {
-    const uint4 v = array[i];
+    const uint4 v = array[place(p, i)];
     for (int peer = 0; peer < c.ranks; ++peer) {
       reinterpret_cast<uint4*>(c.mailbox[peer]->inbox[turn % 2][c.rank][block])[i - begin] = v;
     }
@@ -95,24 +155,39 @@ __global__ void __launch_bounds__(kThreads, 1) one_shot_kernel(const AllReducePa
     for (int peer = 0; peer < c.ranks; ++peer) {
       add(sum, __ldcv(reinterpret_cast<const uint4*>(own->inbox[turn % 2][peer][block]) + (i - begin)));
     }
-    array[i] = pack_bf16x8(sum);
+    array[place(p, i)] = pack_bf16x8(sum);
   }
 }
 
 __global__ void __launch_bounds__(kThreads, 1) two_shot_kernel(const AllReduceParams p) {
+  constexpr int kUnroll = 4;  // loads of a thread under way at once: the link's latency is some 2 us
   const CommView& c = p.comm;
   uint32_t* turns = c.mailbox[c.rank]->barrier_turn;
   const uint32_t turn = turns[blockIdx.x];
   const bool ok = barrier(c, turn + 1);
   if (ok) {
-    const int64_t vectors = p.count / 8;
+    const int64_t vectors = p.rows * (p.cols / 8);
     const int64_t first = vectors * c.rank / c.ranks, share = vectors * (c.rank + 1) / c.ranks - first;
     const int64_t begin = first + share * blockIdx.x / gridDim.x, end = first + share * (blockIdx.x + 1) / gridDim.x;
-    for (int64_t i = begin + threadIdx.x; i < end; i += kThreads) {
-      float sum[8] = {};
-      for (int peer = 0; peer < c.ranks; ++peer) add(sum, __ldcv(static_cast<const uint4*>(p.array.at[peer]) + i));
-      const uint4 v = pack_bf16x8(sum);
-      for (int peer = 0; peer < c.ranks; ++peer) static_cast<uint4*>(p.array.at[peer])[i] = v;
+    for (int64_t base = begin + threadIdx.x; base < end; base += kThreads * kUnroll) {
+      int64_t at[kUnroll];
+      float sum[kUnroll][8] = {};
+#pragma unroll
+      for (int u = 0; u < kUnroll; ++u) at[u] = base + u * kThreads < end ? place(p, base + u * kThreads) : -1;
+      for (int peer = 0; peer < c.ranks; ++peer) {
+        uint4 v[kUnroll];
+#pragma unroll
+        for (int u = 0; u < kUnroll; ++u)
+          v[u] = at[u] >= 0 ? __ldcv(static_cast<const uint4*>(p.array.at[peer]) + at[u]) : uint4{};
+#pragma unroll
+        for (int u = 0; u < kUnroll; ++u) add(sum[u], v[u]);
+      }
+#pragma unroll
+      for (int u = 0; u < kUnroll; ++u) {
+        if (at[u] < 0) continue;
+        const uint4 v = pack_bf16x8(sum[u]);
+        for (int peer = 0; peer < c.ranks; ++peer) static_cast<uint4*>(p.array.at[peer])[at[u]] = v;
+      }
     }
   }
   barrier(c, turn + 2);
@@ -142,16 +217,17 @@ __global__ void __launch_bounds__(kThreads, 1) all_gather_kernel(const AllGather
 
 }  // namespace
 
-int all_reduce_blocks(int64_t bytes) {
-  const int64_t per_block = bytes <= kOneShotBytes ? 4096 : 128 * 1024;
+int all_reduce_blocks(AllReducePath path, int64_t bytes, int max_blocks) {
+  const int64_t per_block = path == AllReducePath::kPacked    ? kPackedVectors * 16
+                            : path == AllReducePath::kOneShot ? (bytes <= max_blocks * 4096 ? 4096 : kInboxSlice)
+                                                              : 16 * 1024;
   const int64_t blocks = (bytes + per_block - 1) / per_block;
-  if (blocks < 1) return 1;
-  if (blocks < kCommBlocks) return static_cast<int>(blocks);
-  return kCommBlocks;
+  return static_cast<int>(blocks < 1 ? 1 : blocks < max_blocks ? blocks : max_blocks);
 }
 
 void load_collectives() {
   cudaFuncAttributes attributes;
+  check(cudaFuncGetAttributes(&attributes, packed_kernel), "packed_kernel");
   check(cudaFuncGetAttributes(&attributes, one_shot_kernel), "one_shot_kernel");
   check(cudaFuncGetAttributes(&attributes, two_shot_kernel), "two_shot_kernel");
   check(cudaFuncGetAttributes(&attributes, all_gather_kernel<uint4>), "all_gather_kernel");
@@ -159,15 +235,22 @@ void load_collectives() {
 }
 
 void run_all_reduce(const AllReduceParams& p) {
-  if (p.comm.ranks == 1 || p.count == 0) return;
-  TWELVEX_NEED(p.count % 8, 0);
-  const int64_t bytes = p.count * 2;
-  const int blocks = all_reduce_blocks(bytes);
-  if (bytes <= kOneShotBytes) {
-    one_shot_kernel<<<blocks, kThreads, 0, p.stream>>>(p);
+  if (p.comm.ranks == 1 || p.rows == 0 || p.cols == 0) return;
+  TWELVEX_NEED(p.cols % 8, 0);
+  TWELVEX_NEED(p.stride % 8, 0);
+  TWELVEX_NEED_LE(p.max_blocks, kCommBlocks);
+  const int64_t bytes = p.rows * p.cols * 2;
+  if (p.path == AllReducePath::kPacked) {
+    TWELVEX_NEED_LE(bytes, kPackedBytes);
+    packed_kernel<<<all_reduce_blocks(p.path, bytes, kCommBlocks), kPackedVectors, 0, p.stream>>>(p);
+    check_launch("packed_kernel");
+  } else if (p.path == AllReducePath::kOneShot) {
+    TWELVEX_NEED_LE(bytes, kOneShotBytes);
+    one_shot_kernel<<<all_reduce_blocks(p.path, bytes, kCommBlocks), kThreads, 0, p.stream>>>(p);
     check_launch("one_shot_kernel");
   } else {
-    two_shot_kernel<<<blocks, kThreads, 0, p.stream>>>(p);
+    TWELVEX_NEED(static_cast<int>(p.path), static_cast<int>(AllReducePath::kTwoShot));
+    two_shot_kernel<<<all_reduce_blocks(p.path, bytes, p.max_blocks), kThreads, 0, p.stream>>>(p);
     check_launch("two_shot_kernel");
   }
 }
@@ -178,7 +261,7 @@ void run_all_gather(const AllGatherParams& p) {
   // Every rank has to launch the same number of blocks, whatever its part: the barriers pair them.
   const bool wide = (p.row_bytes | p.offset | p.bytes) % 16 == 0;
   const auto kernel = wide ? all_gather_kernel<uint4> : all_gather_kernel<uint32_t>;
-  kernel<<<all_reduce_blocks(p.rows * p.row_bytes), kThreads, 0, p.stream>>>(p);
+  kernel<<<all_reduce_blocks(AllReducePath::kTwoShot, p.rows * p.row_bytes, 48), kThreads, 0, p.stream>>>(p);
   check_launch("all_gather_kernel");
 }
 

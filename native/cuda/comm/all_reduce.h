@@ -11,14 +11,24 @@
 namespace twelvex::cuda {
 
 inline constexpr int kMaxRanks = 8;
-inline constexpr int kCommBlocks = 48;                          // blocks of a collective at most
+inline constexpr int kCommBlocks = 96;                          // blocks of a collective at most
 inline constexpr int kInboxSlice = 16 * 1024;                   // bytes of one block's part of a one-shot message
-inline constexpr int64_t kOneShotBytes = int64_t{256} * 1024;   // messages up to this take one shot
-static_assert(kOneShotBytes <= int64_t{kCommBlocks} * kInboxSlice);
+inline constexpr int kPackedVectors = 256;                      // 16-byte vectors of one block's part of a packed message
+inline constexpr int64_t kOneShotBytes = int64_t{kCommBlocks} * kInboxSlice;           // longest one-shot message
+inline constexpr int64_t kPackedBytes = int64_t{kCommBlocks} * kPackedVectors * 16;    // longest packed message
+
+/// How a sum travels; all paths give the same bits.
+enum class AllReducePath : uint8_t {
+  kPacked,   // every 8 bytes carry their own announcement: no fence and no barrier, but twice the bytes
+  kOneShot,  // a message to every rank, then one announcement
+  kTwoShot,  // a rank adds its share of all arrays in place and writes it to everybody
+  kNccl,     // the library; contiguous arrays only
+};
 
 /// A rank's memory that the others write: messages and the counters that announce them.
 struct Mailbox {
-  uint8_t inbox[2][kMaxRanks][kCommBlocks][kInboxSlice];  // [turn parity][sender][block]
+  uint4 packed[2][kMaxRanks][kCommBlocks][2 * kPackedVectors];  // [turn parity][sender][block]: data, turn, data, turn
+  uint8_t inbox[2][kMaxRanks][kCommBlocks][kInboxSlice];        // [turn parity][sender][block]
   uint32_t one_shot[kMaxRanks][kCommBlocks];              // turn of the sender's last message
   uint32_t barrier[kMaxRanks][kCommBlocks];               // last barrier that the sender has reached
   // Own: turns taken by each block.
@@ -40,13 +50,18 @@ struct PeerPointers {
   void* at[kMaxRanks] = {};
 };
 
-/// array = sum over ranks in rank order, f32, rounded once. `count` a multiple of 8 elements, the same on every rank.
+/// array = sum over ranks in rank order, f32, rounded once. The same shape on every rank.
 struct AllReduceParams {
   CommView comm;
-  PeerPointers array;   // [count] bf16 on every rank; only this rank's is read by a one-shot reduction
-  int64_t count = 0;
+  PeerPointers array;    // [rows, cols] bf16 on every rank, rows `stride` apart; two shots read the others', the rest only this one's
+  int64_t rows = 1;
+  int64_t cols = 0;      // elements of a row, a multiple of 8
+  int64_t stride = 0;    // elements from row to row, a multiple of 8
+  AllReducePath path = AllReducePath::kTwoShot;
+  int max_blocks = 48;   // so many multiprocessors at most
   cudaStream_t stream = nullptr;
 };
+/// Throws kInternal for a message longer than its path takes.
 void run_all_reduce(const AllReduceParams& params);
 
 /// Copies this rank's part of a row-major buffer to the same place on every other rank, and waits for theirs.
@@ -65,7 +80,7 @@ void run_all_gather(const AllGatherParams& params);
 /// waiting for this launch, neither would end.
 void load_collectives();
 
-/// Blocks of a one-shot or two-shot reduction of `bytes`; a pure function, the same on every rank.
-int all_reduce_blocks(int64_t bytes);
+/// Blocks of a reduction of `bytes`; a pure function, the same on every rank.
+int all_reduce_blocks(AllReducePath path, int64_t bytes, int max_blocks);
 
 }  // namespace twelvex::cuda

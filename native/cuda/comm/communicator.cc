@@ -103,8 +103,21 @@ PeerPointers Communicator::exchange(void* buffer) const {
 }
 
 void Communicator::all_reduce(const PeerPointers& array, int64_t count, cudaStream_t stream) const {
-  if (nccl_ != nullptr && count * 2 > kNcclBytes) return nccl_->all_reduce(array.at[view_.rank], count, stream);
-  run_all_reduce({.comm = view_, .array = array, .count = count, .stream = stream});
+  all_reduce({.array = array, .cols = count, .stride = count, .path = path_of(count * 2), .stream = stream});
+}
+
+void Communicator::all_reduce(AllReduceParams params) const {
+  if (params.path == AllReducePath::kNccl) {
+    TWELVEX_NEED(nccl_ != nullptr && (params.rows == 1 || params.stride == params.cols), true);
+    return nccl_->all_reduce(params.array.at[view_.rank], params.rows * params.cols, params.stream);
+  }
+  params.comm = view_;
+  run_all_reduce(params);
+}
+
+AllReducePath Communicator::path_of(int64_t bytes) const {
+  if (bytes <= kPackedBytes) return AllReducePath::kPacked;
+  return has_nccl() && bytes > kNcclBytes ? AllReducePath::kNccl : AllReducePath::kTwoShot;
 }
 
 void Communicator::all_gather(AllGatherParams params, cudaStream_t stream) const {

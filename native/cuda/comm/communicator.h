@@ -25,6 +25,11 @@ class Communicator {
 
   /// Sums `count` bf16 elements over ranks, the same bits everywhere.
   void all_reduce(const PeerPointers& array, int64_t count, cudaStream_t stream) const;
+  /// The same of a part of an array, by a path of the caller's choice; `comm` is filled in here.
+  void all_reduce(AllReduceParams params) const;
+  /// The path of a message of so many bytes: a pure function of the devices' link, the same on every rank.
+  AllReducePath path_of(int64_t bytes) const;
+  bool has_nccl() const { return nccl_ != nullptr; }
   /// See AllGatherParams; `comm` and `stream` are filled in here.
   void all_gather(AllGatherParams params, cudaStream_t stream) const;
 

@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: MIT
+// All-reduce between devices by every path, 8 KB to 64 MB, launched one by one and replayed in a graph, beside what the link
+// copies. Every sum is checked: the ranks' bits are equal, and equal to the host's sum.
+//   comm_bench [--devices 0,1] [--quick]
+#include <cstdlib>
+#include <mutex>
+#include <thread>
+
+#include "comm/communicator.h"
+#include "runtime/error.h"
+#include "support.h"
+
+using namespace twelvex;
+using namespace twelvex::test;
+using cuda::AllReduceParams;
+using cuda::AllReducePath;
+using cuda::Communicator;
+using cuda::PeerPointers;
+using bf16 = __nv_bfloat16;
+
+namespace {
+
+constexpr size_t kLargest = size_t{64} << 20;
+constexpr int kCalls = 20;
+
+struct Case {
+  AllReducePath path;
+  int64_t rows = 1, cols = 0, stride = 0;
+  int blocks = 48;
+
+  int64_t bytes() const { return rows * cols * 2; }
+  std::string name() const {
+    switch (path) {
+      case AllReducePath::kPacked: return "packed";
+      case AllReducePath::kOneShot: return "one shot";
+      case AllReducePath::kNccl: return "NCCL";
+      default: return "two shots, " + std::to_string(blocks);
+    }
+  }
+};
+
+struct Result {
+  double plain_us = 0, graph_us = 0;
+  size_t wrong = 0;  // elements that differ from the host's sum
+  uint64_t hash = 0;
+};
+
+std::vector<Case> cases(bool nccl, bool quick) {
+  std::vector<Case> list;
+  for (int64_t bytes = 8 << 10; bytes <= static_cast<int64_t>(kLargest); bytes *= 2) {
+    const auto add = [&](AllReducePath path, int blocks = 48) { list.push_back({path, 1, bytes / 2, bytes / 2, blocks}); };
+    if (bytes <= cuda::kPackedBytes) add(AllReducePath::kPacked);
+    if (bytes <= cuda::kOneShotBytes) add(AllReducePath::kOneShot);
+    if (quick || bytes < 1 << 20) {
+      add(AllReducePath::kTwoShot);
+    } else {
+      for (const int blocks : {8, 16, 24, 32, 48, 64, 96}) add(AllReducePath::kTwoShot, blocks);
+    }
+    if (nccl) add(AllReducePath::kNccl);
+  }
+  for (const int64_t tokens : {2048, 4096, 8192})  // column slabs of a [tokens, 4096] output
+    for (const int blocks : {8, 16, 24, 32}) list.push_back({AllReducePath::kTwoShot, tokens, 1024, 4096, blocks});
+  return list;
+}
+
+class Rank {
+ public:
+  Rank(Communicator& comm, int rank) : comm_(comm), rank_(rank), array_(kLargest / 2), source_(values(rank)) {
+    check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
+    cudaEventCreate(&begin_), cudaEventCreate(&end_);
+    peers_ = comm_.exchange(array_);
+    for (int r = 0; r < comm.ranks(); ++r) inputs_.push_back(values(r));
+  }
+  ~Rank() {
+    cudaEventDestroy(begin_), cudaEventDestroy(end_);
+    cudaStreamDestroy(stream_);
+  }
+
+  Result run(const Case& c) {
+    Result result;
+    check_sum(c, result);
+    check(cudaMemset(array_, 0, kLargest), "zero");
+    check(cudaDeviceSynchronize(), "zero");
+    result.plain_us = time([&] {
+      for (int i = 0; i < kCalls; ++i) reduce(c);
+    });
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "capture");
+    for (int i = 0; i < kCalls; ++i) reduce(c);
+    check(cudaStreamEndCapture(stream_, &graph), "capture");
+    check(cudaGraphInstantiate(&exec, graph, 0), "instantiate");
+    check(cudaGraphUpload(exec, stream_), "upload");
+    result.graph_us = time([&] { check(cudaGraphLaunch(exec, stream_), "launch"); });
+    cudaGraphExecDestroy(exec), cudaGraphDestroy(graph);
+    return result;
+  }
+
+  /// Gigabytes a second of a peer copy to the next rank, alone or all at once.
+  double copy_rate(bool all, int devices[]) {
+    const int to = (rank_ + 1) % comm_.ranks();
+    const double us = time([&] {
+      if (!all && rank_ != 0) return;
+      for (int i = 0; i < kCalls; ++i)
+        check(cudaMemcpyPeerAsync(peers_.at[to], devices[to], source_, devices[rank_], kLargest, stream_), "peer copy");
+    });
+    return static_cast<double>(kLargest) / us / 1e3;
+  }
+
+ private:
+  static std::vector<bf16> values(int rank) {
+    std::vector<bf16> v(kLargest / 2);
+    std::mt19937 engine(static_cast<unsigned>(rank) + 7);
+    for (size_t i = 0; i < v.size(); ++i) {
+      const float x = static_cast<float>(static_cast<int32_t>(engine())) * 0x1p-31f;
+      v[i] = __float2bfloat16(i % 3 ? x : x * 300.0f);
+    }
+    return v;
+  }
+
+  void reduce(const Case& c) {
+    comm_.all_reduce({.array = peers_, .rows = c.rows, .cols = c.cols, .stride = c.stride, .path = c.path,
+                      .max_blocks = c.blocks, .stream = stream_});
+  }
+
+  void check_sum(const Case& c, Result& result) {
+    check(cudaMemcpyAsync(array_, source_, kLargest, cudaMemcpyDeviceToDevice, stream_), "copy");
+    check(cudaStreamSynchronize(stream_), "copy");
+    comm_.exchange(nullptr);  // two shots read the other's array
+    reduce(c);
+    check(cudaStreamSynchronize(stream_), "all_reduce");
+    comm_.check_alive();
+    std::vector<bf16> got(static_cast<size_t>((c.rows - 1) * c.stride + c.cols));
+    check(cudaMemcpy(got.data(), array_, got.size() * 2, cudaMemcpyDeviceToHost), "download");
+    result.hash = 14695981039346656037ull;
+    for (int64_t r = 0; r < c.rows; ++r) {
+      for (int64_t i = r * c.stride; i < r * c.stride + c.cols; ++i) {
+        float sum = 0;
+        for (const auto& input : inputs_) sum += __bfloat162float(input[static_cast<size_t>(i)]);
+        uint16_t bits, want;
+        const bf16 rounded = __float2bfloat16(sum);
+        std::memcpy(&bits, &got[static_cast<size_t>(i)], 2), std::memcpy(&want, &rounded, 2);
+        result.wrong += bits != want;
+        result.hash = (result.hash ^ bits) * 1099511628211ull;
+      }
+    }
+    comm_.exchange(nullptr);
+  }
+
+  /// Median microseconds of one of the kCalls calls that `work` queues.
+  double time(const std::function<void()>& work) {
+    std::vector<float> times;
+    for (int i = 0; i < 11; ++i) {
+      comm_.exchange(nullptr);
+      cudaEventRecord(begin_, stream_);
+      work();
+      cudaEventRecord(end_, stream_);
+      check(cudaEventSynchronize(end_), "timed work");
+      float ms = 0;
+      cudaEventElapsedTime(&ms, begin_, end_);
+      if (i >= 2) times.push_back(ms * 1000 / kCalls);
+    }
+    std::sort(times.begin(), times.end());
+    return times[times.size() / 2];
+  }
+
+  Communicator& comm_;
+  int rank_;
+  DeviceArray<bf16> array_, source_;
+  std::vector<std::vector<bf16>> inputs_;
+  PeerPointers peers_;
+  cudaStream_t stream_ = nullptr;
+  cudaEvent_t begin_ = nullptr, end_ = nullptr;
+};
+
+void print_link(const std::vector<int>& devices) {
+  int rank = 0, atomics = 0, access = 0;
+  cudaDeviceGetP2PAttribute(&access, cudaDevP2PAttrAccessSupported, devices[0], devices[1]);
+  cudaDeviceGetP2PAttribute(&rank, cudaDevP2PAttrPerformanceRank, devices[0], devices[1]);
+  cudaDeviceGetP2PAttribute(&atomics, cudaDevP2PAttrNativeAtomicSupported, devices[0], devices[1]);
+  std::printf("  link: access %d, performance rank %d, native atomics %d\n", access, rank, atomics);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::vector<int> devices = {0, 1};
+  bool quick = false;
+  for (int i = 1; i < argc; ++i) {
+    if (std::strcmp(argv[i], "--quick") == 0) quick = true;
+    if (std::strcmp(argv[i], "--devices") != 0 || i + 1 >= argc) continue;
+    devices.clear();
+    for (const char* at = argv[++i]; *at != '\0'; at += *at == ',')
+      devices.push_back(static_cast<int>(std::strtol(at, const_cast<char**>(&at), 10)));
+  }
+  setenv("CUDA_MODULE_LOADING", "EAGER", 0);  // as the backend does, and for its reason
+  int count = 0;
+  check(cudaGetDeviceCount(&count), "counting devices");
+  if (count <= *std::max_element(devices.begin(), devices.end())) {
+    std::printf("comm_bench: SKIPPED, the machine has %d device(s)\n", count);
+    return 0;
+  }
+  print_link(devices);
+  const auto group = std::make_shared<RankGroup>(static_cast<int>(devices.size()));
+  std::vector<uint64_t> hashes(devices.size());
+  std::vector<std::thread> threads;
+  for (int rank = 0; rank < static_cast<int>(devices.size()); ++rank) {
+    threads.emplace_back([&, rank] {
+      try {
+        check(cudaSetDevice(devices[static_cast<size_t>(rank)]), "cudaSetDevice");
+        Communicator comm(group, rank, devices[static_cast<size_t>(rank)]);
+        Rank self(comm, rank);
+        for (const bool all : {false, true}) {
+          const double rate = self.copy_rate(all, devices.data());
+          if (rank == 0) std::printf("  peer copy of 64 MB, %s: %.1f GB/s\n", all ? "both directions" : "one direction", rate);
+        }
+        if (rank == 0) std::printf("  %-14s %10s %14s %10s %10s %9s\n", "bytes", "", "path", "launched", "graph", "GB/s");
+        for (const Case& c : cases(comm.has_nccl(), quick)) {
+          const Result r = self.run(c);
+          hashes[static_cast<size_t>(rank)] = r.hash;
+          group->wait();
+          if (rank == 0) {
+            const bool equal = std::count(hashes.begin(), hashes.end(), hashes[0]) == static_cast<int64_t>(hashes.size());
+            failures += !equal || (r.wrong > 0 && c.path != AllReducePath::kNccl);
+            std::printf("  %-14lld %10s %14s %7.1f us %7.1f us %9.1f  ranks %s, %zu elements not as the host's\n",
+                        static_cast<long long>(c.bytes()), c.rows > 1 ? "slab" : "", c.name().c_str(), r.plain_us, r.graph_us,
+                        static_cast<double>(c.bytes()) / r.graph_us / 1e3, equal ? "equal" : "DIFFER", r.wrong);
+            std::fflush(stdout);
+          }
+          group->wait();
+        }
+      } catch (const Error& error) {
+        std::printf("  rank %d: %s\n", rank, error.what());
+        group->fail(error.what());
+        ++failures;
+      }
+    });
+  }
+  for (std::thread& t : threads) t.join();
+  return finish("comm_bench");
+}
