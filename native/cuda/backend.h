@@ -60,6 +60,8 @@ class CudaOps final : public Ops {
   Activations reserve(const Limits& limits) override;
   void allocate_cache(const CacheLayout& layout, const CachePlan& plan) override;
 
+  cudaStream_t queue() const { return queue_; }
+
   Batch begin_step(const StepInput& input) override;
   Batch draft_batch(int pass) override;
   void finish_step(StepOutput& output) override;

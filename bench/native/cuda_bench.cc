@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: MIT
+// Speed and memory of the native step on CUDA, without Node: dummy weights of a real configuration, random tokens.
+//
+//   bench/native/run.sh [--model DIR] [--tp 1|2] [--alone] [--devices 0,1] [--layers N] [--mtp 0..4] [--step-tokens N]
+//                       [--context N] [--cached N] [--max-rows N] [--rows fp8|bf16] [--json FILE] TASK...
+// --alone runs rank 0 of --tp ranks by itself: one GPU's share of the work, without exchanges. --cached: room of the cache in
+// tokens. TASK, in order:
+//   chunk:T@P      a prefill chunk of T tokens behind P others, by operation
+//   prefill:L      a prompt of L tokens in chunks of --step-tokens: first run, three more, then one by operation
+//   decode:S@C     a step of S streams with C tokens of context each, by operation and as it is served (graphs)
+//   attention:A    prefill attention from here on: product, one-head, eight-heads (bench/kernels/fma_prefill.cuh)
+#include <cstring>
+#include <memory>
+#include <sstream>
+
+#include "bench_kernels.h"
+#include "report.h"
+#include "runtime/error.h"
+
+namespace {
+
+using namespace twelvex;
+using namespace twelvex::bench;
+
+struct Program {
+  EngineOptions options;
+  std::vector<std::string> tasks;
+  std::FILE* json = nullptr;
+  double copy = 0;
+  std::string attention = "product";
+  std::string labels;  // of JSON lines: what holds for the whole run
+};
+
+std::vector<int> numbers(const std::string& text, char separator) {
+  std::vector<int> list;
+  std::istringstream in(text);
+  for (std::string part; std::getline(in, part, separator);) list.push_back(std::stoi(part));
+  return list;
+}
+
+Program parse(int argc, char** argv) {
+  Program program;
+  EngineOptions& o = program.options;
+  for (int i = 1; i < argc; ++i) {
+    const std::string name = argv[i];
+    if (!name.starts_with("--")) {
+      program.tasks.push_back(name);
+      continue;
+    }
+    if (name == "--alone") {
+      o.alone = true;
+      continue;
+    }
+    if (++i == argc) throw Error(ErrorCode::kBadOptions, name + " needs a value");
+    const std::string value = argv[i];
+    if (name == "--model") o.model = value;
+    else if (name == "--tp") o.tp = std::stoi(value);
+    else if (name == "--devices") o.devices = numbers(value, ',');
+    else if (name == "--layers") o.layers = std::stoi(value);
+    else if (name == "--mtp") o.mtp = std::stoi(value);
+    else if (name == "--step-tokens") o.step_tokens = std::stoi(value);
+    else if (name == "--context") o.context_tokens = std::stoi(value);
+    else if (name == "--cached") o.cached_tokens = std::stoi(value);
+    else if (name == "--max-rows") o.max_rows = std::stoi(value);
+    else if (name == "--rows") o.rows = value == "bf16" ? RowFormat::kBF16 : RowFormat::kFp8;
+    else if (name == "--json") program.json = std::fopen(value.c_str(), "a");
+    else throw Error(ErrorCode::kBadOptions, "unknown option " + name);
+  }
+  return program;
+}
+
+/// Prefills `count` tokens in chunks; the last one samples. Milliseconds.
+double prefill(BenchEngine& engine, Sequence& sequence, int count, bool samples = true) {
+  double ms = 0;
+  while (count > 0) {
+    const int chunk = std::min(count, engine.options().step_tokens);
+    count -= chunk;
+    ms += engine.step({{&sequence, chunk, samples && count == 0}}).wall_ms;
+  }
+  return ms;
+}
+
+std::string labels(const Program& p, const std::string& task) { return p.labels + ",\"attention\":\"" + p.attention + "\",\"task\":\"" + task + "\""; }
+
+/// The chunk is computed again and again at the same place: what it reads and writes is the same.
+void run_chunk(Program& p, BenchEngine& engine, const std::string& task, int tokens, int depth) {
+  Sequence sequence = engine.start(0, 1);
+  if (depth > 0) prefill(engine, sequence, depth, false);
+  std::vector<std::vector<Sample>> runs;
+  std::vector<double> walls;
+  for (int i = 0; i < 6; ++i) {
+    engine.time_steps(i > 0, 500);
+    sequence.done = depth;
+    walls.push_back(engine.step({{&sequence, tokens, false}}).wall_ms);
+    if (i > 0) runs.push_back(engine.samples());
+  }
+  engine.time_steps(false, 0);
+  engine.end(sequence);
+  OpTable table;
+  table.add(engine, runs);
+  std::printf("\n%s: %d tokens behind %d, %.2f ms on the clock\n", task.c_str(), tokens, depth, median(walls));
+  table.print(engine, p.copy);
+  table.write_json(p.json, engine, labels(p, task));
+}
+
+void run_prefill(Program& p, BenchEngine& engine, const std::string& task, int length) {
+  std::vector<double> walls;
+  double first = 0;
+  for (int run = 0; run < 4; ++run) {
+    Sequence sequence = engine.start(0, 100 + static_cast<uint64_t>(run));
+    const double ms = prefill(engine, sequence, length);
+    if (run == 0) first = ms;
+    else walls.push_back(ms);
+    engine.end(sequence);
+  }
+  OpTable table;
+  Sequence sequence = engine.start(0, 1);
+  engine.time_steps(true, 500);
+  for (int left = length; left > 0;) {
+    const int chunk = std::min(left, engine.options().step_tokens);
+    left -= chunk;
+    engine.step({{&sequence, chunk, left == 0}});
+    table.add(engine, {engine.samples()});
+  }
+  engine.time_steps(false, 0);
+  engine.end(sequence);
+  const double ms = median(walls), whole = table.whole_model_us(engine) / 1e3;
+  const double model = ms + whole - table.total_us() / 1e3;
+  std::printf("\n%s, attention %s: %.2f ms (first %.2f; runs %.2f %.2f %.2f), %.0f tok/s; operations %.2f ms;"
+              " model of %d layers: %.1f ms, %.0f tok/s\n",
+              task.c_str(), p.attention.c_str(), ms, first, walls[0], walls[1], walls[2], length / ms * 1e3, table.total_us() / 1e3,
+              engine.whole_config().num_layers, model, length / model * 1e3);
+  table.print(engine, p.copy);
+  table.write_json(p.json, engine, labels(p, task));
+  if (p.json == nullptr) return;
+  std::fprintf(p.json, "{\"kind\":\"prefill\",%s,\"tokens\":%d,\"first_ms\":%.3f,\"runs_ms\":[%.3f,%.3f,%.3f],\"ms\":%.3f,\"ops_ms\":%.3f,\"whole_ms\":%.3f}\n",
+               labels(p, task).c_str(), length, first, walls[0], walls[1], walls[2], ms, table.total_us() / 1e3, model);
+}
+
+struct DecodeTimes {
+  double ms = 0, accepted = 0;  // of a step; tokens a row and step
+};
+
+DecodeTimes decode(BenchEngine& engine, const std::vector<BenchEngine::Row>& rows, int steps, bool graphs,
+                   std::vector<std::vector<Sample>>* runs) {
+  std::vector<double> walls;
+  DecodeTimes times;
+  for (int i = 0; i < steps; ++i) {
+    const StepTimes step = engine.step(rows, graphs);
+    walls.push_back(step.wall_ms);
+    times.accepted += step.accepted / steps;
+    if (runs) runs->push_back(engine.samples());
+  }
+  times.ms = median(walls);
+  return times;
+}
+
+void run_decode(Program& p, BenchEngine& engine, const std::string& task, int streams, int context) {
+  std::vector<Sequence> sequences;
+  std::vector<BenchEngine::Row> rows;
+  for (int s = 0; s < streams; ++s) sequences.push_back(engine.start(s, 1000 + static_cast<uint64_t>(s)));
+  double filling = 0;
+  for (Sequence& s : sequences) {
+    filling += prefill(engine, s, context);
+    rows.push_back({&s, 0, true});
+  }
+  decode(engine, rows, 4, true, nullptr);  // captures the graph
+  const DecodeTimes served = decode(engine, rows, 40, true, nullptr);
+  std::vector<std::vector<Sample>> runs;
+  decode(engine, rows, 2, false, nullptr);
+  engine.time_steps(true, engine.ranks() == 1 ? 500 + 150.0 * (engine.config().num_layers + 2 * engine.options().mtp) : 0);
+  decode(engine, rows, 9, false, &runs);
+  engine.time_steps(false, 0);
+  OpTable table;
+  table.add(engine, runs);
+  for (Sequence& s : sequences) engine.end(s);
+  const double whole = served.ms + (table.whole_model_us(engine) - table.total_us()) / 1e3;
+  std::printf("\n%s, mtp %d: %.3f ms a step as a graph, %.1f steps/s, %.2f tokens a row and step, %.0f tok/s; operations %.3f ms;"
+              " model of %d layers: %.2f ms a step, %.1f steps/s (contexts filled in %.1f s)\n",
+              task.c_str(), engine.options().mtp, served.ms, 1e3 / served.ms, served.accepted,
+              streams * served.accepted / served.ms * 1e3, table.total_us() / 1e3, engine.whole_config().num_layers, whole, 1e3 / whole,
+              filling / 1e3);
+  table.print(engine, p.copy);
+  table.write_json(p.json, engine, labels(p, task));
+  if (p.json == nullptr) return;
+  std::fprintf(p.json, "{\"kind\":\"decode\",%s,\"streams\":%d,\"context\":%d,\"ms\":%.4f,\"accepted\":%.3f,\"ops_ms\":%.4f,\"whole_ms\":%.4f}\n",
+               labels(p, task).c_str(), streams, context, served.ms, served.accepted, table.total_us() / 1e3, whole);
+}
+
+void run_task(Program& p, BenchEngine& engine, const std::string& task) {
+  const size_t colon = task.find(':');
+  const std::string name = task.substr(0, colon), value = colon == std::string::npos ? "" : task.substr(colon + 1);
+  if (name == "attention") {
+    p.attention = value;
+    use_prefill_attention(value == "one-head"      ? PrefillAttention::kOneHead
+                          : value == "eight-heads" ? PrefillAttention::kEightHeads
+                                                   : PrefillAttention::kProduct);
+    return;
+  }
+  const std::vector<int> at = numbers(value, '@');
+  if (name == "chunk" && at.size() == 2) return run_chunk(p, engine, task, at[0], at[1]);
+  if (name == "prefill" && at.size() == 1) return run_prefill(p, engine, task, at[0]);
+  if (name == "decode" && at.size() == 2) return run_decode(p, engine, task, at[0], at[1]);
+  throw Error(ErrorCode::kBadOptions, "unknown task " + task);
+}
+
+void report_start(Program& p, BenchEngine& engine) {
+  const EngineOptions& o = p.options;
+  cudaDeviceProp device;
+  cudaGetDeviceProperties(&device, 0);
+  char text[512];
+  std::snprintf(text, sizeof text, "\"device\":\"%s\",\"tp\":%d,\"alone\":%s,\"layers_run\":%d,\"mtp\":%d,\"step_tokens\":%d,\"context_tokens\":%d,\"copy\":%.4g",
+                device.name, o.tp, o.alone ? "true" : "false", engine.config().num_layers, o.mtp, o.step_tokens, o.context_tokens, p.copy);
+  p.labels = text;
+  std::printf("%s, copy %.0f GB/s read and written; %d layers, tp %d%s, mtp %d, steps of %d, context %d\n", device.name, p.copy / 1e9,
+              engine.config().num_layers, o.tp, o.alone ? " (one rank alone)" : "", o.mtp, o.step_tokens, o.context_tokens);
+  double bytes = 0;
+  for (const auto& [kind, count] : engine.memory_bytes) bytes += count;
+  std::printf("loaded in %.1f s (%.2f GB/s a rank); memory of a rank %.2f GB:\n", engine.load_seconds,
+              engine.memory_bytes["weights"] / engine.load_seconds / 1e9, bytes / 1e9);
+  for (const auto& [kind, count] : engine.memory_bytes) {
+    std::printf("  %-26s %9.3f GB\n", kind.c_str(), count / 1e9);
+    if (p.json) std::fprintf(p.json, "{\"kind\":\"memory\",%s,\"what\":\"%s\",\"bytes\":%.0f}\n", text, kind.c_str(), count);
+  }
+  for (const Memory& m : engine.memory()) {
+    std::printf("  device: %.2f of %.2f GB used\n", static_cast<double>(m.total_bytes - m.free_bytes) / 1e9, static_cast<double>(m.total_bytes) / 1e9);
+  }
+  if (p.json) std::fprintf(p.json, "{\"kind\":\"load\",%s,\"seconds\":%.2f}\n", text, engine.load_seconds);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::setvbuf(stdout, nullptr, _IOLBF, 0);
+  try {
+    Program program = parse(argc, argv);
+    program.copy = copy_bandwidth();
+    BenchEngine engine(program.options);
+    report_start(program, engine);
+    for (const std::string& task : program.tasks) {
+      run_task(program, engine, task);
+      if (program.json) std::fflush(program.json);
+    }
+  } catch (const std::exception& error) {
+    std::printf("failed: %s\n", error.what());
+    return 1;
+  }
+  return 0;
+}
