@@ -34,6 +34,7 @@ struct Case {
       case AllReducePath::kPacked: return "packed";
       case AllReducePath::kOneShot: return "one shot";
       case AllReducePath::kNccl: return "NCCL";
+      case AllReducePath::kPushed: return "pushed, " + std::to_string(blocks);
       default: return "two shots, " + std::to_string(blocks);
     }
   }
@@ -53,13 +54,20 @@ std::vector<Case> cases(bool nccl, bool quick) {
     if (bytes <= cuda::kOneShotBytes) add(AllReducePath::kOneShot);
     if (quick || bytes < 1 << 20) {
       add(AllReducePath::kTwoShot);
+      add(AllReducePath::kPushed);
     } else {
-      for (const int blocks : {8, 16, 24, 32, 48, 64, 96}) add(AllReducePath::kTwoShot, blocks);
+      for (const int blocks : {8, 16, 24, 32, 48, 96}) {
+        add(AllReducePath::kTwoShot, blocks);
+        if (bytes <= cuda::kStagingBytes) add(AllReducePath::kPushed, blocks);
+      }
     }
     if (nccl) add(AllReducePath::kNccl);
   }
   for (const int64_t tokens : {2048, 4096, 8192})  // column slabs of a [tokens, 4096] output
-    for (const int blocks : {8, 16, 24, 32}) list.push_back({AllReducePath::kTwoShot, tokens, 1024, 4096, blocks});
+    for (const int blocks : {8, 12, 16, 24, 32, 48})
+      for (const AllReducePath path : {AllReducePath::kTwoShot, AllReducePath::kPushed})
+        if (tokens * 2048 <= cuda::kStagingBytes || path != AllReducePath::kPushed)
+          list.push_back({path, tokens, 1024, 4096, blocks});
   return list;
 }
 

@@ -194,6 +194,70 @@ __global__ void __launch_bounds__(kThreads, 1) two_shot_kernel(const AllReducePa
   if (threadIdx.x == 0) turns[blockIdx.x] = turn + 2;
 }
 
+struct Range {
+  int64_t begin, end;
+};
+
+/// This block's part of a rank's share of the message, in vectors; `first` of the share.
+__device__ __forceinline__ Range part_of(const AllReduceParams& p, int rank, int64_t& first) {
+  const int64_t vectors = p.rows * (p.cols / 8);
+  first = vectors * rank / p.comm.ranks;
+  const int64_t share = vectors * (rank + 1) / p.comm.ranks - first;
+  return {first + share * blockIdx.x / gridDim.x, first + share * (blockIdx.x + 1) / gridDim.x};
+}
+
+__global__ void __launch_bounds__(kThreads, 1) pushed_kernel(const AllReduceParams p) {
+  constexpr int kUnroll = 4;
+  const CommView& c = p.comm;
+  uint32_t* turns = c.mailbox[c.rank]->barrier_turn;
+  const uint32_t turn = turns[blockIdx.x];
+  const int64_t slot = kStagingBytes / 16 / c.ranks + 1;  // vectors of a sender's part of the staging memory
+  uint4* array = static_cast<uint4*>(p.array.at[c.rank]);
+  for (int peer = 0; peer < c.ranks; ++peer) {
+    if (peer == c.rank) continue;
+    int64_t first;
+    const Range part = part_of(p, peer, first);
+    uint4* to = reinterpret_cast<uint4*>(c.mailbox[peer]->staging) + c.rank * slot - first;
+    for (int64_t base = part.begin + threadIdx.x; base < part.end; base += kThreads * kUnroll) {
+      uint4 v[kUnroll];
+#pragma unroll
+      for (int u = 0; u < kUnroll; ++u)
+        if (base + u * kThreads < part.end) v[u] = array[place(p, base + u * kThreads)];
+#pragma unroll
+      for (int u = 0; u < kUnroll; ++u)
+        if (base + u * kThreads < part.end) to[base + u * kThreads] = v[u];
+    }
+  }
+  if (barrier(c, turn + 1)) {
+    int64_t first;
+    const Range part = part_of(p, c.rank, first);
+    const uint4* staged = reinterpret_cast<const uint4*>(c.mailbox[c.rank]->staging) - first;
+    for (int64_t base = part.begin + threadIdx.x; base < part.end; base += kThreads * kUnroll) {
+      int64_t at[kUnroll];
+      float sum[kUnroll][8] = {};
+#pragma unroll
+      for (int u = 0; u < kUnroll; ++u) at[u] = base + u * kThreads < part.end ? place(p, base + u * kThreads) : -1;
+      for (int peer = 0; peer < c.ranks; ++peer) {
+        uint4 v[kUnroll] = {};
+#pragma unroll
+        for (int u = 0; u < kUnroll; ++u) {
+          if (at[u] >= 0) v[u] = peer == c.rank ? array[at[u]] : __ldcv(staged + peer * slot + base + u * kThreads);
+        }
+#pragma unroll
+        for (int u = 0; u < kUnroll; ++u) add(sum[u], v[u]);
+      }
+#pragma unroll
+      for (int u = 0; u < kUnroll; ++u) {
+        if (at[u] < 0) continue;
+        const uint4 v = pack_bf16x8(sum[u]);
+        for (int peer = 0; peer < c.ranks; ++peer) static_cast<uint4*>(p.array.at[peer])[at[u]] = v;
+      }
+    }
+  }
+  barrier(c, turn + 2);
+  if (threadIdx.x == 0) turns[blockIdx.x] = turn + 2;
+}
+
 template <class Word>
 __global__ void __launch_bounds__(kThreads, 1) all_gather_kernel(const AllGatherParams p) {
   const CommView& c = p.comm;
@@ -230,6 +294,7 @@ void load_collectives() {
   check(cudaFuncGetAttributes(&attributes, packed_kernel), "packed_kernel");
   check(cudaFuncGetAttributes(&attributes, one_shot_kernel), "one_shot_kernel");
   check(cudaFuncGetAttributes(&attributes, two_shot_kernel), "two_shot_kernel");
+  check(cudaFuncGetAttributes(&attributes, pushed_kernel), "pushed_kernel");
   check(cudaFuncGetAttributes(&attributes, all_gather_kernel<uint4>), "all_gather_kernel");
   check(cudaFuncGetAttributes(&attributes, all_gather_kernel<uint32_t>), "all_gather_kernel");
 }
@@ -248,6 +313,10 @@ void run_all_reduce(const AllReduceParams& p) {
     TWELVEX_NEED_LE(bytes, kOneShotBytes);
     one_shot_kernel<<<all_reduce_blocks(p.path, bytes, kCommBlocks), kThreads, 0, p.stream>>>(p);
     check_launch("one_shot_kernel");
+  } else if (p.path == AllReducePath::kPushed) {
+    TWELVEX_NEED_LE(bytes, kStagingBytes);
+    pushed_kernel<<<all_reduce_blocks(p.path, bytes, p.max_blocks), kThreads, 0, p.stream>>>(p);
+    check_launch("pushed_kernel");
   } else {
     TWELVEX_NEED(static_cast<int>(p.path), static_cast<int>(AllReducePath::kTwoShot));
     two_shot_kernel<<<all_reduce_blocks(p.path, bytes, p.max_blocks), kThreads, 0, p.stream>>>(p);

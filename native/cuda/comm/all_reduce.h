@@ -22,13 +22,17 @@ enum class AllReducePath : uint8_t {
   kPacked,   // every 8 bytes carry their own announcement: no fence and no barrier, but twice the bytes
   kOneShot,  // a message to every rank, then one announcement
   kTwoShot,  // a rank adds its share of all arrays in place and writes it to everybody
+  kPushed,   // the same, but the shares are pushed to who adds them: nobody reads over the link
   kNccl,     // the library; contiguous arrays only
 };
+
+inline constexpr int64_t kStagingBytes = int64_t{16} << 20;  // longest pushed message; longer ones take several turns
 
 /// A rank's memory that the others write: messages and the counters that announce them.
 struct Mailbox {
   uint4 packed[2][kMaxRanks][kCommBlocks][2 * kPackedVectors];  // [turn parity][sender][block]: data, turn, data, turn
   uint8_t inbox[2][kMaxRanks][kCommBlocks][kInboxSlice];        // [turn parity][sender][block]
+  uint8_t staging[kStagingBytes + kMaxRanks * 16];              // pushed shares, an equal part for every sender
   uint32_t one_shot[kMaxRanks][kCommBlocks];              // turn of the sender's last message
   uint32_t barrier[kMaxRanks][kCommBlocks];               // last barrier that the sender has reached
   // Own: turns taken by each block.

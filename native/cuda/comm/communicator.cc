@@ -136,7 +136,13 @@ void Communicator::check_alive() const {
 }
 
 void Communicator::abandon() const {
-  if (view_.ranks > 1) *static_cast<volatile uint32_t*>(failure_) = 1 + static_cast<uint32_t>(view_.rank);
+  if (view_.ranks == 1) return;
+  *static_cast<volatile uint32_t*>(failure_) = 1 + static_cast<uint32_t>(view_.rank);
+  if (nccl_ != nullptr) nccl_->abort();
+}
+
+void Communicator::recover() const {
+  if (view_.ranks > 1) *static_cast<volatile uint32_t*>(failure_) = 0;
 }
 
 }  // namespace twelvex::cuda

@@ -29,7 +29,7 @@ class Communicator {
   void all_reduce(AllReduceParams params) const;
   /// The path of a message of so many bytes: a pure function of the devices' link, the same on every rank.
   AllReducePath path_of(int64_t bytes) const;
-  bool has_nccl() const { return nccl_ != nullptr; }
+  bool has_nccl() const { return nccl_ != nullptr && nccl_->usable(); }
   /// See AllGatherParams; `comm` and `stream` are filled in here.
   void all_gather(AllGatherParams params, cudaStream_t stream) const;
 
@@ -37,6 +37,8 @@ class Communicator {
   void check_alive() const;
   /// Ends all waits of all ranks; for a rank that failed outside of a collective.
   void abandon() const;
+  /// Forgets that; only while no rank is inside a collective.
+  void recover() const;
 
  private:
   void share_failure_word();

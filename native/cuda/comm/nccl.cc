@@ -64,17 +64,25 @@ std::unique_ptr<Nccl> Nccl::join(RankGroup& group, int rank) {
   if (!everywhere) return nullptr;
   std::unique_ptr<Nccl> joined(new Nccl);
   joined->api_ = api;
-  api->check(api->comm_init_rank(&joined->comm_, group.ranks(), id, rank), "ncclCommInitRank");
+  void* comm = nullptr;
+  api->check(api->comm_init_rank(&comm, group.ranks(), id, rank), "ncclCommInitRank");
+  joined->comm_ = comm;
   return joined;
 }
 
 Nccl::~Nccl() {
   // Abort rather than destroy: a rank may be closing because another one failed inside a collective.
-  if (comm_ != nullptr) api_->comm_abort(comm_);
+  abort();
+}
+
+void Nccl::abort() {
+  if (void* comm = comm_.exchange(nullptr)) api_->comm_abort(comm);
 }
 
 void Nccl::all_reduce(void* array, int64_t count, cudaStream_t stream) const {
-  api_->check(api_->all_reduce(array, array, static_cast<size_t>(count), kBfloat16, kSum, comm_, stream), "ncclAllReduce");
+  void* comm = comm_;
+  if (comm == nullptr) throw Error(ErrorCode::kInternal, "ncclAllReduce: another rank failed");
+  api_->check(api_->all_reduce(array, array, static_cast<size_t>(count), kBfloat16, kSum, comm, stream), "ncclAllReduce");
 }
 
 }  // namespace twelvex::cuda

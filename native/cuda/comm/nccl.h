@@ -4,6 +4,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 
@@ -19,14 +20,17 @@ class Nccl {
   Nccl(const Nccl&) = delete;
   Nccl& operator=(const Nccl&) = delete;
 
-  /// In place, bf16. Throws kInternal with NCCL's reason.
+  /// In place, bf16. Throws kInternal with NCCL's reason, or when it was aborted.
   void all_reduce(void* array, int64_t count, cudaStream_t stream) const;
+  /// Ends what this rank waits for, from any thread. Nothing can be reduced behind it.
+  void abort();
+  bool usable() const { return comm_ != nullptr; }
 
  private:
   struct Api;
   Nccl() = default;
   const Api* api_ = nullptr;
-  void* comm_ = nullptr;
+  std::atomic<void*> comm_ = nullptr;
 };
 
 }  // namespace twelvex::cuda

@@ -10,6 +10,7 @@
 
 using namespace twelvex;
 using namespace twelvex::test;
+using cuda::AllReducePath;
 using cuda::Communicator;
 using cuda::PeerPointers;
 using bf16 = __nv_bfloat16;
@@ -90,6 +91,43 @@ void test_all_reduce(const std::vector<size_t>& counts, int rounds) {
     expect(wrong[rank] == 0, "rank " + std::to_string(rank) + ": " + std::to_string(counts.size()) + " sizes, " +
                                  std::to_string(rounds) + " rounds, every sum right to the bit");
   }
+}
+
+/// Column slabs of a larger array by every own path, in turn: what lies beside a slab stays.
+void test_slabs(int64_t rows, int64_t cols, int64_t stride) {
+  const Message m(static_cast<size_t>(rows * stride));
+  std::vector<int> wrong(devices.size(), 0);
+  const std::vector<AllReducePath> paths = {AllReducePath::kPacked, AllReducePath::kOneShot, AllReducePath::kTwoShot,
+                                            AllReducePath::kPushed};
+  const auto fits = [&](AllReducePath path) {
+    return path == AllReducePath::kPacked    ? rows * cols * 2 <= cuda::kPackedBytes
+           : path == AllReducePath::kOneShot ? rows * cols * 2 <= cuda::kOneShotBytes
+                                             : true;
+  };
+  on_ranks([&](Communicator& comm, int rank, cudaStream_t stream) {
+    const DeviceArray<bf16> source(m.parts[rank]), array(m.sum.size());
+    PeerPointers peers = comm.exchange(array);
+    const int64_t first = stride - cols;  // the last columns
+    for (void*& at : peers.at) at = static_cast<bf16*>(at) + first;
+    std::vector<bf16> want = m.parts[rank];
+    for (int64_t r = 0; r < rows; ++r)
+      std::copy_n(m.sum.begin() + r * stride + first, cols, want.begin() + r * stride + first);
+    for (int i = 0; i < 12; ++i) {
+      const AllReducePath path = paths[static_cast<size_t>(i) % paths.size()];
+      if (!fits(path)) continue;
+      check(cudaMemcpyAsync(array, source, m.sum.size() * 2, cudaMemcpyDeviceToDevice, stream), "copy");
+      check(cudaStreamSynchronize(stream), "copy");
+      comm.exchange(nullptr);  // two shots read the others' arrays
+      comm.all_reduce({.array = peers, .rows = rows, .cols = cols, .stride = stride, .path = path, .max_blocks = 8 + 8 * (i % 3),
+                       .stream = stream});
+      check(cudaStreamSynchronize(stream), "all_reduce");
+      comm.check_alive();
+      wrong[rank] += !same(array.download(), want);
+      comm.exchange(nullptr);
+    }
+  });
+  expect(std::count(wrong.begin(), wrong.end(), 0) == static_cast<int64_t>(wrong.size()),
+         std::to_string(cols) + " of " + std::to_string(stride) + " columns, " + std::to_string(rows) + " rows, by every path");
 }
 
 void test_graph(size_t count) {
@@ -213,6 +251,9 @@ int main(int argc, char** argv) {
       devices.push_back(static_cast<int>(std::strtol(at, const_cast<char**>(&at), 10)));
   }
   test_all_reduce({8, 4096, 12288, 131072, 40, 131080, 5 * 4096, 1000008, 64}, 30);
+  test_slabs(3, 1024, 4096);
+  test_slabs(37, 1024, 4096);
+  test_slabs(701, 768, 3072);
   test_graph(4096);
   test_graph(300000);
   test_all_gather(3, 2048);
