@@ -109,7 +109,7 @@ class CpuOps : public Ops {
   void logits(const Batch& batch, const HeadWeights& head, const Linear& lm_head, Array streams, Array logits) override;
   void sample(const Batch& batch, Array logits) override;
 
- private:
+ protected:  // tests look at a step from within
   struct Compression;
   struct Selection;
   struct Choice;

@@ -68,11 +68,15 @@ CudaOps::CudaOps(const BackendOptions& options) : options_(options), config_(opt
   check(cudaEventCreateWithFlags(&rows_stored_, cudaEventDisableTiming), "cudaEventCreate");
   check(cudaEventCreateWithFlags(&gathered_, cudaEventDisableTiming), "cudaEventCreate");
   weights_ = std::make_unique<WeightStore>(queue_);
-  if (options.shape.ranks > 1) comm_ = std::make_unique<Communicator>(options.group, options.shape.rank, options.device);
+  if (options.shape.ranks == 1) return;
+  comm_ = std::make_unique<Communicator>(options.group, options.shape.rank, options.device);
+  listener_ = options.group->listen([comm = comm_.get()](bool failed) { failed ? comm->abandon() : comm->recover(); });
 }
 
 CudaOps::~CudaOps() {
+  if (comm_) options_.group->leave_alone(listener_);
   cudaSetDevice(options_.device);
+  graphs_.abandon(queue_);
   cudaDeviceSynchronize();
   for (void* pointer : owned_) cudaFree(pointer);
   cudaEventDestroy(rows_stored_);

@@ -45,7 +45,7 @@ struct Scratch {
 
 inline constexpr int64_t kScoreFloats = int64_t{16} << 20;  // 64 MiB of indexer scores at a time
 
-class CudaOps final : public Ops {
+class CudaOps : public Ops {
  public:
   explicit CudaOps(const BackendOptions& options);
   ~CudaOps() override;
@@ -87,7 +87,7 @@ class CudaOps final : public Ops {
   void sample(const Batch&, Array logits) override;
   void draft_input(const Batch&, const MtpWeights&, Array embedding, Array streams, Array draft_streams) override;
 
- private:
+ protected:  // tests look at a step from within
   /// What goes to and comes from the sampler, besides the tokens.
   struct SamplingArrays {
     StepArray<SampleRowInfo> info;
@@ -146,6 +146,7 @@ class CudaOps final : public Ops {
   std::vector<size_t> window_at_, context_at_, slot_at_;  // of every layer within its block or slot
   size_t streams_tail_at_ = 0;
   std::unique_ptr<Communicator> comm_;  // several ranks
+  int listener_ = -1;           // of the group, ends this rank's waits on the device
   PeerPointers output_peers_, logits_peers_, selection_peers_;
   StepGraphs graphs_;
   bool in_graph_ = false;       // this step is captured or replayed

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <map>
 #include <mutex>
 #include <thread>
 #include <utility>
@@ -114,6 +115,28 @@ std::unique_ptr<Model> Model::load(const std::string& directory, const LoadOptio
   return model;
 }
 
+int Model::device_of(int rank) const {
+  return options_.devices.empty() ? rank : options_.devices[static_cast<size_t>(rank)];
+}
+
+/// Ranks share the weights about evenly; what is replicated makes them need a little more than this.
+void Model::check_room() {
+  const std::vector<Memory> all = memory();
+  std::map<int, int> ranks_on;
+  for (int rank = 0; rank < options_.tp; ++rank) ++ranks_on[device_of(rank)];
+  for (int rank = 0; rank < options_.tp; ++rank) {
+    const Memory& memory = all[static_cast<size_t>(rank)];
+    const int sharing = ranks_on[device_of(rank)];
+    const size_t needed = info_.weight_bytes / static_cast<size_t>(options_.tp) * static_cast<size_t>(sharing);
+    if (needed <= memory.free_bytes) continue;
+    throw Error(ErrorCode::kOutOfMemory,
+                "the weights of " + std::to_string(sharing) + " of " + std::to_string(options_.tp) + " ranks need " +
+                    std::to_string(needed >> 20) + " MiB on device " + std::to_string(device_of(rank)) + ", " +
+                    std::to_string(memory.free_bytes >> 20) + " of " + std::to_string(memory.total_bytes >> 20) +
+                    " MiB are free; spread them over more devices");
+  }
+}
+
 void Model::load_ranks(const TensorSource& source, const Progress& progress) {
   JoinedProgress joined(options_.tp, progress);
   const int cores = options_.threads > 0 ? options_.threads : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
@@ -122,8 +145,12 @@ void Model::load_ranks(const TensorSource& source, const Progress& progress) {
     BackendOptions backend{.config = info_.config, .shape = shape, .group = ranks_.group(), .numerics = options_.numerics,
                            .rows = options_.rows, .with_mtp = options_.mtp > 0};
     backend.threads = std::max(1, cores / options_.tp);
-    backend.device = options_.devices.empty() ? rank : options_.devices[static_cast<size_t>(rank)];
+    backend.device = device_of(rank);
     state.ops = options_.device == Device::kCuda ? make_cuda_backend(backend) : make_cpu_backend(backend);
+  });
+  if (options_.device == Device::kCuda) check_room();
+  ranks_.run([&](int rank, RankState& state) {
+    const RankShape shape{.rank = rank, .ranks = options_.tp};
     const WeightsRequest request{.config = info_.config, .source = source, .shape = shape, .with_mtp = options_.mtp > 0,
                                  .progress = joined.of(rank)};
     state.weights = load_weights(request, *state.ops);

@@ -66,6 +66,9 @@ class Model {
  private:
   Model(ModelInfo info, const LoadOptions& options);
   void load_ranks(const TensorSource& source, const Progress& progress);
+  /// @throws Error kOutOfMemory when the weights alone are more than a device has free.
+  void check_room();
+  int device_of(int rank) const;
   void check_usable() const;
   /// Runs `job` on the ranks; a failure poisons the model.
   void run(const RankSet::Job& job);

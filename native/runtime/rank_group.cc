@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "rank_group.h"
 
+#include <utility>
+
 #include "error.h"
 
 namespace twelvex {
@@ -35,6 +37,7 @@ void RankGroup::fail(const std::string& reason) {
   failed_ = true;
   reason_ = reason;
   turned_.notify_all();
+  for (const auto& [id, listener] : listeners_) listener(true);
 }
 
 void RankGroup::reset() {
@@ -42,6 +45,18 @@ void RankGroup::reset() {
   failed_ = false;
   waiting_ = 0;
   reason_.clear();
+  for (const auto& [id, listener] : listeners_) listener(false);
+}
+
+int RankGroup::listen(std::function<void(bool)> listener) {
+  std::lock_guard lock(mutex_);
+  listeners_.emplace(next_listener_, std::move(listener));
+  return next_listener_++;
+}
+
+void RankGroup::leave_alone(int listener) {
+  std::lock_guard lock(mutex_);
+  listeners_.erase(listener);
 }
 
 }  // namespace twelvex

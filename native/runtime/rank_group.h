@@ -5,6 +5,8 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -27,6 +29,12 @@ class RankGroup {
   /// Forgets a failure; only while no rank is inside a collective.
   void reset();
 
+  /// `listener` is called when a rank fails (true, on that rank's thread) and when that is forgotten (false): for waits that
+  /// this group does not know, such as those of a device. It must not call the group. Returns a number for `leave_alone`.
+  int listen(std::function<void(bool failed)> listener);
+  /// Behind it the listener is not called any more.
+  void leave_alone(int listener);
+
  private:
   const int ranks_;
   std::mutex mutex_;
@@ -36,6 +44,8 @@ class RankGroup {
   bool failed_ = false;
   std::string reason_;
   std::vector<void*> pointers_;
+  int next_listener_ = 0;
+  std::map<int, std::function<void(bool)>> listeners_;
 };
 
 }  // namespace twelvex

@@ -39,6 +39,8 @@ class Communicator {
   void abandon() const;
   /// Forgets that; only while no rank is inside a collective.
   void recover() const;
+  /// Forgets that; only while no rank is inside a collective.
+  void recover() const;
 
  private:
   void share_failure_word();

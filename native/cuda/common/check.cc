@@ -55,9 +55,12 @@ void* device_alloc(size_t bytes, const char* purpose, bool zero) {
     cudaGetLastError();
     size_t free_bytes = 0, total_bytes = 0;
     cudaMemGetInfo(&free_bytes, &total_bytes);
+    int device = -1;
+    cudaGetDevice(&device);
     throw Error(ErrorCode::kOutOfMemory, std::string(purpose) + " needs " + std::to_string(bytes >> 20) +
-                                             " MiB of device memory, " + std::to_string(free_bytes >> 20) + " of " +
-                                             std::to_string(total_bytes >> 20) + " MiB are free");
+                                             " MiB on CUDA device " + std::to_string(device) + ", " +
+                                             std::to_string(free_bytes >> 20) + " of " + std::to_string(total_bytes >> 20) +
+                                             " MiB are free");
   }
   check(status, purpose);
   if (zero) check(cudaMemset(pointer, 0, bytes), purpose);

@@ -106,7 +106,8 @@ int main(int argc, char** argv) {
   for (const RowFormat format : {RowFormat::kBF16, RowFormat::kFp8}) {
     check_case(LayerKind::kCsa, format, 32, 512, {{1500, 3}, {700, 1}, {0, 2}});
     check_case(LayerKind::kCsa, format, 8, 16, {{5, 3}, {300, 3}});
-    check_case(LayerKind::kHca, format, 64, 0, {{1000, 3}, {126, 3}, {6000, 1}});
+    check_case(LayerKind::kHca, format, 64, 0, {{1000, 3}, {126, 3}, {6000, 1}, {524285, 3}});
+    check_case(LayerKind::kCsa, format, 32, 512, {{524285, 3}});
     check_case(LayerKind::kSwa, format, 20, 0, {{126, 3}, {0, 1}});
     check_case(LayerKind::kSwa, format, 2, 0, {{3, 1}});
   }

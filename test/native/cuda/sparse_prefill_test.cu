@@ -134,6 +134,8 @@ int main(int argc, char** argv) {
     check_case({LayerKind::kCsa, format, 32, 64, {{200, 40}}, true});
     check_case({LayerKind::kHca, format, 64, 0, {{1000, 33}, {0, 140}}});
     check_case({LayerKind::kHca, format, 16, 0, {{2000, 17}}});
+    check_case({LayerKind::kHca, format, 16, 0, {{524270, 18}}});  // 4,096 entries
+    check_case({LayerKind::kCsa, format, 32, 512, {{524271, 17}}});
     check_case({LayerKind::kSwa, format, 20, 0, {{0, 150}, {300, 5}}});
     check_case({LayerKind::kSwa, format, 2, 0, {{127, 2}, {0, 1}}});
   }

@@ -31,7 +31,7 @@ class ScriptedOps : public Ops {
   Array matrix_f32(const MatrixView&) override { return {}; }
   Array token_table(std::span<const int32_t>) override { return {}; }
   Experts experts(std::span<const ExpertView>) override { return {}; }
-  Memory memory() override { return {.free_bytes = 1, .total_bytes = 2}; }
+  Memory memory() override { return {.free_bytes = 1, .total_bytes = size_t{1} << 30}; }
   Activations reserve(const Limits&) override {
     Activations a;
     a.streams.data = &trunk_streams_;
@@ -243,6 +243,31 @@ TEST("collectives exchange pointers round after round") {
     }
   });
   CHECK_EQ(wrong.load(), 0);
+}
+
+TEST("a failure is told to listeners once, and so is that it is forgotten") {
+  RankSet ranks(2);
+  std::vector<bool> heard;
+  const int listener = ranks.group()->listen([&](bool failed) { heard.push_back(failed); });
+  const auto failing = [&](int rank, RankState&) {
+    if (rank == 1) throw Error(ErrorCode::kOutOfMemory, "no room");
+    ranks.group()->wait();
+  };
+  CHECK_THROWS_CODE(ranks.run(failing), ErrorCode::kOutOfMemory, "no room");
+  CHECK(heard == (std::vector<bool>{true, false}));
+  ranks.group()->leave_alone(listener);
+  CHECK_THROWS_CODE(ranks.run(failing), ErrorCode::kOutOfMemory, "no room");
+  CHECK_EQ(heard.size(), 2);
+}
+
+TEST("weights that a device has no room for are refused before they are loaded, with both numbers") {
+  const std::string tiny = std::string(TWELVEX_ROOT) + "/test/oracle/tiny";
+  script = Script{};
+  bool loading = false;
+  const Model::Progress note = [&](double, const std::string&) { loading = true; };
+  CHECK_THROWS_CODE(Model::load(tiny, {.device = Device::kCuda, .devices = {3, 3}, .tp = 2}, note), ErrorCode::kOutOfMemory,
+                    "weights of 2 of 2 ranks need 5 MiB on device 3", "0 of 1024 MiB are free");
+  CHECK(!loading);
 }
 
 TEST("a load that is abandoned from its progress report ends with that error") {

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: MIT
+// One rank's model over operations of the test's choosing, so that a test can look at a step from within. One sequence.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "runtime/checkpoint.h"
+#include "runtime/dummy.h"
+#include "runtime/forward.h"
+#include "runtime/weights.h"
+
+namespace twelvex::test {
+
+struct BareOptions {
+  int layers = 0;           // 0: all
+  bool dummy = false;       // weights from a seed
+  RowFormat rows = RowFormat::kBF16;
+  Numerics numerics = Numerics::kExact;
+  Limits limits;
+  size_t stream_element_bytes = 2;
+};
+
+/// `Operations` is CudaOps or CpuOps, or derived from one.
+template <class Operations>
+struct BareModel {
+  ModelConfig config;
+  Operations ops;
+  ModelWeights weights;
+  Activations activations;
+  const int mtp;
+
+  BareModel(const std::string& directory, const BareOptions& options)
+      : config(read_config(directory).first_layers(options.layers)),
+        ops(BackendOptions{.config = config,
+                           .group = std::make_shared<RankGroup>(1),
+                           .numerics = options.numerics,
+                           .rows = options.rows,
+                           .with_mtp = options.limits.mtp > 0}),
+        mtp(options.limits.mtp) {
+    std::unique_ptr<TensorSource> source;
+    if (options.dummy) {
+      source = make_dummy_source(config, 1);
+    } else {
+      source = Checkpoint::open(directory, read_config(directory));
+    }
+    weights = load_weights({.config = config, .source = *source, .shape = {}, .with_mtp = mtp > 0, .progress = {}}, ops);
+    activations = ops.reserve(options.limits);
+    const int blocks = options.limits.context_tokens / kBlockTokens + 2;
+    ops.allocate_cache(CacheLayout::make(config, options.rows, mtp > 0, options.stream_element_bytes),
+                       {.slots = 1, .window_blocks = blocks, .context_blocks = blocks});
+  }
+
+  /// Tokens [first, first + count) of the sequence; kRowSample draws greedily behind them.
+  StepOutput prefill(const std::vector<int32_t>& tokens, int first, int count, uint8_t flags) {
+    StepInput in;
+    in.slot = {0};
+    in.position = {first};
+    in.count = {count};
+    in.drafts = {0};
+    const auto end = static_cast<size_t>(first + count);
+    in.next_token = {end < tokens.size() ? tokens[end] : -1};
+    in.flags = {flags};
+    in.window_base = {std::max(0, first - (kWindow - 1)) / kBlockTokens};
+    for (int b = in.window_base[0]; b <= (first + count - 1 + mtp) / kBlockTokens; ++b) in.window_blocks.push_back(b);
+    for (int b = 0; b <= (first + count - 1) / kBlockTokens; ++b) in.context_blocks.push_back(b);
+    in.window_offset = {0, static_cast<int32_t>(in.window_blocks.size())};
+    in.context_offset = {0, static_cast<int32_t>(in.context_blocks.size())};
+    in.tokens.assign(tokens.begin() + first, tokens.begin() + first + count);
+    in.penalty_offset = in.bias_offset = {0};
+    if (flags & kRowSample) {
+      in.sampling.push_back({.temperature = 0});
+      in.penalty_offset.push_back(0);
+      in.bias_offset.push_back(0);
+      in.mask_row.push_back(-1);
+    }
+    StepOutput out;
+    forward_step({.ops = ops, .config = config, .weights = weights, .activations = activations, .mtp = mtp}, in, out);
+    return out;
+  }
+};
+
+}  // namespace twelvex::test

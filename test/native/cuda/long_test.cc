@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: MIT
+// A prompt of 200,000 tokens (--tokens N) at Flash's shapes with dummy weights, a layer of each kind: every step works in the
+// memory that was reserved at load. Prints memory by stage and time by position. Run from the repository's root.
+#include <chrono>
+#include <cstdlib>
+
+#include "backend.h"
+#include "bare_model.h"
+#include "runtime/error.h"
+#include "support.h"
+
+using namespace twelvex;
+using namespace twelvex::test;
+
+namespace {
+
+constexpr int kChunk = 8192;
+
+size_t used_mib() {
+  size_t free_bytes = 0, total_bytes = 0;
+  check(cudaMemGetInfo(&free_bytes, &total_bytes), "cudaMemGetInfo");
+  return (total_bytes - free_bytes) >> 20;
+}
+
+void run(int count, int layers) {
+  const size_t before = used_mib();
+  BareOptions options;
+  options.layers = layers;
+  options.dummy = true;
+  options.rows = RowFormat::kFp8;
+  options.numerics = Numerics::kServed;
+  options.limits = {.step_tokens = kChunk, .rows = 4, .context_tokens = (count + 2 * kBlockTokens) / kBlockTokens * kBlockTokens,
+                    .mtp = 0};
+  BareModel<cuda::CudaOps> model("models/flash", options);
+  const size_t loaded = used_mib();
+  std::printf("  %d layers, context %d, steps of %d tokens: %zu MiB on the device\n", layers, options.limits.context_tokens, kChunk,
+              loaded - before);
+  std::vector<int32_t> tokens;
+  for (int i = 0; i < count; ++i) tokens.push_back(below(model.config.vocab_size));
+  size_t most = 0;
+  double seconds = 0;
+  StepOutput out;
+  for (int first = 0; first < count; first += kChunk) {
+    const int taken = std::min(kChunk, count - first);
+    const auto start = std::chrono::steady_clock::now();
+    out = model.prefill(tokens, first, taken, first + taken == count ? kRowSample : 0);
+    const std::chrono::duration<double> wall = std::chrono::steady_clock::now() - start;
+    seconds += wall.count();
+    most = std::max(most, used_mib());
+    if (first % (8 * kChunk) == 0) std::printf("    position %7d: %7.1f ms a step\n", first, wall.count() * 1e3);
+  }
+  char text[200];
+  std::snprintf(text, sizeof text, "%d tokens in %.2f s, %.0f tok/s; memory beyond what was reserved: %zu MiB", count, seconds,
+                count / seconds, most - loaded);
+  expect(most == loaded, text);
+  expect(out.accepted_count.size() == 1 && out.accepted_count[0] == 1 && out.accepted[0] >= 0 &&
+             out.accepted[0] < model.config.vocab_size,
+         "  and a token behind them");
+  const auto start = std::chrono::steady_clock::now();
+  tokens.push_back(out.accepted[0]);
+  model.prefill(tokens, count, 1, kRowSample);
+  const std::chrono::duration<double> first = std::chrono::steady_clock::now() - start;
+  tokens.push_back(0);
+  const auto again = std::chrono::steady_clock::now();
+  model.prefill(tokens, count + 1, 1, kRowSample);
+  const std::chrono::duration<double> second = std::chrono::steady_clock::now() - again;
+  std::printf("    a decode step behind it: %.2f ms, the next %.2f ms\n", first.count() * 1e3, second.count() * 1e3);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  start("long", argc, argv);
+  int count = 200000;
+  for (int i = 1; i + 1 < argc; ++i) {
+    if (std::strcmp(argv[i], "--tokens") == 0) count = std::atoi(argv[i + 1]);
+  }
+  try {
+    run(count, 4);  // window, window, csa, hca
+  } catch (const Error& error) {
+    expect(false, error.what());
+  }
+  return finish("long");
+}
