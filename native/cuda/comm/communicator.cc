@@ -145,8 +145,4 @@ void Communicator::recover() const {
   if (view_.ranks > 1) *static_cast<volatile uint32_t*>(failure_) = 0;
 }
 
-void Communicator::recover() const {
-  if (view_.ranks > 1) *static_cast<volatile uint32_t*>(failure_) = 0;
-}
-
 }  // namespace twelvex::cuda

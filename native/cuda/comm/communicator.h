@@ -39,8 +39,6 @@ class Communicator {
   void abandon() const;
   /// Forgets that; only while no rank is inside a collective.
   void recover() const;
-  /// Forgets that; only while no rank is inside a collective.
-  void recover() const;
 
  private:
   void share_failure_word();
