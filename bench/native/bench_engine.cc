@@ -5,9 +5,11 @@
 #include <chrono>
 
 #include "bench_kernels.h"
+#include "cuda/backend.h"
 #include "runtime/checkpoint.h"
 #include "runtime/dummy.h"
 #include "runtime/error.h"
+#include "runtime/shard.h"
 #include "runtime/weights.h"
 
 namespace twelvex::bench {
@@ -18,11 +20,14 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-int32_t random_token(uint64_t seed, int position, int vocab) {
-  uint64_t x = seed * 0x9e3779b97f4a7c15u + static_cast<uint64_t>(position) * 0xbf58476d1ce4e5b9u;
-  x = (x ^ (x >> 31)) * 0x94d049bb133111ebu;
-  return static_cast<int32_t>((x ^ (x >> 29)) % static_cast<uint64_t>(vocab));
-}
+/// A rank of several whose exchanges are left out.
+class AloneOps final : public cuda::CudaOps {
+ public:
+  explicit AloneOps(const BackendOptions& options) : CudaOps(options), unused_(std::move(comm_)) {}
+
+ private:
+  std::unique_ptr<cuda::Communicator> unused_;
+};
 
 double sum_of(const std::map<std::string, size_t>& purposes, int ranks) {
   double bytes = 0;
@@ -48,11 +53,12 @@ void BenchEngine::load() {
   const auto begin = Clock::now();
   source_ = make_dummy_source(config_, 0);
   ranks_.run([&](int rank, RankState& state) {
-    const RankShape shape{.rank = rank, .ranks = options_.tp};
+    const RankShape shape{.rank = options_.alone ? options_.tp - 1 : rank, .ranks = options_.tp};
     BackendOptions backend{.config = config_, .shape = shape, .group = ranks_.group(), .numerics = options_.numerics,
                            .rows = options_.rows, .with_mtp = options_.mtp > 0};
     backend.device = options_.devices.empty() ? rank : options_.devices[static_cast<size_t>(rank)];
-    auto timed = std::make_unique<TimedOps>(make_cuda_backend(backend), config_);
+    auto timed = options_.alone ? std::make_unique<TimedOps>(std::make_unique<AloneOps>(backend), config_, shape)
+                                : std::make_unique<TimedOps>(make_cuda_backend(backend), config_, RankShape{});
     timed_[static_cast<size_t>(rank)] = timed.get();
     state.ops = std::move(timed);
     state.weights = load_weights({.config = config_, .source = *source_, .shape = shape, .with_mtp = options_.mtp > 0,
@@ -108,8 +114,15 @@ void BenchEngine::end(Sequence& s) {
   s = {};
 }
 
+int32_t BenchEngine::token(const Sequence& sequence, int position) const {
+  const ShardRange ids = options_.alone ? shard_vocab(config_, rank_shape()) : ShardRange{0, config_.vocab_size};
+  uint64_t x = sequence.seed * 0x9e3779b97f4a7c15u + static_cast<uint64_t>(position) * 0xbf58476d1ce4e5b9u;
+  x = (x ^ (x >> 31)) * 0x94d049bb133111ebu;
+  return static_cast<int32_t>(static_cast<uint64_t>(ids.begin) + (x ^ (x >> 29)) % static_cast<uint64_t>(ids.size()));
+}
+
 int32_t BenchEngine::take_block(std::vector<int32_t>& free, const char* what) {
-  if (free.empty()) throw Error(ErrorCode::kOutOfMemory, std::string("the benchmark has no ") + what + " block left; raise --cached");
+  if (free.empty()) throw Error(ErrorCode::kOutOfMemory, std::string("no ") + what + " block is left; raise --cached");
   const int32_t block = free.back();
   free.pop_back();
   return block;
@@ -144,14 +157,14 @@ void BenchEngine::add_row(StepInput& in, const Row& row) {
   in.position.push_back(s.done);
   in.count.push_back(count);
   in.drafts.push_back(drafts);
-  in.next_token.push_back(row.samples ? -1 : random_token(s.seed, s.done + count, config_.vocab_size));
+  in.next_token.push_back(row.samples ? -1 : token(s, s.done + count));
   in.flags.push_back(row.samples ? kRowSample : 0);
   hold_blocks(in, s, count);
   if (decode) {
     in.tokens.push_back(s.last);
     in.tokens.insert(in.tokens.end(), s.drafts.begin(), s.drafts.end());
   } else {
-    for (int i = 0; i < count; ++i) in.tokens.push_back(random_token(s.seed, s.done + i, config_.vocab_size));
+    for (int i = 0; i < count; ++i) in.tokens.push_back(token(s, s.done + i));
   }
   shape_.rows.push_back({s.done, count});
   if (row.samples) shape_.sampled += 1 + drafts;

@@ -18,7 +18,7 @@ namespace twelvex::bench {
 struct EngineOptions {
   std::string model = "models/flash";
   int tp = 1;
-  bool alone = false;                 // rank 0 of `tp` only
+  bool alone = false;                 // the last rank of `tp` only
   std::vector<int> devices = {};      // of every rank that runs; empty: 0, 1, ..
   int layers = 0;                     // 0: all
   int mtp = 0;
@@ -30,7 +30,8 @@ struct EngineOptions {
   Numerics numerics = Numerics::kServed;
 };
 
-/// A sequence of random tokens.
+/// A sequence of random tokens. Of a rank alone the ids are its own vocabulary's: the others' embeddings would be zeros, which
+/// all choose the same experts.
 struct Sequence {
   int slot = 0;
   uint64_t seed = 0;
@@ -66,7 +67,8 @@ class BenchEngine {
   const StepShape& shape() const { return shape_; }
   const ModelConfig& config() const { return config_; }
   const ModelConfig& whole_config() const { return whole_; }
-  RankShape rank_shape() const { return {0, options_.tp}; }
+  /// Of the rank whose operations are reported.
+  RankShape rank_shape() const { return {options_.alone ? options_.tp - 1 : 0, options_.tp}; }
   const EngineOptions& options() const { return options_; }
   int ranks() const { return ranks_.size(); }
   void time_steps(bool on, double head_start_us);
@@ -81,6 +83,7 @@ class BenchEngine {
   void allocate_cache();
   void add_row(StepInput& input, const Row& row);
   void hold_blocks(StepInput& input, Sequence& sequence, int count);
+  int32_t token(const Sequence& sequence, int position) const;
   int32_t take_block(std::vector<int32_t>& free, const char* what);
 
   EngineOptions options_;

@@ -3,11 +3,12 @@
 //
 //   bench/native/run.sh [--model DIR] [--tp 1|2] [--alone] [--devices 0,1] [--layers N] [--mtp 0..4] [--step-tokens N]
 //                       [--context N] [--cached N] [--max-rows N] [--rows fp8|bf16] [--json FILE] TASK...
-// --alone runs rank 0 of --tp ranks by itself: one GPU's share of the work, without exchanges. --cached: room of the cache in
+// --alone runs the last of --tp ranks by itself: one GPU's share of the work, without exchanges. --cached: room of the cache in
 // tokens. TASK, in order:
 //   chunk:T@P      a prefill chunk of T tokens behind P others, by operation
 //   prefill:L      a prompt of L tokens in chunks of --step-tokens: first run, three more, then one by operation
 //   decode:S@C     a step of S streams with C tokens of context each, by operation and as it is served (graphs)
+//   long:L         one prefill of L tokens, its first and last chunk, and the memory
 //   attention:A    prefill attention from here on: product, one-head, eight-heads (bench/kernels/fma_prefill.cuh)
 #include <cstring>
 #include <memory>
@@ -80,7 +81,10 @@ double prefill(BenchEngine& engine, Sequence& sequence, int count, bool samples 
   return ms;
 }
 
-std::string labels(const Program& p, const std::string& task) { return p.labels + ",\"attention\":\"" + p.attention + "\",\"task\":\"" + task + "\""; }
+/// Fields that every JSON line of a task begins with.
+std::string labels(const Program& p, const std::string& task) {
+  return p.labels + ",\"attention\":\"" + p.attention + "\",\"task\":\"" + task + "\"";
+}
 
 /// The chunk is computed again and again at the same place: what it reads and writes is the same.
 void run_chunk(Program& p, BenchEngine& engine, const std::string& task, int tokens, int depth) {
@@ -126,15 +130,16 @@ void run_prefill(Program& p, BenchEngine& engine, const std::string& task, int l
   engine.end(sequence);
   const double ms = median(walls), whole = table.whole_model_us(engine) / 1e3;
   const double model = ms + whole - table.total_us() / 1e3;
-  std::printf("\n%s, attention %s: %.2f ms (first %.2f; runs %.2f %.2f %.2f), %.0f tok/s; operations %.2f ms;"
-              " model of %d layers: %.1f ms, %.0f tok/s\n",
-              task.c_str(), p.attention.c_str(), ms, first, walls[0], walls[1], walls[2], length / ms * 1e3, table.total_us() / 1e3,
+  std::printf("\n%s, attention %s: %.2f ms (first %.2f; runs %.2f %.2f %.2f), %.0f tok/s\n", task.c_str(),
+              p.attention.c_str(), ms, first, walls[0], walls[1], walls[2], length / ms * 1e3);
+  std::printf("  operations %.2f ms; model of %d layers: %.1f ms, %.0f tok/s\n", table.total_us() / 1e3,
               engine.whole_config().num_layers, model, length / model * 1e3);
   table.print(engine, p.copy);
   table.write_json(p.json, engine, labels(p, task));
   if (p.json == nullptr) return;
-  std::fprintf(p.json, "{\"kind\":\"prefill\",%s,\"tokens\":%d,\"first_ms\":%.3f,\"runs_ms\":[%.3f,%.3f,%.3f],\"ms\":%.3f,\"ops_ms\":%.3f,\"whole_ms\":%.3f}\n",
-               labels(p, task).c_str(), length, first, walls[0], walls[1], walls[2], ms, table.total_us() / 1e3, model);
+  std::fprintf(p.json, "{\"kind\":\"prefill\",%s,\"tokens\":%d,\"first_ms\":%.3f,\"runs_ms\":[%.3f,%.3f,%.3f],",
+               labels(p, task).c_str(), length, first, walls[0], walls[1], walls[2]);
+  std::fprintf(p.json, "\"ms\":%.3f,\"ops_ms\":%.3f,\"whole_ms\":%.3f}\n", ms, table.total_us() / 1e3, model);
 }
 
 struct DecodeTimes {
@@ -168,23 +173,59 @@ void run_decode(Program& p, BenchEngine& engine, const std::string& task, int st
   const DecodeTimes served = decode(engine, rows, 40, true, nullptr);
   std::vector<std::vector<Sample>> runs;
   decode(engine, rows, 2, false, nullptr);
-  engine.time_steps(true, engine.ranks() == 1 ? 500 + 150.0 * (engine.config().num_layers + 2 * engine.options().mtp) : 0);
+  engine.time_steps(true, 500 + 150.0 * (engine.config().num_layers + 2 * engine.options().mtp));
   decode(engine, rows, 9, false, &runs);
   engine.time_steps(false, 0);
   OpTable table;
   table.add(engine, runs);
   for (Sequence& s : sequences) engine.end(s);
   const double whole = served.ms + (table.whole_model_us(engine) - table.total_us()) / 1e3;
-  std::printf("\n%s, mtp %d: %.3f ms a step as a graph, %.1f steps/s, %.2f tokens a row and step, %.0f tok/s; operations %.3f ms;"
-              " model of %d layers: %.2f ms a step, %.1f steps/s (contexts filled in %.1f s)\n",
-              task.c_str(), engine.options().mtp, served.ms, 1e3 / served.ms, served.accepted,
-              streams * served.accepted / served.ms * 1e3, table.total_us() / 1e3, engine.whole_config().num_layers, whole, 1e3 / whole,
-              filling / 1e3);
+  std::printf("\n%s, mtp %d: %.3f ms a step as a graph, %.1f steps/s, %.2f tokens a row and step, %.0f tok/s\n", task.c_str(),
+              engine.options().mtp, served.ms, 1e3 / served.ms, served.accepted, streams * served.accepted / served.ms * 1e3);
+  std::printf("  operations %.3f ms; model of %d layers: %.2f ms a step, %.1f steps/s (contexts filled in %.1f s)\n",
+              table.total_us() / 1e3, engine.whole_config().num_layers, whole, 1e3 / whole, filling / 1e3);
   table.print(engine, p.copy);
   table.write_json(p.json, engine, labels(p, task));
   if (p.json == nullptr) return;
-  std::fprintf(p.json, "{\"kind\":\"decode\",%s,\"streams\":%d,\"context\":%d,\"ms\":%.4f,\"accepted\":%.3f,\"ops_ms\":%.4f,\"whole_ms\":%.4f}\n",
-               labels(p, task).c_str(), streams, context, served.ms, served.accepted, table.total_us() / 1e3, whole);
+  std::fprintf(p.json, "{\"kind\":\"decode\",%s,\"streams\":%d,\"context\":%d,\"ms\":%.4f,", labels(p, task).c_str(), streams,
+               context, served.ms);
+  std::fprintf(p.json, "\"accepted\":%.3f,\"ops_ms\":%.4f,\"whole_ms\":%.4f}\n", served.accepted, table.total_us() / 1e3, whole);
+}
+
+double used_bytes(BenchEngine& engine) {
+  double used = 0;
+  for (const Memory& m : engine.memory()) used = std::max(used, static_cast<double>(m.total_bytes - m.free_bytes));
+  return used;
+}
+
+void run_long(Program& p, BenchEngine& engine, const std::string& task, int length) {
+  const double before = used_bytes(engine);
+  Sequence sequence = engine.start(0, 1);
+  std::vector<double> chunks;
+  OpTable table;
+  for (int left = length; left > 0;) {
+    const int chunk = std::min(left, engine.options().step_tokens);
+    left -= chunk;
+    engine.time_steps(left == 0, 500);
+    chunks.push_back(engine.step({{&sequence, chunk, left == 0}}).wall_ms);
+  }
+  table.add(engine, {engine.samples()});
+  engine.time_steps(false, 0);
+  engine.end(sequence);
+  double ms = 0;
+  for (const double chunk : chunks) ms += chunk;
+  const double used = used_bytes(engine);
+  std::printf("\n%s: %.2f s, %.0f tok/s; first chunk %.1f ms, last %.1f ms; memory of a device %.2f GB before, %.2f GB after\n",
+              task.c_str(), ms / 1e3, length / ms * 1e3, chunks.front(), chunks.back(), before / 1e9, used / 1e9);
+  std::printf("  the last chunk by operation:\n");
+  table.print(engine, p.copy);
+  table.write_json(p.json, engine, labels(p, task));
+  if (p.json == nullptr) return;
+  std::fprintf(p.json, "{\"kind\":\"long\",%s,\"tokens\":%d,\"ms\":%.1f,\"before_bytes\":%.0f,\"after_bytes\":%.0f,",
+               labels(p, task).c_str(), length, ms, before, used);
+  std::fprintf(p.json, "\"chunks_ms\":[");
+  for (size_t i = 0; i < chunks.size(); ++i) std::fprintf(p.json, "%s%.2f", i ? "," : "", chunks[i]);
+  std::fprintf(p.json, "]}\n");
 }
 
 void run_task(Program& p, BenchEngine& engine, const std::string& task) {
@@ -200,6 +241,7 @@ void run_task(Program& p, BenchEngine& engine, const std::string& task) {
   const std::vector<int> at = numbers(value, '@');
   if (name == "chunk" && at.size() == 2) return run_chunk(p, engine, task, at[0], at[1]);
   if (name == "prefill" && at.size() == 1) return run_prefill(p, engine, task, at[0]);
+  if (name == "long" && at.size() == 1) return run_long(p, engine, task, at[0]);
   if (name == "decode" && at.size() == 2) return run_decode(p, engine, task, at[0], at[1]);
   throw Error(ErrorCode::kBadOptions, "unknown task " + task);
 }
@@ -209,11 +251,15 @@ void report_start(Program& p, BenchEngine& engine) {
   cudaDeviceProp device;
   cudaGetDeviceProperties(&device, 0);
   char text[512];
-  std::snprintf(text, sizeof text, "\"device\":\"%s\",\"tp\":%d,\"alone\":%s,\"layers_run\":%d,\"mtp\":%d,\"step_tokens\":%d,\"context_tokens\":%d,\"copy\":%.4g",
-                device.name, o.tp, o.alone ? "true" : "false", engine.config().num_layers, o.mtp, o.step_tokens, o.context_tokens, p.copy);
+  std::snprintf(text, sizeof text,
+                "\"device\":\"%s\",\"tp\":%d,\"alone\":%s,\"layers_run\":%d,\"mtp\":%d,\"step_tokens\":%d,\"context_tokens\":%d,"
+                "\"copy\":%.4g",
+                device.name, o.tp, o.alone ? "true" : "false", engine.config().num_layers, o.mtp, o.step_tokens, o.context_tokens,
+                p.copy);
   p.labels = text;
-  std::printf("%s, copy %.0f GB/s read and written; %d layers, tp %d%s, mtp %d, steps of %d, context %d\n", device.name, p.copy / 1e9,
-              engine.config().num_layers, o.tp, o.alone ? " (one rank alone)" : "", o.mtp, o.step_tokens, o.context_tokens);
+  std::printf("%s, copy %.0f GB/s read and written; %d layers, tp %d%s, mtp %d, steps of %d, context %d\n", device.name,
+              p.copy / 1e9, engine.config().num_layers, o.tp, o.alone ? " (one rank alone)" : "", o.mtp, o.step_tokens,
+              o.context_tokens);
   double bytes = 0;
   for (const auto& [kind, count] : engine.memory_bytes) bytes += count;
   std::printf("loaded in %.1f s (%.2f GB/s a rank); memory of a rank %.2f GB:\n", engine.load_seconds,
@@ -223,7 +269,8 @@ void report_start(Program& p, BenchEngine& engine) {
     if (p.json) std::fprintf(p.json, "{\"kind\":\"memory\",%s,\"what\":\"%s\",\"bytes\":%.0f}\n", text, kind.c_str(), count);
   }
   for (const Memory& m : engine.memory()) {
-    std::printf("  device: %.2f of %.2f GB used\n", static_cast<double>(m.total_bytes - m.free_bytes) / 1e9, static_cast<double>(m.total_bytes) / 1e9);
+    std::printf("  device: %.2f of %.2f GB used\n", static_cast<double>(m.total_bytes - m.free_bytes) / 1e9,
+                static_cast<double>(m.total_bytes) / 1e9);
   }
   if (p.json) std::fprintf(p.json, "{\"kind\":\"load\",%s,\"seconds\":%.2f}\n", text, engine.load_seconds);
 }

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "cuda/indexer/indexer.h"
 #include "runtime/shard.h"
 
 namespace twelvex::bench {
@@ -26,9 +27,31 @@ struct Tokens {
   double count = 0, rows = 0;
   double candidates = 0;  // of the layer's kind
   double read = 0;        // cache rows, once a sequence
-  double scored = 0;      // csa entries scored, when there are more than are kept
-  double entries = 0;     // csa entries there, once a sequence
+  double scored = 0;      // csa entries scored by this rank, when there are more than are kept
+  double chosen = 0;      // tokens that it scores them for
+  double entries = 0;     // csa entries of all rows
 };
+
+/// Scoring is shared by groups of a row's tokens (backend_attention.cc, select): the rank's part of groups, in order.
+void count_scored(const ModelConfig& config, RankShape shape, const StepShape& step, Tokens& t) {
+  int64_t groups = 0, group = 0, longest = 0;
+  for (const RowShape& row : step.rows) {
+    groups += (row.count + cuda::kScoreGroup - 1) / cuda::kScoreGroup;
+    longest = std::max<int64_t>(longest, (row.position + row.count) / kCsaRatio);
+  }
+  if (longest <= config.index_topk) return;
+  const ShardRange own = shard_range(groups, shape);
+  for (const RowShape& row : step.rows) {
+    for (int i = 0; i < row.count; i += cuda::kScoreGroup, ++group) {
+      if (group < own.begin || group >= own.end) continue;
+      for (int p = row.position + i; p < row.position + std::min(row.count, i + cuda::kScoreGroup); ++p) {
+        t.scored += (p + 1) / kCsaRatio;
+        t.chosen += 1;
+      }
+    }
+    t.entries += static_cast<double>(row.position + row.count) / kCsaRatio;
+  }
+}
 
 Tokens count_tokens(const ModelConfig& config, const Sample& sample, const StepShape& step) {
   Tokens t;
@@ -39,10 +62,6 @@ Tokens count_tokens(const ModelConfig& config, const Sample& sample, const StepS
     // Of csa entries the tokens of a sequence choose together at most all there are.
     const double kept = std::min(all, compressed_of(config, sample.kind, last) * count);
     t.read += (sample.kind == LayerKind::kSwa ? 0 : kept) + window_of(last) + count - 1;
-    if ((last + 1) / kCsaRatio > config.index_topk) {
-      for (int p = row.position; p <= last; ++p) t.scored += (p + 1) / kCsaRatio;
-      t.entries += (last + 1) / kCsaRatio;
-    }
     t.count += count;
     ++t.rows;
   }
@@ -80,10 +99,10 @@ Cost attention_cost(const ModelConfig& c, RankShape shape, const std::string& op
     cost += product(n, 2 * channels, dim, kBf16, kBf16, 0);
     cost.bytes += n / ratio * (index ? kIndexRow : kRow);
   } else if (op == "select" && t.scored > 0) {
-    const double heads = c.index_heads, share = 1.0 / shape.ranks;
-    cost += product(n * share, heads * kIndexDim, q, kFp8, kBf16, 0);
-    cost += product(n * share, heads, dim, kBf16, kBf16, 0);
-    cost += {2 * heads * kIndexDim * t.scored * share, t.entries * kIndexRow + n * c.index_topk * kF32};
+    const double heads = c.index_heads;
+    cost += product(t.chosen, heads * kIndexDim, q, kFp8, kBf16, 0);
+    cost += product(t.chosen, heads, dim, kBf16, kBf16, 0);
+    cost += {2 * heads * kIndexDim * t.scored, t.entries * kIndexRow + n * c.index_topk * kF32};
   } else if (op == "attend") {
     cost = {4 * width * t.candidates, t.read * kRow + 2 * n * width * kBf16};
   } else if (op == "project_output") {
@@ -99,7 +118,8 @@ Cost attention_cost(const ModelConfig& c, RankShape shape, const std::string& op
 
 Cost op_cost(const ModelConfig& c, RankShape shape, const Sample& sample, const StepShape& step) {
   const std::string op = sample.op;
-  const Tokens t = count_tokens(c, sample, step);
+  Tokens t = count_tokens(c, sample, step);
+  if (op == "select") count_scored(c, shape, step, t);
   const double dim = c.hidden_size, n = t.count, vocab = static_cast<double>(shard_vocab(c, shape).size());
   const double logit_rows = sample.pass == 0 ? step.sampled : static_cast<double>(step.rows.size());
   if (op == "hyper_cross") return {2 * n * 24 * kStreams * dim, n * dim * kBf16 * (2 * kStreams + 2)};

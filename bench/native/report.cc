@@ -82,15 +82,15 @@ void OpTable::print_marks(const BenchEngine& engine, Group group, double copy) c
     rest_flops += t.cost.flops / layers;
   }
   if (us == 0) return;
-  std::printf("  %-11s layer %9.1f us; without attend %9.1f us = %.2f x its FLOPs at 350 T, also without select %9.1f us = %.2f x;"
-              " %6.1f MB at %.0f %% of the copy\n",
-              group_name(group), us, beside_us, beside_us * 1e-6 * kMarkFlops / beside_flops, rest_us,
-              rest_us * 1e-6 * kMarkFlops / rest_flops, bytes / 1e6, bytes / (us * 1e-6) / copy * 100);
+  std::printf("  %-11s layer %9.1f us, %.1f MB at %.0f %% of the copy; without attend %.1f us = %.2f x its FLOPs at 350 T,"
+              " also without select %.1f us = %.2f x\n",
+              group_name(group), us, bytes / 1e6, bytes / (us * 1e-6) / copy * 100, beside_us,
+              beside_us * 1e-6 * kMarkFlops / beside_flops, rest_us, rest_us * 1e-6 * kMarkFlops / rest_flops);
 }
 
 void OpTable::print(const BenchEngine& engine, double copy) const {
-  std::printf("  %-11s %-17s %6s %10s %9s %9s %9s %8s %6s\n", "layer", "operation", "calls", "us a layer", "GFLOP", "TFLOP/s", "MB",
-              "GB/s", "% copy");
+  std::printf("  %-11s %-17s %6s %10s %9s %9s %9s %8s %6s\n", "layer", "operation", "calls", "us a layer", "GFLOP", "TFLOP/s",
+              "MB", "GB/s", "% copy");
   std::vector<OpTotal> sorted = totals_;
   std::stable_sort(sorted.begin(), sorted.end(), [](const OpTotal& a, const OpTotal& b) { return a.group < b.group; });
   for (const OpTotal& t : sorted) {
@@ -100,17 +100,18 @@ void OpTable::print(const BenchEngine& engine, double copy) const {
                 t.cost.bytes / (t.us * 1e-6) / copy * 100);
   }
   for (const Group group : {Group::kSwa, Group::kCsa, Group::kHca, Group::kDraftLayer}) print_marks(engine, group, copy);
-  std::printf("  sum of operations %.2f ms for %d layers; model: %.2f ms for %d layers\n", total_us() / 1e3, engine.config().num_layers,
-              whole_model_us(engine) / 1e3, engine.whole_config().num_layers);
+  std::printf("  sum of operations %.2f ms for %d layers; model: %.2f ms for %d layers\n", total_us() / 1e3,
+              engine.config().num_layers, whole_model_us(engine) / 1e3, engine.whole_config().num_layers);
 }
 
 void OpTable::write_json(std::FILE* file, const BenchEngine& engine, const std::string& labels) const {
   if (file == nullptr) return;
   for (const OpTotal& t : totals_) {
     const double n = layers_of(engine.config(), t.group);
-    std::fprintf(file, "{\"kind\":\"op\",%s,\"layer\":\"%s\",\"layers\":%.0f,\"whole\":%.0f,\"op\":\"%s\",\"us\":%.2f,\"flops\":%.6g,\"bytes\":%.6g}\n",
-                 labels.c_str(), group_name(t.group), n, layers_of(engine.whole_config(), t.group), t.op.c_str(), t.us / n,
-                 t.cost.flops / n, t.cost.bytes / n);
+    std::fprintf(file, "{\"kind\":\"op\",%s,\"layer\":\"%s\",\"layers\":%.0f,\"whole\":%.0f,", labels.c_str(),
+                 group_name(t.group), n, layers_of(engine.whole_config(), t.group));
+    std::fprintf(file, "\"op\":\"%s\",\"us\":%.2f,\"flops\":%.6g,\"bytes\":%.6g}\n", t.op.c_str(), t.us / n, t.cost.flops / n,
+                 t.cost.bytes / n);
   }
 }
 

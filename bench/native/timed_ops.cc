@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "timed_ops.h"
 
+#include <algorithm>
+
 #include "bench_kernels.h"
 #include "cuda/backend.h"
 #include "cuda/common/check.h"
@@ -14,7 +16,8 @@ const char* group_name(Group group) {
   return kNames[static_cast<int>(group)];
 }
 
-TimedOps::TimedOps(std::unique_ptr<Ops> ops, const ModelConfig& config) : ops_(std::move(ops)), config_(config) {
+TimedOps::TimedOps(std::unique_ptr<Ops> ops, const ModelConfig& config, RankShape alone)
+    : ops_(std::move(ops)), config_(config), alone_(alone) {
   queue_ = dynamic_cast<cuda::CudaOps&>(*ops_).queue();
 }
 
@@ -51,6 +54,9 @@ Batch TimedOps::begin_step(const StepInput& input) {
   pass_ = 0;
   crossings_ = -1;
   const Batch batch = ops_->begin_step(input);
+  cudaStreamCaptureStatus status;
+  check(cudaStreamIsCapturing(queue_, &status), "cudaStreamIsCapturing");
+  replaying_ = cuda::is_decode_step(input) && status == cudaStreamCaptureStatusNone;
   if (on_ && head_start_us_ > 0) hold_stream(head_start_us_, queue_);
   return batch;
 }
@@ -122,6 +128,19 @@ void TimedOps::begin_gather(const Batch& b, int layer, LayerKind kind) { ops_->b
 void TimedOps::select(const Batch& b, int layer, const IndexerWeights& w, Array hidden, Array latent, Array selection) {
   mark("select");
   ops_->select(b, layer, w, hidden, latent, selection);
+  if (alone_.ranks > 1 && !replaying_) share_choices(b, selection);
+}
+
+/// Ranks choose for whole groups of tokens each (backend_attention.cc, select): the last rank's are the batch's last.
+void TimedOps::share_choices(const Batch& b, Array selection) {
+  const int group = b.rows == 1 ? cuda::kScoreGroup : b.tokens / b.rows, groups = (b.tokens + group - 1) / group;
+  const int first = std::min(groups * alone_.rank / alone_.ranks * group, b.tokens);
+  const size_t row = static_cast<size_t>(config_.index_topk) * sizeof(int32_t);
+  const size_t bytes = static_cast<size_t>(std::min(first, b.tokens - first)) * row;
+  if (bytes == 0) return;
+  mark("(choices shared)");
+  auto* choices = static_cast<uint8_t*>(selection.data);
+  check(cudaMemcpyAsync(choices, choices + static_cast<size_t>(first) * row, bytes, cudaMemcpyDeviceToDevice, queue_), "choices");
 }
 
 void TimedOps::attend(const Batch& b, int layer, const AttentionWeights& w, Array query, Array selection, Array attended) {

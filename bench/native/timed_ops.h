@@ -2,7 +2,7 @@
 // A backend whose operations are timed: an event on the rank's queue before every call of runtime/ops.h.
 //
 // The time of an operation is that from its event to the next one's, so it holds what the operation queued and the gap behind
-// it. Steps that are CUDA graphs queue nothing and are not timed; ask for log-probabilities to run a decode step in single launches.
+// it. Steps that are CUDA graphs queue nothing and are not timed: with log-probabilities a decode step runs in single launches.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -29,8 +29,9 @@ struct Sample {
 
 class TimedOps final : public Ops {
  public:
-  /// `ops` must be the CUDA backend.
-  TimedOps(std::unique_ptr<Ops> ops, const ModelConfig& config);
+  /// `ops` must be the CUDA backend. `alone`: it is this rank of several, and the others are not there; `select` then gives
+  /// the tokens that they would choose for the choices of this rank's, so that attention reads as it would.
+  TimedOps(std::unique_ptr<Ops> ops, const ModelConfig& config, RankShape alone);
   ~TimedOps() override;
 
   /// Times the steps from now on. A step's operations wait on the device for `head_start_us` first, so that it never runs dry.
@@ -74,11 +75,14 @@ class TimedOps final : public Ops {
  private:
   /// The operation that is queued next; it belongs to the layer being run.
   void mark(const char* op);
+  void share_choices(const Batch& batch, Array selection);
 
   std::unique_ptr<Ops> ops_;
   const ModelConfig& config_;
+  const RankShape alone_;
   cudaStream_t queue_ = nullptr;
   bool on_ = false;
+  bool replaying_ = false;  // the step is a graph that was captured before
   double head_start_us_ = 0;
   int pass_ = 0, crossings_ = -1;  // crossings of this pass; -1: outside of layers
   std::vector<cudaEvent_t> events_;
