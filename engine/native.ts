@@ -123,6 +123,8 @@ export interface NativeModel {
   weightBytes: number;
   fingerprint: string;
   allocateCache(plan: { slots: number; windowBlocks: number; contextBlocks: number }): Promise<void>;
+  /** Prepares every shape of decode step (CUDA graphs), over garbage: between allocateCache and the first step that counts. */
+  warmUp(): Promise<void>;
   /** One at a time. Typed arrays are copied before it returns; rejects with an Error that has a `code`. */
   step(plan: StepPlan): Promise<StepResult>;
   close(): Promise<void>;

@@ -8,8 +8,12 @@ import { Scheduler } from './scheduler/scheduler.ts';
 import type { SchedulerLimits } from './scheduler/scheduler.ts';
 import type { SequenceRequest } from './scheduler/sequence.ts';
 
-/** Runs a prefill and a decode step with blocks that are then forgotten, so that the first request meets warm code. */
+/**
+ * Prepares every decode step, then runs a prefill and decode steps with blocks that are then forgotten, so that the first
+ * request meets warm code only.
+ */
 export async function warmUp(native: NativeModel, limits: SchedulerLimits, plan: CachePlan): Promise<void> {
+  await native.warmUp();
   const scheduler = new Scheduler(limits, new KvCache({ ...plan, mtp: native.mtp }));
   const length = Math.min(limits.stepTokens, limits.maxModelLen - 2, WARM_UP_TOKENS);
   const sequence = scheduler.add(warmUpRequest(length, native.vocabSize));

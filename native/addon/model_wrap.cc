@@ -143,6 +143,15 @@ class AllocateJob : public ModelJob {
   std::vector<Memory> memory_;
 };
 
+class WarmUpJob : public ModelJob {
+ public:
+  using ModelJob::ModelJob;
+
+ protected:
+  void run(std::unique_ptr<Model>& model) override { existing(model).warm_up(); }
+  Napi::Value result(Napi::Env env) override { return env.Undefined(); }
+};
+
 class CloseJob : public ModelJob {
  public:
   using ModelJob::ModelJob;
@@ -158,6 +167,7 @@ Napi::Function ModelWrap::define(Napi::Env env) {
   Napi::Function constructor = DefineClass(env, "NativeModel",
                                            {InstanceMethod<&ModelWrap::memory>("memory"),
                                             InstanceMethod<&ModelWrap::allocate_cache>("allocateCache"),
+                                            InstanceMethod<&ModelWrap::warm_up>("warmUp"),
                                             InstanceMethod<&ModelWrap::step>("step"),
                                             InstanceMethod<&ModelWrap::close>("close")});
   auto data = std::make_unique<AddonData>();
@@ -239,6 +249,13 @@ Napi::Value ModelWrap::allocate_cache(const Napi::CallbackInfo& info) {
   return post(info.Env(), [&] {
     check_open();
     return std::make_unique<AllocateJob>(info.Env(), this, read_cache_plan(info[0]));
+  });
+}
+
+Napi::Value ModelWrap::warm_up(const Napi::CallbackInfo& info) {
+  return post(info.Env(), [&] {
+    check_open();
+    return std::make_unique<WarmUpJob>(info.Env(), this);
   });
 }
 

@@ -35,6 +35,7 @@ class ModelWrap : public Napi::ObjectWrap<ModelWrap> {
 
   Napi::Value memory(const Napi::CallbackInfo& info);
   Napi::Value allocate_cache(const Napi::CallbackInfo& info);
+  Napi::Value warm_up(const Napi::CallbackInfo& info);
   Napi::Value step(const Napi::CallbackInfo& info);
   Napi::Value close(const Napi::CallbackInfo& info);
 

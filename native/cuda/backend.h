@@ -61,6 +61,8 @@ class CudaOps : public Ops {
   void allocate_cache(const CacheLayout& layout, const CachePlan& plan) override;
 
   cudaStream_t queue() const { return queue_; }
+  /// One for every graph that a step can meet.
+  std::vector<DecodeShape> decode_shapes() const override;
 
   Batch begin_step(const StepInput& input) override;
   Batch draft_batch(int pass) override;
@@ -117,6 +119,8 @@ class CudaOps : public Ops {
   int max_logit_rows() const;
 
   /// One product (or several of equal format and width) of `rows` rows. Quantises activations where the numerics ask for it.
+  /// Whether steps of so many rows with their places are captured.
+  bool fits_graph(int padded) const;
   GemmParams product(const Linear& weights, int rows, int ldx) const;
   static void add_segment(GemmParams& gemm, const Linear& weights, const void* x, void* y, int ldy, bool f32 = false);
 

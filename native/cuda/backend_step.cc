@@ -125,6 +125,20 @@ void CudaOps::list_prompt_tokens(const StepInput& input) {
   StepArena::upload(s.prompt_token, static_cast<size_t>(s.prompt_count), queue_);
 }
 
+bool CudaOps::fits_graph(int padded) const {
+  return padded <= limits_.rows && padded * (1 + limits_.mtp) <= limits_.step_tokens;
+}
+
+std::vector<DecodeShape> CudaOps::decode_shapes() const {
+  std::vector<DecodeShape> shapes;
+  const int scored = config_.index_topk * kCsaRatio;  // the first position that sees more entries than are kept
+  for (int rows = 1; fits_graph(padded_rows(rows)); rows = padded_rows(rows) + 1) {
+    shapes.push_back({rows, 0});
+    if (limits_.context_tokens / kCsaRatio > config_.index_topk) shapes.push_back({rows, scored});
+  }
+  return shapes;
+}
+
 Batch CudaOps::begin_step(const StepInput& input) {
   check(cudaSetDevice(options_.device), "cudaSetDevice");
   overlapped_ = inline_ = 0;
@@ -134,7 +148,7 @@ Batch CudaOps::begin_step(const StepInput& input) {
   graphs_.abandon(queue_);  // of a step that failed
   in_graph_ = replaying_ = false;
   const int padded = padded_rows(static_cast<int>(input.slot.size()));
-  const bool graph = is_decode_step(input) && padded <= limits_.rows && padded * (1 + limits_.mtp) <= limits_.step_tokens;
+  const bool graph = is_decode_step(input) && fits_graph(padded);
   const size_t bytes = batches_->begin(input, arena_, graph ? padded : 0);
   begin_sampling(input);
   arena_.upload(bytes, queue_);

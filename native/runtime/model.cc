@@ -12,6 +12,7 @@
 #include "dummy.h"
 #include "fingerprint.h"
 #include "inventory.h"
+#include "warm_up.h"
 #include "weights.h"
 
 namespace twelvex {
@@ -191,6 +192,18 @@ void Model::allocate_cache(const CachePlan& plan) {
     throw;
   }
   validator_ = std::make_unique<PlanValidator>(PlanBounds{limits_, plan, info_.config.vocab_size});
+  plan_ = plan;
+}
+
+void Model::warm_up() {
+  check_usable();
+  std::vector<DecodeShape> shapes;
+  run([&](int rank, RankState& state) {
+    if (rank == 0) shapes = state.ops->decode_shapes();
+  });
+  for (const DecodeShape& shape : shapes) {
+    if (const std::optional<StepInput> input = make_decode_step(shape, plan_, info_.mtp)) step(*input);
+  }
 }
 
 StepOutput Model::step(const StepInput& input) {

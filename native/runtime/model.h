@@ -60,6 +60,10 @@ class Model {
   /// Once, before the first step. @throws Error kBadOptions, kOutOfMemory (the model stays usable without a cache).
   void allocate_cache(const CachePlan& plan);
 
+  /// Runs a decode step of every shape that the backends prepare at first use, so that no later step has to. Between the
+  /// allocation of the cache and the first step that counts: the cache holds nothing of value behind it.
+  void warm_up();
+
   /// @throws Error kInvalidPlan (nothing ran, the model stays usable); any other error makes every later step fail with it.
   StepOutput step(const StepInput& input);
 
@@ -77,6 +81,7 @@ class Model {
   LoadOptions options_;
   Limits limits_;
   std::optional<Error> lost_;  // why the model is unusable
+  CachePlan plan_;
   std::unique_ptr<PlanValidator> validator_;  // there once the cache is
   std::vector<StepOutput> outputs_;           // of ranks other than the first, kept for their capacity
   RankSet ranks_;

@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "cache_layout.h"
 #include "model_config.h"
@@ -182,6 +183,12 @@ struct CachePlan {
   int context_blocks = 0;
 };
 
+/// A decode step: so many rows, the first token at this position or behind it.
+struct DecodeShape {
+  int rows = 0;
+  int position = 0;
+};
+
 struct Memory {
   size_t free_bytes = 0, total_bytes = 0;
 };
@@ -199,6 +206,9 @@ class Ops {
   virtual Memory memory() = 0;
   virtual Activations reserve(const Limits& limits) = 0;
   virtual void allocate_cache(const CacheLayout& layout, const CachePlan& plan) = 0;
+  /// Decode steps for which the backend prepares something at first use (a CUDA graph), each given by its fewest rows and its
+  /// first position; the same on every rank.
+  virtual std::vector<DecodeShape> decode_shapes() const { return {}; }
 
   // A step. `begin_step` copies the plan; operations are queued; `finish_step` waits and fills the result.
   virtual Batch begin_step(const StepInput& input) = 0;

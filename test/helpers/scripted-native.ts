@@ -58,6 +58,8 @@ export class ScriptedNative implements NativeModel {
     return [{ freeBytes: 1 << 30, totalBytes: 1 << 31 }];
   }
 
+  async warmUp(): Promise<void> {}
+
   async allocateCache(sizes: { slots: number; windowBlocks: number; contextBlocks: number }): Promise<void> {
     this.#sizes = sizes;
     this.#cache = new ScriptedCache(sizes);

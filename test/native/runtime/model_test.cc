@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Ranks, the model's failures and the order of operations, over a backend that computes nothing.
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <string>
@@ -19,6 +20,7 @@ struct Script {
   ErrorCode failure = ErrorCode::kInternal;
   bool fail_allocation = false;
   int draft_tokens = 1;
+  std::vector<DecodeShape> shapes;
 };
 Script script;
 
@@ -41,6 +43,7 @@ class ScriptedOps : public Ops {
   void allocate_cache(const CacheLayout&, const CachePlan&) override {
     if (script.fail_allocation) throw Error(ErrorCode::kOutOfMemory, "no room");
   }
+  std::vector<DecodeShape> decode_shapes() const override { return script.shapes; }
 
   Batch begin_step(const StepInput& input) override {
     note("begin_step");
@@ -182,6 +185,15 @@ TEST("draft passes behind the first are left out when no row samples") {
   for (const std::string& call : script.calls) drafted += call.starts_with("draft_input") ? 1 : 0;
   CHECK_EQ(drafted, 1);
   CHECK_EQ(script.calls.back(), std::string("finish_step"));
+}
+
+TEST("warming up runs every shape of decode step that the cache has room for") {
+  const auto model = load_tiny({.mtp = 2});
+  model->allocate_cache({.slots = 3, .window_blocks = 4, .context_blocks = 4});
+  // Positions 127 and 200 need blocks behind and before; four rows need more slots, three at 127 more blocks.
+  script.shapes = {{1, 0}, {3, 0}, {2, 127}, {1, 200}, {2, 200}, {4, 0}, {3, 127}};
+  model->warm_up();
+  CHECK_EQ(std::count(script.calls.begin(), script.calls.end(), "finish_step"), 5);
 }
 
 TEST("a rank that fails ends the step on all ranks with its own error") {
