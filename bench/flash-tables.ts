@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: MIT
+// The tables of a page of native measurements, as Markdown.
+
+import { all, LAYERS, of, perSecond, productOperations, shape, WHOLE_LAYERS } from './flash-data.ts';
+import type { Decode, Labels, Operation, Prefill, Run } from './flash-data.ts';
+import { TYPICAL_ACCEPTED } from './published.ts';
+
+const number = (value: number, digits = 0): string =>
+  value.toLocaleString('en-US', { minimumFractionDigits: digits, maximumFractionDigits: digits });
+
+function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
+  return [head, head.map(() => '---'), ...rows].map((cells) => `| ${cells.join(' | ')} |`).join('\n');
+}
+
+/** Every table of a page, by the name that the page gives it. */
+export const TABLES: Record<string, (runs: readonly Run[]) => string> = {
+  runs: (runs) =>
+    table(
+      ['run', 'commit', 'command'],
+      runs.map(({ name, commit, command }) => [name, commit, `\`${command}\``]),
+    ),
+
+  prefill: (runs) =>
+    table(
+      [
+        'prompt',
+        'model',
+        'MTP',
+        'attention',
+        'ms (median of three)',
+        'first run',
+        'tok/s',
+        '43 layers by the model, ms',
+        'tok/s',
+        'run',
+      ],
+      all<Prefill>(runs, 'prefill').map((p) => [
+        number(p.tokens),
+        shape(p),
+        String(p.mtp),
+        p.attention,
+        number(p.ms, 1),
+        number(p.first_ms, 1),
+        number(perSecond(p.tokens, p.ms)),
+        p.layers_run === WHOLE_LAYERS ? 'measured' : number(p.whole_ms, 1),
+        p.layers_run === WHOLE_LAYERS ? '' : number(perSecond(p.tokens, p.whole_ms)),
+        p.run,
+      ]),
+    ),
+
+  decode: (runs) =>
+    table(
+      [
+        'streams',
+        'context',
+        'model',
+        'MTP',
+        'ms a step',
+        'steps/s',
+        'tokens a row and step',
+        'tok/s',
+        'ms, 43 layers',
+        'tok/s at 1',
+        'at 2.38',
+        'run',
+      ],
+      all<Decode>(runs, 'decode').map((d) => {
+        const whole = d.layers_run === WHOLE_LAYERS ? d.ms : d.whole_ms;
+        return [
+          String(d.streams),
+          number(d.context),
+          shape(d),
+          String(d.mtp),
+          number(d.ms, 3),
+          number(1000 / d.ms, 1),
+          number(d.accepted, 2),
+          number(perSecond(d.streams * d.accepted, d.ms), 1),
+          number(whole, 2),
+          number(perSecond(d.streams, whole), 1),
+          d.mtp === 0 ? '' : number(perSecond(d.streams * TYPICAL_ACCEPTED, whole), 1),
+          d.run,
+        ];
+      }),
+    ),
+
+  operations: (runs) => runs.flatMap(operationTables).join('\n\n'),
+
+  marks: (runs) =>
+    table(
+      [
+        'step',
+        'layer',
+        'us',
+        'without attend, us',
+        'x its FLOPs at 350 T',
+        'and without select, us',
+        'x',
+        'MB',
+        '% of the copy',
+        'run',
+      ],
+      runs.flatMap(markRows),
+    ),
+
+  memory: (runs) =>
+    runs
+      .map((run) => {
+        const rows = of<Labels & { what: string; bytes: number }>(run, 'memory');
+        if (rows.length === 0) return '';
+        const load = of<{ seconds: number }>(run, 'load')[0];
+        const total = rows.reduce((sum, { bytes }) => sum + bytes, 0);
+        const head = `${run.name} (${shape(rows[0]!)}, MTP ${rows[0]!.mtp}), GB a rank; loaded in ${load?.seconds ?? '?'} s`;
+        const listed = rows.map(({ what, bytes }) => [what, number(bytes / 1e9, 3)]);
+        return table([head, ''], [...listed, ['all', number(total / 1e9, 3)]]);
+      })
+      .filter(Boolean)
+      .join('\n\n'),
+
+  model: (runs) => {
+    const measured = all<Prefill>(runs, 'prefill').filter((p) => p.layers_run === WHOLE_LAYERS && p.attention === 'product');
+    const rows = measured.flatMap((whole) =>
+      all<Prefill>(runs, 'prefill')
+        .filter(
+          (p) => p.layers_run < WHOLE_LAYERS && p.tokens === whole.tokens && p.mtp === whole.mtp && p.attention === 'product',
+        )
+        .map((cut) => [
+          `prefill ${number(cut.tokens)}, MTP ${cut.mtp}`,
+          `${shape(cut)} (${cut.run})`,
+          number(cut.whole_ms, 1),
+          `${shape(whole)} (${whole.run})`,
+          number(whole.ms, 1),
+          `${number((cut.whole_ms / whole.ms - 1) * 100, 1)} %`,
+        ]),
+    );
+    const steps = all<Decode>(runs, 'decode').filter((d) => d.layers_run === WHOLE_LAYERS);
+    const more = steps.flatMap((whole) =>
+      all<Decode>(runs, 'decode')
+        .filter(
+          (d) => d.layers_run < WHOLE_LAYERS && d.streams === whole.streams && d.context === whole.context && d.mtp === whole.mtp,
+        )
+        .map((cut) => [
+          `decode ${cut.streams} at ${number(cut.context)}, MTP ${cut.mtp}`,
+          `${shape(cut)} (${cut.run})`,
+          number(cut.whole_ms, 2),
+          `${shape(whole)} (${whole.run})`,
+          number(whole.ms, 2),
+          `${number((cut.whole_ms / whole.ms - 1) * 100, 1)} %`,
+        ]),
+    );
+    return table(['', 'model from', 'ms', 'measured', 'ms', 'model is off by'], [...rows, ...more]);
+  },
+
+  long: (runs) =>
+    table(
+      ['prompt', 'model', 's', 'tok/s', 'first chunk, ms', 'last chunk, ms', 'device before, GB', 'after, GB', 'run'],
+      all<Labels & { tokens: number; ms: number; before_bytes: number; after_bytes: number; chunks_ms: number[] }>(
+        runs,
+        'long',
+      ).map((l) => [
+        number(l.tokens),
+        shape(l),
+        number(l.ms / 1000, 1),
+        number(perSecond(l.tokens, l.ms)),
+        number(l.chunks_ms[0]!, 1),
+        number(l.chunks_ms.at(-1)!, 1),
+        number(l.before_bytes / 1e9, 2),
+        number(l.after_bytes / 1e9, 2),
+        l.run,
+      ]),
+    ),
+};
+
+/** Operations down, layer kinds across: microseconds a layer and, in brackets, TFLOP/s (prefill) or GB/s (decode). */
+function operationTables(run: Run): string[] {
+  const operations = productOperations(run);
+  const tasks = [...new Set(operations.map(({ task }) => task))];
+  return tasks.map((task) => {
+    const here = operations.filter((o) => o.task === task);
+    const layers = LAYERS.filter((layer) => here.some((o) => o.layer === layer));
+    const decode = task.startsWith('decode');
+    const rate = (o: Operation): string =>
+      decode ? number(o.bytes / o.us / 1e3) : o.flops > 0 ? number(o.flops / o.us / 1e6) : `${number(o.bytes / o.us / 1e3)} GB/s`;
+    const cell = (name: string, layer: string): string => {
+      const found = here.find((o) => o.op === name && o.layer === layer);
+      return found === undefined ? '' : `${number(found.us, 1)} (${rate(found)})`;
+    };
+    const names = [...new Set(here.map(({ op }) => op))];
+    const total = (layer: string): string =>
+      number(
+        here.filter((o) => o.layer === layer).reduce((sum, { us }) => sum + us, 0),
+        1,
+      );
+    const head = [
+      `${task}, ${shape(here[0]!)}, MTP ${here[0]!.mtp} (${run.name}); us (${decode ? 'GB/s' : 'TFLOP/s'})`,
+      ...layers,
+    ];
+    return table(head, [
+      ...names.map((name) => [name, ...layers.map((layer) => cell(name, layer))]),
+      ['sum', ...layers.map(total)],
+    ]);
+  });
+}
+
+function markRows(run: Run): string[][] {
+  const operations = productOperations(run);
+  const rows: string[][] = [];
+  for (const task of new Set(operations.map((o) => o.task))) {
+    for (const layer of ['swa', 'csa', 'hca']) {
+      const here = operations.filter((o) => o.task === task && o.layer === layer);
+      if (here.length === 0) continue;
+      const sum = (list: Operation[], field: 'us' | 'flops' | 'bytes'): number => list.reduce((total, o) => total + o[field], 0);
+      const beside = here.filter(({ op }) => op !== 'attend');
+      const rest = beside.filter(({ op }) => op !== 'select' && !op.startsWith('('));
+      const times = (list: Operation[]): number => (sum(list, 'us') * 1e-6 * 350e12) / sum(list, 'flops');
+      const share = (sum(here, 'bytes') / (sum(here, 'us') * 1e-6) / here[0]!.copy) * 100;
+      rows.push([
+        task,
+        layer,
+        number(sum(here, 'us'), 1),
+        number(sum(beside, 'us'), 1),
+        number(times(beside), 2),
+        number(sum(rest, 'us'), 1),
+        number(times(rest), 2),
+        number(sum(here, 'bytes') / 1e6, 1),
+        number(share),
+        run.name,
+      ]);
+    }
+  }
+  return rows;
+}
