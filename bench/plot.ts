@@ -81,8 +81,8 @@ function logTicks(least: number, most: number): number[] {
 function axes(box: Box, chart: Chart, yTicks: readonly number[], yAt: (value: number) => number): string[] {
   return [
     `<rect x="${box.x}" y="${box.y}" width="${box.width}" height="${box.height}" fill="none" stroke="#ccc"/>`,
-    text(box.x + box.width / 2, box.y - 14, chart.title, { anchor: 'middle', size: 14 }),
-    text(box.x, box.y - 30, chart.yName),
+    text(box.x + box.width / 2, box.y - 22, chart.title, { anchor: 'middle', size: 14 }),
+    text(box.x, box.y - 6, chart.yName, { size: 11 }),
     ...yTicks.map((tick) => {
       const y = round(yAt(tick));
       const line = `<line x1="${box.x}" x2="${box.x + box.width}" y1="${y}" y2="${y}" stroke="#eee"/>`;
@@ -91,10 +91,14 @@ function axes(box: Box, chart: Chart, yTicks: readonly number[], yAt: (value: nu
   ];
 }
 
+const legendColumns = (names: readonly string[]): number => (names.some((name) => name.length > 24) ? 1 : 3);
+
+/** Names of lines are long: one a row; operations stand in three columns. */
 function legend(box: Box, names: readonly string[], mark: (index: number, x: number, y: number) => string): string[] {
+  const columns = legendColumns(names);
   return names.flatMap((name, index) => {
-    const x = box.x + 8 + (index % 2) * (box.width / 2);
-    const y = box.y + box.height + 44 + Math.floor(index / 2) * 16;
+    const x = box.x + 8 + (index % columns) * (box.width / columns);
+    const y = box.y + box.height + 44 + Math.floor(index / columns) * 16;
     return [mark(index, x, y - 4), text(x + 26, y, name, { anchor: 'start', size: 11 })];
   });
 }
@@ -159,8 +163,10 @@ export function renderPage(title: string, charts: readonly Chart[]): string {
   const columns = Math.min(2, charts.length);
   const legendRows = (chart: Chart): number => {
     const names =
-      chart.kind === 'lines' ? chart.series : new Set(chart.bars.flatMap(({ parts }) => parts.map(({ name }) => name)));
-    return Math.ceil(('size' in names ? names.size : names.length) / 2);
+      chart.kind === 'lines'
+        ? chart.series.map(({ name }) => name)
+        : [...new Set(chart.bars.flatMap(({ parts }) => parts.map(({ name }) => name)))];
+    return Math.ceil(names.length / legendColumns(names));
   };
   const extra = Math.max(...charts.map(legendRows)) * 16;
   const [width, height] = [PANEL.width * columns, (PANEL.height + extra) * Math.ceil(charts.length / columns) + 50];
