@@ -61,6 +61,8 @@ export interface StepResult {
   micros: number;
   gathersOverlapped: number;
   gathersInline: number;
+  reductionsOverlapped: number;
+  reductionsInline: number;
 }
 
 export interface NativeLoadOptions {

@@ -13,6 +13,8 @@ export class StatsKeeper {
   #steps = 0;
   #gathersOverlapped = 0;
   #gathersInline = 0;
+  #reductionsOverlapped = 0;
+  #reductionsInline = 0;
   #promptTokens = 0;
   #cachedPromptTokens = 0;
   #generatedTokens = 0;
@@ -26,6 +28,8 @@ export class StatsKeeper {
     this.#steps += 1;
     this.#gathersOverlapped += result.gathersOverlapped;
     this.#gathersInline += result.gathersInline;
+    this.#reductionsOverlapped += result.reductionsOverlapped;
+    this.#reductionsInline += result.reductionsInline;
   }
 
   addStart(usage: Readonly<Usage>): void {
@@ -63,6 +67,8 @@ export class StatsKeeper {
       steps: this.#steps,
       gathersOverlapped: this.#gathersOverlapped,
       gathersInline: this.#gathersInline,
+      reductionsOverlapped: this.#reductionsOverlapped,
+      reductionsInline: this.#reductionsInline,
       finished: { ...this.#finished },
       freeContextBlocks: contextPool.available,
       freeWindowBlocks: windowPool.available,

@@ -215,6 +215,9 @@ export interface EngineStats {
   steps: number;
   gathersOverlapped: number;
   gathersInline: number;
+  /** Sums over ranks that ran beside the product before them, and behind it; 0 with one rank. */
+  reductionsOverlapped: number;
+  reductionsInline: number;
   finished: Record<FinishReason, number>;
   /** Blocks and slots not held by anybody (cached ones included); equal to the totals when idle. */
   freeContextBlocks: number;

@@ -23,6 +23,8 @@ const counters: EngineCounter[] = [
   ['twelvex:steps_total', 'Engine steps.', (stats) => stats.steps],
   ['twelvex:gathers_overlapped_total', 'Gathers of cache rows run beside the indexer.', (stats) => stats.gathersOverlapped],
   ['twelvex:gathers_inline_total', 'Gathers of cache rows run in line.', (stats) => stats.gathersInline],
+  ['twelvex:reductions_overlapped_total', 'Sums over GPUs run beside a product.', (stats) => stats.reductionsOverlapped],
+  ['twelvex:reductions_inline_total', 'Sums over GPUs run in line.', (stats) => stats.reductionsInline],
 ];
 
 const gauges: EngineCounter[] = [

@@ -128,6 +128,8 @@ Napi::Object step_result(Napi::Env env, const StepOutput& output) {
   result.Set("micros", static_cast<double>(output.micros));
   result.Set("gathersOverlapped", output.gathers_overlapped);
   result.Set("gathersInline", output.gathers_inline);
+  result.Set("reductionsOverlapped", output.reductions_overlapped);
+  result.Set("reductionsInline", output.reductions_inline);
   return result;
 }
 

@@ -136,7 +136,7 @@ void CpuOps::allocate_cache(const CacheLayout& layout, const CachePlan& plan) {
 
 Batch CpuOps::begin_step(const StepInput& input) {
   started_ = std::chrono::steady_clock::now();
-  result_.gathers_inline = 0;
+  result_.gathers_inline = result_.reductions_inline = 0;
   return batches_->begin(input);
 }
 
@@ -152,6 +152,7 @@ void CpuOps::finish_step(StepOutput& output) {
 void CpuOps::all_reduce(const Batch& batch, Array array) {
   const auto& [rank, ranks] = options_.shape;
   if (ranks == 1) return;
+  ++result_.reductions_inline;
   const auto count = static_cast<size_t>(batch.tokens) * static_cast<size_t>(config_.hidden_size);
   const std::vector<void*>& all = options_.group->enter(rank, array.data);
   const size_t first = count * static_cast<size_t>(rank) / static_cast<size_t>(ranks);

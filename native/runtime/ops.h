@@ -161,7 +161,7 @@ struct Activations {
   Array attended;       // [T, H, 512]
   Array output;         // [T, D] a sub-layer's output before and after the all-reduce
   Array routing;        // int32 ids [T, K] then f32 weights [T, K]
-  Array logits;         // f32 [N, V]
+  Array logits;         // f32 [max(N, Limits::logit_slice), V]
 };
 
 struct RankShape {
@@ -174,7 +174,7 @@ struct Limits {
   int rows = 0;             // most rows in a step
   int context_tokens = 0;   // longest sequence
   int mtp = 0;              // drafts per step, 0 .. kMaxMtp
-  bool diagnostics = false; // kRowAllLogits and kRowAllLogprobs allowed for step_tokens positions at once
+  int logit_slice = 0;      // positions of kRowAllLogits and kRowAllLogprobs rows whose logits are there at once; 0: no such rows
 };
 
 struct CachePlan {
@@ -244,14 +244,15 @@ class Ops {
   virtual void route(const Batch&, const MoeWeights&, Array hidden, Array routing) = 0;
   virtual void run_experts(const Batch&, const MoeWeights&, Array hidden, Array routing, Array output) = 0;
 
-  // Sums `array` [T, D] over ranks, bit-equal on every rank.
+  // Sums `array` [T, D] over ranks, bit-equal on every rank. Follows embed, project_output and run_experts, which may have begun
+  // it for parts that they had finished.
   virtual void all_reduce(const Batch&, Array array) = 0;
 
   // Trunk: writes the streams of block-end positions into their window blocks' tails (for kRowResume).
   virtual void keep_streams(const Batch&, Array streams) = 0;
-  // Logits of the batch's sampled positions (pass 0: all 1 + drafts of every sampling row, and every token of rows with
-  // kRowAllLogits or kRowAllLogprobs; later passes: one per sampling row, and in pass 1 also every token of rows with
-  // kRowAllLogits, which end in StepOutput::mtp_logits), gathered over ranks.
+  // Leaves the logits of the batch's N sampled positions (pass 0: all 1 + drafts of every sampling row; later passes: one per
+  // sampling row), gathered over ranks, in `logits`. Before that, slice by slice in the same buffer: those of every token of
+  // rows with kRowAllLogits or (pass 0) kRowAllLogprobs, which go to the result at once.
   virtual void logits(const Batch&, const HeadWeights&, const Linear& lm_head, Array streams, Array logits) = 0;
   // Pass 0: verify drafts and sample. The token at each position is drawn from the target distribution with a random
   // number keyed by (seed, position) alone; a draft is accepted while it equals that token. So output does not depend on

@@ -77,6 +77,8 @@ struct StepOutput {
   int64_t micros = 0;                    // wall time of the step in native code
   int32_t gathers_overlapped = 0;        // csa layers whose gather ran beside the indexer in this step
   int32_t gathers_inline = 0;
+  int32_t reductions_overlapped = 0;     // sums over ranks that ran beside the product before them; 0 with one rank
+  int32_t reductions_inline = 0;
 };
 
 }  // namespace twelvex

@@ -161,6 +161,8 @@ abstract class FakeEngine implements ScriptedEngine {
       steps: this.generatedTokens,
       gathersOverlapped: 0,
       gathersInline: 0,
+      reductionsOverlapped: 0,
+      reductionsInline: 0,
       finished: { ...this.finished },
       freeContextBlocks: this.info.cache.contextBlocks,
       freeWindowBlocks: this.info.cache.windowBlocks,

@@ -101,6 +101,8 @@ export class ScriptedNative implements NativeModel {
       micros: this.#options.micros(plan),
       gathersOverlapped: plan.slot.length <= 4 ? 1 : 0,
       gathersInline: plan.slot.length <= 4 ? 0 : 1,
+      reductionsOverlapped: plan.tokens.length >= 2048 ? 2 : 0,
+      reductionsInline: plan.tokens.length >= 2048 ? 1 : 3,
     };
     result.topTokens = new Int32Array(samples * (1 + mtp) * result.topWidth);
     result.topLogprobs = new Float32Array(result.topTokens.length);

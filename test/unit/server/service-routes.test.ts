@@ -111,7 +111,7 @@ describe('metrics', () => {
     for (const name of ['num_preemptions', 'prefix_cache_queries', 'prefix_cache_hits', 'spec_decode_num_accepted_tokens']) {
       assert.equal(sample(text, `vllm:${name}_total`), 0, name);
     }
-    for (const name of ['steps_total', 'gathers_overlapped_total', 'free_slots'])
+    for (const name of ['steps_total', 'gathers_overlapped_total', 'reductions_overlapped_total', 'free_slots'])
       assert.ok(sample(text, `twelvex:${name}`) !== undefined);
     assert.match(text, /vllm:num_requests_running\{model_name="scripted",engine="0"\}/);
   });
