@@ -12,6 +12,16 @@ function table(head: readonly string[], rows: readonly (readonly string[])[]): s
   return [head, head.map(() => '---'), ...rows].map((cells) => `| ${cells.join(' | ')} |`).join('\n');
 }
 
+/** bench/kernels/prefill_ab.cu: attention of the prompt's last 2,048 tokens by three kernels. */
+interface KernelTimes {
+  prompt: number;
+  layer: string;
+  one_head_us: number;
+  eight_heads_us: number;
+  product_us: number;
+  flops: number;
+}
+
 /** Every table of a page, by the name that the page gives it. */
 export const TABLES: Record<string, (runs: readonly Run[]) => string> = {
   runs: (runs) =>
@@ -149,6 +159,27 @@ export const TABLES: Record<string, (runs: readonly Run[]) => string> = {
     );
     return table(['', 'model from', 'ms', 'measured', 'ms', 'model is off by'], [...rows, ...more]);
   },
+
+  kernels: (runs) =>
+    table(
+      [
+        'prompt',
+        'layer',
+        'one head a block, us',
+        'TFLOP/s',
+        'eight heads, us',
+        'TFLOP/s',
+        'product, us',
+        'TFLOP/s',
+        'product / eight heads',
+      ],
+      all<KernelTimes>(runs, 'kernel').map((k) => [
+        number(k.prompt),
+        k.layer,
+        ...[k.one_head_us, k.eight_heads_us, k.product_us].flatMap((us) => [number(us, 1), number(k.flops / us / 1e6, 1)]),
+        `${number(k.eight_heads_us / k.product_us)}x`,
+      ]),
+    ),
 
   long: (runs) =>
     table(

@@ -82,7 +82,7 @@ int main(int argc, char** argv) {
                   t.eight, t.flops / t.eight * 1e-6, t.product, t.flops / t.product * 1e-6, t.eight / t.product);
       if (json) {
         std::printf(
-            "{\"prompt\":%d,\"layer\":\"%s\",\"one_head_us\":%.1f,\"eight_heads_us\":%.1f,\"product_us\":%.1f,\"flops\":%.4g}\n",
+            "{\"kind\":\"kernel\",\"prompt\":%d,\"layer\":\"%s\",\"one_head_us\":%.1f,\"eight_heads_us\":%.1f,\"product_us\":%.1f,\"flops\":%.4g}\n",
             prompt, name, t.one, t.eight, t.product, t.flops);
       }
       expect(t.difference < 6e-3, "the product kernel agrees with the FMA kernels");
