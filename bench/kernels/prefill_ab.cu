@@ -81,8 +81,8 @@ int main(int argc, char** argv) {
       std::printf("%6d %5s | %12.1f %8.1f | %12.1f %8.1f | %12.1f %8.1f | %6.1f\n", prompt, name, t.one, t.flops / t.one * 1e-6,
                   t.eight, t.flops / t.eight * 1e-6, t.product, t.flops / t.product * 1e-6, t.eight / t.product);
       if (json) {
-        std::printf("{\"kind\":\"kernel\",\"prompt\":%d,\"layer\":\"%s\",\"one_head_us\":%.1f,\"eight_heads_us\":%.1f,", prompt, name,
-                    t.one, t.eight);
+        std::printf("{\"kind\":\"kernel\",\"prompt\":%d,\"layer\":\"%s\",\"one_head_us\":%.1f,\"eight_heads_us\":%.1f,", prompt,
+                    name, t.one, t.eight);
         std::printf("\"product_us\":%.1f,\"flops\":%.4g}\n", t.product, t.flops);
       }
       expect(t.difference < 6e-3, "the product kernel agrees with the FMA kernels");
