@@ -113,7 +113,6 @@ async function startEngine(loaded: LoadedParts, report: Report): Promise<Engine>
       thinkCloseToken,
     ),
     prefixCache: options.prefixCache,
-    promptLogprobs: settings.native.diagnostics,
     logger,
   });
 }

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: MIT
 
 import type { Constraints } from './constraints.ts';
-import { EngineError } from './errors.ts';
 import { estimateTokens } from './prompts.ts';
 import type { PreparedPrompt, Prompts } from './prompts.ts';
 import { admit, checkPromptLength } from './scheduler/admission.ts';
 import type { QueueLimits, QueueState } from './scheduler/admission.ts';
 import type { Scheduler } from './scheduler/scheduler.ts';
-import { checkRequest } from './sequence-request.ts';
+import { checkRequest, completionRoom } from './sequence-request.ts';
 import type { ModelLimits } from './sequence-request.ts';
 import type { GenerationRequest } from './types.ts';
 
@@ -17,8 +16,6 @@ export interface IntakeParts {
   limits: ModelLimits;
   queue: QueueLimits;
   constraints: Constraints;
-  /** Prompt log-probabilities can be computed. */
-  promptLogprobs: boolean;
 }
 
 export interface ReadyRequest {
@@ -49,18 +46,13 @@ export class Intake {
   async prepare(request: GenerationRequest): Promise<ReadyRequest | undefined> {
     const { prompts, limits, queue, constraints } = this.#parts;
     checkRequest(request, limits);
-    if (request.promptLogprobs >= 0 && !this.#parts.promptLogprobs) {
-      throw new EngineError('INVALID_REQUEST', 'log-probabilities of the prompt need a lower --step-tokens', {
-        param: 'prompt_logprobs',
-      });
-    }
     const entry = { tokens: estimateTokens(request.input) };
     admit(entry.tokens, this.#queueState(), queue);
     this.#preparing.add(entry);
     try {
       const prompt = await prompts.prepare(request.input, request.signal);
       checkPromptLength(prompt.tokens.length, request.maxTokens, limits.maxModelLen);
-      return { prompt, matchers: await constraints.open(request, prompt) };
+      return { prompt, matchers: await constraints.open(request, prompt, completionRoom(request, prompt, limits)) };
     } catch (error) {
       if (request.signal?.aborted === true) return undefined;
       throw error;

@@ -17,8 +17,8 @@ const CPU_CACHE_SHARE = 0.5;
 /** Share of free device memory the cache takes; the rest is for allocations of the driver and its libraries. */
 const CUDA_CACHE_SHARE = 0.95;
 
-/** Logits of every token of a step are kept for prompt log-probabilities while they fit in this. */
-const MAX_LOGITS_BYTES = 512 * 2 ** 20;
+/** Tokens whose logits are in memory at once for prompt log-probabilities: 33 MB at a vocabulary of 129,280. */
+const LOGIT_SLICE = 64;
 
 export interface LoadSettings {
   native: NativeLoadOptions;
@@ -72,7 +72,7 @@ export function resolveSettings(options: EngineOptions, { config }: CheckpointIn
       stepTokens: options.stepTokens,
       maxRows: options.maxSequences,
       contextTokens: maxModelLen,
-      diagnostics: options.stepTokens * config.vocabSize * 4 <= MAX_LOGITS_BYTES,
+      logitSlice: LOGIT_SLICE,
     },
   };
 }

@@ -79,7 +79,8 @@ export interface NativeLoadOptions {
   stepTokens: number;
   maxRows: number;
   contextTokens: number;
-  diagnostics: boolean;
+  /** Tokens of ROW_ALL_LOGPROBS and ROW_ALL_LOGITS rows whose logits are in memory at once; 0: no such rows. */
+  logitSlice: number;
 }
 
 export interface CacheBytes {

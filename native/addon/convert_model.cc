@@ -31,12 +31,6 @@ int get_int(const Napi::Object& object, const char* name) {
   return static_cast<int>(to_integer(object.Get(name), name, 0, INT32_MAX));
 }
 
-bool get_bool(const Napi::Object& object, const char* name) {
-  const Napi::Value value = object.Get(name);
-  if (!value.IsBoolean()) bad_option(name, "must be true or false");
-  return value.As<Napi::Boolean>().Value();
-}
-
 template <typename T, size_t N>
 T get_choice(const Napi::Object& object, const char* name, const std::array<std::pair<const char*, T>, N>& choices) {
   const Napi::Value value = object.Get(name);
@@ -120,7 +114,7 @@ LoadOptions read_load_options(const Napi::Value& value) {
   options.step_tokens = get_int(object, "stepTokens");
   options.max_rows = get_int(object, "maxRows");
   options.context_tokens = get_int(object, "contextTokens");
-  options.diagnostics = get_bool(object, "diagnostics");
+  options.logit_slice = get_int(object, "logitSlice");
   return options;
 }
 

@@ -61,8 +61,7 @@ Activations CpuOps::reserve(const Limits& limits) {
   limits_ = limits;
   const auto tokens = static_cast<size_t>(limits.step_tokens + limits.rows);  // of the first draft pass
   const auto hidden = static_cast<size_t>(config_.hidden_size), heads = static_cast<size_t>(config_.num_heads);
-  const size_t logit_rows = static_cast<size_t>(limits.rows) * static_cast<size_t>(1 + limits.mtp) +
-                            (limits.diagnostics ? static_cast<size_t>(limits.step_tokens) : 0);
+  const auto logit_rows = static_cast<size_t>(std::max(limits.rows * (1 + limits.mtp), limits.logit_slice));
   Activations a;
   a.streams = floats(tokens * kStreams * hidden);
   if (limits.mtp > 0) a.draft_streams = floats(tokens * kStreams * hidden);
@@ -137,7 +136,9 @@ void CpuOps::allocate_cache(const CacheLayout& layout, const CachePlan& plan) {
 Batch CpuOps::begin_step(const StepInput& input) {
   started_ = std::chrono::steady_clock::now();
   result_.gathers_inline = result_.reductions_inline = 0;
-  return batches_->begin(input);
+  const Batch trunk = batches_->begin(input);
+  begin_result();
+  return trunk;
 }
 
 Batch CpuOps::draft_batch(int pass) { return batches_->draft(pass); }

@@ -115,6 +115,8 @@ class CpuOps : public Ops {
   struct Choice;
   struct Attend;
   struct HyperTile;
+  struct HeadPass;
+  struct LogitRows;
   struct Span {
     int least, most;
   };
@@ -159,8 +161,9 @@ class CpuOps : public Ops {
   void gather_logits(int rows, int64_t own_columns, float* logits) const;
   void begin_result();
   void sample_row(size_t index, const float* logits, const WorkerScratch& scratch);
-  void prompt_logprobs(const float* logits);
-  void keep_diagnostic_logits(const BatchTokens& tokens, const float* logits, std::vector<float>& out) const;
+  void compute_logits(const BatchTokens& tokens, const HeadPass& pass, LogitRows rows);
+  void keep_slice(int pass, LogitRows slice, const float* logits);
+  void prompt_logprobs(int row, LogitRows part, size_t first_entry, const float* logits);
 
   const BackendOptions options_;
   const ModelConfig& config_;

@@ -26,22 +26,46 @@ std::span<const T> section(const std::vector<T>& list, const std::vector<int32_t
 
 }  // namespace
 
-void CpuOps::logits(const Batch& batch, const HeadWeights& head, const Linear& lm_head, Array streams, Array logits) {
-  const BatchTokens& tokens = StepBatches::of(batch);
-  const int rows = static_cast<int>(tokens.logit_tokens.size());
+/// One use of the head.
+struct CpuOps::HeadPass {
+  const HeadWeights& head;
+  const Linear& lm_head;
+  const float* streams;  // [T, 4, D]
+  float* logits;         // [rows, V]
+};
+
+/// Some of a batch's logits rows, or of a row's tokens.
+struct CpuOps::LogitRows {
+  int first = 0, count = 0;
+};
+
+void CpuOps::compute_logits(const BatchTokens& tokens, const HeadPass& pass, LogitRows rows) {
   const auto dim = static_cast<size_t>(config_.hidden_size);
-  for_tokens(rows, {2, 16}, [&](int first, int end, int worker) {
+  const int32_t* token = tokens.logit_tokens.data() + rows.first;
+  for_tokens(rows.count, {2, 16}, [&](int first, int end, int worker) {
     for (auto i = static_cast<size_t>(first); i < static_cast<size_t>(end); ++i) {
-      const float* from = floats_of(streams) + static_cast<size_t>(tokens.logit_tokens[i]) * kStreams * dim;
-      head_input(head, from, scratch_.normed + i * dim, workers_[static_cast<size_t>(worker)]);
+      const float* from = pass.streams + static_cast<size_t>(token[i]) * kStreams * dim;
+      head_input(pass.head, from, scratch_.normed + i * dim, workers_[static_cast<size_t>(worker)]);
     }
   });
   int64_t first_column = 0;
-  if (options_.shape.ranks > 1) first_column = first_logit_column(lm_head.rows);
-  GemmJob job[] = {product(lm_head, scratch_.normed, rows, floats_of(logits) + first_column)};
+  if (options_.shape.ranks > 1) first_column = first_logit_column(pass.lm_head.rows);
+  GemmJob job[] = {product(pass.lm_head, scratch_.normed, rows.count, pass.logits + first_column)};
   job[0].out_stride = static_cast<size_t>(config_.vocab_size);
   run_gemms(pool_, kernels_, job);
-  if (options_.shape.ranks > 1) gather_logits(rows, lm_head.rows, floats_of(logits));
+  if (options_.shape.ranks > 1) gather_logits(rows.count, pass.lm_head.rows, pass.logits);
+}
+
+void CpuOps::logits(const Batch& batch, const HeadWeights& head, const Linear& lm_head, Array streams, Array logits) {
+  const BatchTokens& tokens = StepBatches::of(batch);
+  const HeadPass pass{head, lm_head, floats_of(streams), floats_of(logits)};
+  const int sampled = static_cast<int>(tokens.sampled), rows = static_cast<int>(tokens.logit_tokens.size());
+  for (int first = sampled; first < rows; first += limits_.logit_slice) {
+    const LogitRows slice{first, std::min(limits_.logit_slice, rows - first)};
+    compute_logits(tokens, pass, slice);
+    keep_slice(batch.pass, {first - sampled, slice.count}, pass.logits);
+  }
+  compute_logits(tokens, pass, {0, sampled});
 }
 
 /// Ranks own consecutive vocabulary rows.
@@ -136,60 +160,53 @@ void CpuOps::begin_result() {
   result_.mtp_logits.clear();
 }
 
-/// Log-probability of the token behind every token of the rows that ask for it.
-void CpuOps::prompt_logprobs(const float* logits) {
+/// Log-probability of the token behind each of a part of a row's tokens, whose logits these are.
+void CpuOps::prompt_logprobs(int row, LogitRows part, size_t first_entry, const float* logits) {
   const StepInput& input = batches_->input();
-  const BatchTokens& trunk = batches_->trunk();
-  const auto vocab = static_cast<size_t>(config_.vocab_size), width = static_cast<size_t>(result_.top_width);
-  size_t logit_row = static_cast<size_t>(trunk.sampled), first_entry = 0;
-  for (size_t r = 0; r < input.flags.size(); ++r) {
-    if ((input.flags[r] & (kRowAllLogits | kRowAllLogprobs)) == 0) continue;
-    const int count = input.count[r];
-    if ((input.flags[r] & kRowAllLogprobs) != 0) {
-      for_tokens(count, {1, 8}, [&](int first, int end, int) {
-        for (auto i = static_cast<size_t>(first); i < static_cast<size_t>(end); ++i) {
-          const std::span<const float> raw(logits + (logit_row + i) * vocab, vocab);
-          const float normaliser = log_normaliser(kernels_, raw);
-          const size_t at = first_entry + i, token = static_cast<size_t>(trunk.row_begin[r]) + i;
-          const bool last = i + 1 == static_cast<size_t>(count);
-          const int32_t next = last ? input.next_token[r] : input.tokens[token + 1];
-          if (next >= 0) result_.prompt_logprobs[at] = raw[static_cast<size_t>(next)] - normaliser;
-          top_logprobs(raw, normaliser, entry(result_.prompt_top_tokens, at, width),
-                       entry(result_.prompt_top_logprobs, at, width));
-        }
-      });
-      first_entry += static_cast<size_t>(count);
+  const auto vocab = static_cast<size_t>(config_.vocab_size), width = static_cast<size_t>(result_.top_width),
+             r = static_cast<size_t>(row);
+  const auto begin = static_cast<size_t>(batches_->trunk().row_begin[r]), count = static_cast<size_t>(input.count[r]);
+  for_tokens(part.count, {1, 8}, [&](int first, int end, int) {
+    for (auto i = static_cast<size_t>(first); i < static_cast<size_t>(end); ++i) {
+      const std::span<const float> raw(logits + i * vocab, vocab);
+      const float normaliser = log_normaliser(kernels_, raw);
+      const size_t at = first_entry + i, token = static_cast<size_t>(part.first) + i;
+      const int32_t next = token + 1 == count ? input.next_token[r] : input.tokens[begin + token + 1];
+      if (next >= 0) result_.prompt_logprobs[at] = raw[static_cast<size_t>(next)] - normaliser;
+      top_logprobs(raw, normaliser, entry(result_.prompt_top_tokens, at, width), entry(result_.prompt_top_logprobs, at, width));
     }
-    logit_row += static_cast<size_t>(count);
-  }
+  });
 }
 
-/// Appends the logits of the rows with kRowAllLogits. The batch's diagnostic logits start behind its sampled ones; the
-/// trunk's also cover the rows with kRowAllLogprobs.
-void CpuOps::keep_diagnostic_logits(const BatchTokens& tokens, const float* logits, std::vector<float>& out) const {
+/// Takes what was asked for from a slice of the tokens of rows with kRowAllLogits or (pass 0) kRowAllLogprobs.
+void CpuOps::keep_slice(int pass, LogitRows slice, const float* logits) {
   const StepInput& input = batches_->input();
-  const uint8_t covered = tokens.pass == 0 ? kRowAllLogits | kRowAllLogprobs : kRowAllLogits;
+  std::vector<float>& kept = pass == 0 ? result_.logits : result_.mtp_logits;
   const auto vocab = static_cast<size_t>(config_.vocab_size);
-  auto row = static_cast<size_t>(tokens.sampled);
+  int row_at = 0;         // of the row's first token among these tokens
+  size_t first_entry = 0;  // of its prompt log-probabilities
   for (size_t r = 0; r < input.flags.size(); ++r) {
-    if ((input.flags[r] & covered) == 0) continue;
-    const auto count = static_cast<size_t>(input.count[r]);
-    if ((input.flags[r] & kRowAllLogits) != 0) out.insert(out.end(), logits + row * vocab, logits + (row + count) * vocab);
-    row += count;
+    const bool all = (input.flags[r] & kRowAllLogits) != 0, prompt = pass == 0 && (input.flags[r] & kRowAllLogprobs) != 0;
+    if (!all && !prompt) continue;
+    const int count = input.count[r], begin = std::max(slice.first, row_at), end = std::min(slice.first + slice.count, row_at + count);
+    if (begin < end) {
+      const float* from = logits + static_cast<size_t>(begin - slice.first) * vocab;
+      const LogitRows part{begin - row_at, end - begin};
+      if (all) kept.insert(kept.end(), from, from + static_cast<size_t>(part.count) * vocab);
+      if (prompt) prompt_logprobs(static_cast<int>(r), part, first_entry + static_cast<size_t>(part.first), from);
+    }
+    row_at += count;
+    if (prompt) first_entry += static_cast<size_t>(count);
   }
 }
 
 void CpuOps::sample(const Batch& batch, Array logits) {
-  const BatchTokens& tokens = StepBatches::of(batch);
   std::vector<SampleRow>& rows = batches_->samples();
   const auto vocab = static_cast<size_t>(config_.vocab_size);
   if (batch.pass == 0) {
-    begin_result();
     pool_.run(static_cast<int>(rows.size()), [&](int item, int worker) {
       sample_row(static_cast<size_t>(item), floats_of(logits), workers_[static_cast<size_t>(worker)]);
     });
-    prompt_logprobs(floats_of(logits));
-    keep_diagnostic_logits(tokens, floats_of(logits), result_.logits);
     return;
   }
   const auto pass = static_cast<size_t>(batch.pass);
@@ -198,7 +215,6 @@ void CpuOps::sample(const Batch& batch, Array logits) {
     rows[s].next_drafts[pass - 1] = token;
     result_.drafts[s * static_cast<size_t>(limits_.mtp) + pass - 1] = token;
   }
-  if (pass == 1) keep_diagnostic_logits(tokens, floats_of(logits), result_.mtp_logits);
 }
 
 }  // namespace twelvex::cpu

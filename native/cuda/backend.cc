@@ -103,7 +103,7 @@ Memory CudaOps::memory() {
 }
 
 int CudaOps::max_logit_rows() const {
-  return limits_.rows * (1 + limits_.mtp) + (limits_.diagnostics ? limits_.step_tokens : 0);
+  return std::max(limits_.rows * (1 + limits_.mtp), limits_.logit_slice);
 }
 
 void CudaOps::reserve_scratch() {

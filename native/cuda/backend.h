@@ -93,7 +93,7 @@ class CudaOps : public Ops {
   /// What goes to and comes from the sampler, besides the tokens.
   struct SamplingArrays {
     StepArray<SampleRowInfo> info;
-    StepArray<int32_t> prompt_row, prompt_token;               // [N] logits row and successor of kRowAllLogprobs tokens
+    StepArray<int32_t> prompt_row, prompt_token;               // kRowAllLogprobs tokens: row within their slice, successor
     StepArray<int32_t> penalty_tokens, penalty_counts, bias_tokens;
     StepArray<float> bias_values;
     StepArray<uint32_t> masks;
@@ -106,6 +106,13 @@ class CudaOps : public Ops {
 
   template <class T>
   T* allocate(size_t count, const char* purpose) {
+  /// One use of the head: what it reads and the logits it writes.
+  struct HeadPass {
+    const HeadWeights& head;
+    const Linear& lm_head;
+    Array streams, logits;
+  };
+
     return static_cast<T*>(allocate_bytes(count * sizeof(T), purpose));
   }
   void* allocate_bytes(size_t bytes, const char* purpose);
@@ -115,7 +122,9 @@ class CudaOps : public Ops {
   void begin_sampling(const StepInput& input);
   void list_prompt_tokens(const StepInput& input);
   void sample_trunk(const DeviceBatch& batch, const float* logits);
-  void keep_diagnostic_logits(const DeviceBatch& batch, const float* logits, std::vector<float>& kept);
+  void compute_logits(const DeviceBatch& batch, const HeadPass& pass, int first, int rows);
+  void keep_slice(const DeviceBatch& batch, const float* logits, int first, int rows);
+  void prompt_logprobs(const float* logits, int first, int count);
   int max_logit_rows() const;
 
   /// One product (or several of equal format and width) of `rows` rows. Quantises activations where the numerics ask for it.
@@ -156,8 +165,8 @@ class CudaOps : public Ops {
   bool in_graph_ = false;       // this step is captured or replayed
   bool replaying_ = false;      // its operations are in the graph already
   bool gather_begun_ = false;   // the next attend of a csa layer joins the gather queue
-  int overlapped_ = 0, inline_ = 0;
-  std::vector<float> diagnostic_logits_, diagnostic_mtp_logits_;
+  int overlapped_ = 0, inline_ = 0;                          // gathers of this step
+  std::vector<float> all_logits_, all_mtp_logits_;  // of rows with kRowAllLogits
 };
 
 }  // namespace twelvex::cuda

@@ -54,7 +54,7 @@ void CudaOps::reserve_sampling() {
   const auto rows = static_cast<size_t>(limits_.rows), places = rows * static_cast<size_t>(1 + limits_.mtp);
   const auto vocab = static_cast<size_t>(config_.vocab_size), words = (vocab + 31) / 32;
   const size_t seen = rows * std::min(vocab, static_cast<size_t>(limits_.context_tokens));
-  const size_t prompt = limits_.diagnostics ? static_cast<size_t>(limits_.step_tokens) : 0;
+  const size_t prompt = limits_.logit_slice > 0 ? static_cast<size_t>(limits_.step_tokens) : 0;
   for (auto* list : {&s.prompt_row, &s.prompt_token}) sampling_arena_.add(*list, prompt);
   for (auto* list : {&s.penalty_tokens, &s.penalty_counts}) sampling_arena_.add(*list, seen);
   sampling_arena_.add(s.bias_tokens, rows * kMaxBias);
@@ -100,12 +100,11 @@ void CudaOps::begin_sampling(const StepInput& input) {
   list_prompt_tokens(input);
 }
 
-/// Rows of prompt log-probabilities: they lie among the diagnostic logits.
+/// Tokens of rows with kRowAllLogprobs: which row of their slice they are, and what follows them.
 void CudaOps::list_prompt_tokens(const StepInput& input) {
   SamplingArrays& s = sampling_;
   s.prompt_count = 0;
-  const DeviceBatch& trunk = batches_->trunk_batch();
-  int logit_row = trunk.sampled;
+  int logit_row = 0;  // behind the sampled ones
   size_t token = 0;
   for (size_t r = 0; r < input.flags.size(); ++r) {
     const int count = input.count[r];
@@ -113,7 +112,7 @@ void CudaOps::list_prompt_tokens(const StepInput& input) {
       // A part of a prompt that does not sample yet has no parameters that say how many alternatives are wanted.
       if (!has(input.flags[r], kRowSample)) s.width = kMaxTopLogprobs;
       for (int i = 0; i < count; ++i) {
-        s.prompt_row.host[s.prompt_count] = logit_row + i;
+        s.prompt_row.host[s.prompt_count] = (logit_row + i) % limits_.logit_slice;
         const size_t next = token + static_cast<size_t>(i) + 1;
         s.prompt_token.host[s.prompt_count++] = i + 1 < count ? input.tokens[next] : input.next_token[r];
       }
@@ -143,8 +142,8 @@ Batch CudaOps::begin_step(const StepInput& input) {
   check(cudaSetDevice(options_.device), "cudaSetDevice");
   overlapped_ = inline_ = 0;
   gather_begun_ = false;
-  diagnostic_logits_.clear();
-  diagnostic_mtp_logits_.clear();
+  all_logits_.clear();
+  all_mtp_logits_.clear();
   graphs_.abandon(queue_);  // of a step that failed
   in_graph_ = replaying_ = false;
   const int padded = padded_rows(static_cast<int>(input.slot.size()));
@@ -165,59 +164,93 @@ Batch CudaOps::draft_batch(int pass) {
                          {s.accepted_count.device, s.accepted.device, s.drafts.device, limits_.rows});
 }
 
-void CudaOps::logits(const Batch& batch, const HeadWeights& head, const Linear& lm_head, Array streams, Array logits) {
-  const DeviceBatch& b = StepBatches::of(batch);
-  if (replaying_ || b.logit_rows == 0) return;
+/// Logits rows [first, first + rows) of the batch, to the begin of the buffer.
+void CudaOps::compute_logits(const DeviceBatch& b, const HeadPass& pass, int first, int rows) {
+  if (rows == 0) return;
   HyperHeadParams p;
-  p.rows = b.logit_rows;
+  p.rows = rows;
   p.dim = config_.hidden_size;
   p.norm_eps = config_.rms_norm_eps;
   p.hc_eps = config_.hc_eps;
-  p.index = b.logit_tokens;
-  p.streams = static_cast<const __nv_bfloat16*>(streams.data);
-  p.fn = static_cast<const float*>(head.hyper.fn.data);
-  p.base = static_cast<const float*>(head.hyper.base.data);
-  p.scale = static_cast<const float*>(head.hyper.scale.data);
-  p.norm = static_cast<const float*>(head.norm.data);
+  p.index = b.logit_tokens + first;
+  p.streams = static_cast<const __nv_bfloat16*>(pass.streams.data);
+  p.fn = static_cast<const float*>(pass.head.hyper.fn.data);
+  p.base = static_cast<const float*>(pass.head.hyper.base.data);
+  p.scale = static_cast<const float*>(pass.head.hyper.scale.data);
+  p.norm = static_cast<const float*>(pass.head.norm.data);
   p.hidden = scratch_.head_rows;
   run_hyper_head(p, queue_);
   const ShardRange own = shard_vocab(config_, options_.shape);
   if (own.size() > 0) {
-    GemmParams gemm = product(lm_head, b.logit_rows, config_.hidden_size);
-    add_segment(gemm, lm_head, scratch_.head_rows, static_cast<float*>(logits.data) + own.begin, config_.vocab_size, true);
+    GemmParams gemm = product(pass.lm_head, rows, config_.hidden_size);
+    add_segment(gemm, pass.lm_head, scratch_.head_rows, static_cast<float*>(pass.logits.data) + own.begin, config_.vocab_size, true);
     run_gemm(gemm);
   }
   if (!comm_) return;
   AllGatherParams gather;
   gather.array = logits_peers_;
-  gather.rows = b.logit_rows;
+  gather.rows = rows;
   gather.row_bytes = static_cast<int64_t>(config_.vocab_size) * 4;
   gather.offset = own.begin * 4;
   gather.bytes = own.size() * 4;
   comm_->all_gather(gather, queue_);
 }
 
-/// Appends the logits of the rows with kRowAllLogits to `kept`. Diagnostics only: the copy may make the host wait.
-void CudaOps::keep_diagnostic_logits(const DeviceBatch& batch, const float* logits, std::vector<float>& kept) {
+void CudaOps::logits(const Batch& batch, const HeadWeights& head, const Linear& lm_head, Array streams, Array logits) {
+  if (replaying_) return;
+  const DeviceBatch& b = StepBatches::of(batch);
+  const HeadPass pass{head, lm_head, streams, logits};
+  for (int first = b.sampled; first < b.logit_rows; first += limits_.logit_slice) {
+    const int rows = std::min(limits_.logit_slice, b.logit_rows - first);
+    compute_logits(b, pass, first, rows);
+    keep_slice(b, static_cast<const float*>(logits.data), first - b.sampled, rows);
+  }
+  compute_logits(b, pass, 0, b.sampled);
+}
+
+/// Takes what was asked for from tokens [first, first + rows) of rows with kRowAllLogits or (trunk) kRowAllLogprobs. Copying
+/// logits makes the host wait.
+void CudaOps::keep_slice(const DeviceBatch& batch, const float* logits, int first, int rows) {
   const StepInput& input = batches_->input();
-  const uint8_t covered = batch.pass == 0 ? kRowAllLogits | kRowAllLogprobs : kRowAllLogits;
+  std::vector<float>& kept = batch.pass == 0 ? all_logits_ : all_mtp_logits_;
   const auto vocab = static_cast<size_t>(config_.vocab_size);
-  auto row = static_cast<size_t>(batch.sampled);
+  int row_at = 0, entry = 0;  // of the row's first token among these tokens and among prompt log-probabilities
   for (size_t r = 0; r < input.flags.size(); ++r) {
-    if (!has(input.flags[r], covered)) continue;
-    const auto count = static_cast<size_t>(input.count[r]);
-    if (has(input.flags[r], kRowAllLogits)) {
-      const size_t at = kept.size();
-      kept.resize(at + count * vocab);
-      const size_t bytes = count * vocab * sizeof(float);
-      check(cudaMemcpyAsync(kept.data() + at, logits + row * vocab, bytes, cudaMemcpyDeviceToHost, queue_), "diagnostic logits");
-      check(cudaStreamSynchronize(queue_), "diagnostic logits");
+    const bool all = has(input.flags[r], kRowAllLogits), prompt = batch.pass == 0 && has(input.flags[r], kRowAllLogprobs);
+    if (!all && !prompt) continue;
+    const int count = input.count[r], begin = std::max(first, row_at), end = std::min(first + rows, row_at + count);
+    if (begin < end && prompt) prompt_logprobs(logits, entry + begin - row_at, end - begin);
+    if (begin < end && all) {
+      const size_t at = kept.size(), floats = static_cast<size_t>(end - begin) * vocab;
+      kept.resize(at + floats);
+      check(cudaMemcpyAsync(kept.data() + at, logits + static_cast<size_t>(begin - first) * vocab, floats * sizeof(float),
+                            cudaMemcpyDeviceToHost, queue_),
+            "all logits");
+      check(cudaStreamSynchronize(queue_), "all logits");
     }
-    row += count;
+    row_at += count;
+    if (prompt) entry += count;
   }
 }
 
 void CudaOps::sample_trunk(const DeviceBatch& batch, const float* logits) {
+/// Prompt log-probabilities [first, first + count), whose slice of logits is there.
+void CudaOps::prompt_logprobs(const float* logits, int first, int count) {
+  SamplingArrays& s = sampling_;
+  LogprobParams l;
+  l.vocab = config_.vocab_size;
+  l.width = s.width;
+  l.logits = logits;
+  l.stream = queue_;
+  l.count = count;
+  l.row = s.prompt_row.device + first;
+  l.token = s.prompt_token.device + first;
+  l.logprob = s.prompt_logprobs.device + first;
+  l.top_tokens = s.prompt_top_tokens.device + first * s.width;
+  l.top_logprobs = s.prompt_top_logprobs.device + first * s.width;
+  run_logprobs(l);
+}
+
   SamplingArrays& s = sampling_;
   const int rows = batches_->sample_count(), places = 1 + limits_.mtp;
   SampleParams p;
@@ -257,18 +290,10 @@ void CudaOps::sample_trunk(const DeviceBatch& batch, const float* logits) {
     StepArena::download(s.top_tokens, static_cast<size_t>(l.count * l.width), queue_);
     StepArena::download(s.top_logprobs, static_cast<size_t>(l.count * l.width), queue_);
   }
-  if (s.prompt_count > 0) {
-    l.count = s.prompt_count;
-    l.row = s.prompt_row.device;
-    l.token = s.prompt_token.device;
-    l.logprob = s.prompt_logprobs.device;
-    l.top_tokens = s.prompt_top_tokens.device;
-    l.top_logprobs = s.prompt_top_logprobs.device;
-    run_logprobs(l);
-    StepArena::download(s.prompt_logprobs, static_cast<size_t>(l.count), queue_);
-    StepArena::download(s.prompt_top_tokens, static_cast<size_t>(l.count * l.width), queue_);
-    StepArena::download(s.prompt_top_logprobs, static_cast<size_t>(l.count * l.width), queue_);
-  }
+  const auto prompt = static_cast<size_t>(s.prompt_count), width = static_cast<size_t>(s.width);
+  StepArena::download(s.prompt_logprobs, prompt, queue_);
+  StepArena::download(s.prompt_top_tokens, prompt * width, queue_);
+  StepArena::download(s.prompt_top_logprobs, prompt * width, queue_);
 }
 
 void CudaOps::sample(const Batch& batch, Array logits) {
@@ -277,7 +302,6 @@ void CudaOps::sample(const Batch& batch, Array logits) {
   const auto* raw = static_cast<const float*>(logits.data);
   if (batch.pass == 0) {
     sample_trunk(b, raw);
-    keep_diagnostic_logits(b, raw, diagnostic_logits_);
     return;
   }
   ArgmaxParams p;
@@ -287,7 +311,6 @@ void CudaOps::sample(const Batch& batch, Array logits) {
   p.token = sampling_.drafts.device + static_cast<size_t>(batch.pass - 1) * static_cast<size_t>(limits_.rows);
   p.stream = queue_;
   if (p.rows > 0) run_argmax(p);
-  if (batch.pass == 1) keep_diagnostic_logits(b, raw, diagnostic_mtp_logits_);
 }
 
 void CudaOps::finish_step(StepOutput& output) {
@@ -325,8 +348,8 @@ void CudaOps::finish_step(StepOutput& output) {
   take(output.prompt_logprobs, s.prompt_logprobs, prompt, true, kNaN);
   take(output.prompt_top_tokens, s.prompt_top_tokens, prompt * width, true, -1);
   take(output.prompt_top_logprobs, s.prompt_top_logprobs, prompt * width, true, kNaN);
-  output.logits = std::move(diagnostic_logits_);
-  output.mtp_logits = std::move(diagnostic_mtp_logits_);
+  output.logits = std::move(all_logits_);
+  output.mtp_logits = std::move(all_mtp_logits_);
   output.gathers_overlapped = overlapped_;
   output.gathers_inline = inline_;
 }

@@ -107,7 +107,7 @@ void StepBatches::finish_padding(TokenArrays& a, DeviceBatch& batch) const {
 }
 
 /// Logits rows for every token of the rows that have one of `flags`.
-void StepBatches::add_diagnostic_logits(TokenArrays& a, DeviceBatch& batch, uint8_t flags) const {
+void StepBatches::add_all_logits(TokenArrays& a, DeviceBatch& batch, uint8_t flags) const {
   for (size_t r = 0; r < input_->slot.size(); ++r) {
     if ((input_->flags[r] & flags) == 0) continue;
     const int end = a.row_first.host[r] + a.row_count.host[r];
@@ -220,7 +220,7 @@ void StepBatches::begin_trunk() {
     while (trunk_.logit_rows < a.count) a.logit_tokens.host[trunk_.logit_rows++] = -1;
   }
   trunk_.sampled = trunk_.logit_rows;
-  add_diagnostic_logits(a, trunk_, kRowAllLogits | kRowAllLogprobs);
+  add_all_logits(a, trunk_, kRowAllLogits | kRowAllLogprobs);
   plan_chunks(a, trunk_, 0);
   if (padded_ > 0) {
     finish_padding(a, trunk_);
@@ -272,7 +272,7 @@ void StepBatches::begin_first_draft() {
     sample_logit_.host[s] = a.row_first.host[r] + a.row_count.host[r] - from_end;
   }
   first_.logit_rows = first_.sampled = sample_count();
-  add_diagnostic_logits(a, first_, kRowAllLogits);
+  add_all_logits(a, first_, kRowAllLogits);
   plan_chunks(a, first_, 1);
   if (padded_ > 0) finish_padding(a, first_);
   fill_view(a, first_);

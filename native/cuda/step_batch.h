@@ -100,7 +100,7 @@ class StepBatches {
   void add_padding(TokenArrays& arrays, int end) const;
   void finish_padding(TokenArrays& arrays, DeviceBatch& batch) const;
   void add_token(TokenArrays& arrays, int row, int32_t id, int position, int shift) const;
-  void add_diagnostic_logits(TokenArrays& arrays, DeviceBatch& batch, uint8_t flags) const;
+  void add_all_logits(TokenArrays& arrays, DeviceBatch& batch, uint8_t flags) const;
   void plan_chunks(TokenArrays& arrays, DeviceBatch& batch, int window_first) const;
   void plan_groups();
   void fill_view(const TokenArrays& arrays, DeviceBatch& batch) const;

@@ -35,6 +35,7 @@ void check_options(const LoadOptions& options, const ModelConfig& config) {
   check_option("mtp", options.mtp, 0, kMaxMtp);
   check_option("stepTokens", options.step_tokens, 1, kMostStepTokens);
   check_option("maxRows", options.max_rows, 1, kMostRows);
+  check_option("logitSlice", options.logit_slice, 0, kMostStepTokens);
   check_option("contextTokens", options.context_tokens, 1, config.max_context);
   if (options.mtp > 0 && (config.num_mtp_layers < 1 || config.dspark)) {
     const char* reason = config.dspark ? "the checkpoint drafts with DSpark, which is not served"
@@ -49,7 +50,7 @@ void check_options(const LoadOptions& options, const ModelConfig& config) {
 
 Limits make_limits(const LoadOptions& options) {
   return {.step_tokens = options.step_tokens, .rows = options.max_rows, .context_tokens = options.context_tokens,
-          .mtp = options.mtp, .diagnostics = options.diagnostics};
+          .mtp = options.mtp, .logit_slice = options.logit_slice};
 }
 
 size_t checkpoint_bytes(ModelConfig config, bool with_mtp) {

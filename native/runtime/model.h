@@ -32,7 +32,7 @@ struct LoadOptions {
   int step_tokens = 2048;
   int max_rows = 64;
   int context_tokens = 8192;
-  bool diagnostics = false;
+  int logit_slice = 0;       // Limits::logit_slice
 };
 
 struct ModelInfo {

@@ -103,7 +103,6 @@ export function startEngine(options: EngineRunOptions = {}): EngineRun {
     queue: { maxQueuedRequests: options.maxQueuedRequests ?? 1000, maxQueuedTokens: options.maxQueuedTokens ?? 1e6 },
     constraints: options.constraints ?? new Constraints(new GrammarService({ tokenizer, vocabSize: VOCABULARY }), VOCABULARY, 0),
     prefixCache: options.prefixCache ?? true,
-    promptLogprobs: true,
     logger: SILENT,
   };
   return { engine: new ServingEngine(parts), native, sizes };

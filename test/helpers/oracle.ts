@@ -81,7 +81,7 @@ export const exactOptions: NativeLoadOptions = {
   stepTokens: 1024,
   maxRows: 8,
   contextTokens: 2048,
-  diagnostics: true,
+  logitSlice: 100,
 };
 
 export function checkpointOf(name: OracleName): string {

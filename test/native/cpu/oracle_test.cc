@@ -41,7 +41,7 @@ SessionOptions options_with_mtp() {
   options.load.mtp = 2;
   options.load.threads = 2;
   options.load.step_tokens = 512;
-  options.load.diagnostics = true;
+  options.load.logit_slice = 100;
   options.context_tokens = 512;
   return options;
 }
@@ -92,6 +92,42 @@ TEST("a token's logits are the same bits in one prefill, in chunks and alone") {
   const auto tokens = expected<int32_t>("0.tokens");
   const auto whole = run_chunks(session, tokens, 300);
   for (int chunk : {129, 13, 3, 1}) CHECK(run_chunks(session, tokens, chunk) == whole);
+}
+
+/// A step of four rows: all logits, prompt log-probabilities, neither, and both with a sampled token.
+StepOutput mixed_step(int logit_slice) {
+  SessionOptions options = options_with_mtp();
+  options.load.logit_slice = logit_slice;
+  options.sequences = 4;
+  Session session(kTiny, options);
+  const auto tokens = expected<int32_t>("0.tokens");
+  const uint8_t flags[] = {kRowAllLogits, kRowAllLogprobs, 0, kRowAllLogits | kRowAllLogprobs | kRowSample};
+  std::vector<RowRequest> rows(4);
+  for (int r = 0; r < 4; ++r) {
+    const int begin = 10 * r, count = 30 + 7 * r;
+    rows[static_cast<size_t>(r)].sequence = r;
+    rows[static_cast<size_t>(r)].tokens.assign(tokens.begin() + begin, tokens.begin() + begin + count);
+    rows[static_cast<size_t>(r)].flags = flags[r];
+    if ((flags[r] & kRowSample) == 0) rows[static_cast<size_t>(r)].next_token = tokens[static_cast<size_t>(begin + count)];
+    rows[static_cast<size_t>(r)].sampling.logprobs = 5;
+  }
+  return session.step(rows);
+}
+
+TEST("logits and log-probabilities of whole rows do not depend on how many are computed at once") {
+  const StepOutput whole = mixed_step(512);
+  REQUIRE(whole.logits.size() == (30 + 51) * 256 && whole.prompt_logprobs.size() == 37 + 51);
+  CHECK(std::isnan(whole.prompt_logprobs.back()));
+  for (const int slice : {1, 7, 30, 31, 100}) {
+    const StepOutput sliced = mixed_step(slice);
+    CHECK(sliced.logits == whole.logits);
+    CHECK(sliced.mtp_logits == whole.mtp_logits);
+    CHECK(std::equal(whole.prompt_logprobs.begin(), whole.prompt_logprobs.end() - 1, sliced.prompt_logprobs.begin()));
+    CHECK(sliced.prompt_top_tokens == whole.prompt_top_tokens);
+    CHECK(sliced.prompt_top_logprobs == whole.prompt_top_logprobs);
+    CHECK(sliced.accepted == whole.accepted);
+    CHECK(sliced.logprobs[0] == whole.logprobs[0]);
+  }
 }
 
 }  // namespace

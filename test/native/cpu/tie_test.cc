@@ -141,7 +141,7 @@ struct Loaded {
       : ops({.config = config, .group = std::make_shared<RankGroup>(1), .with_mtp = true, .threads = 2}, kernels) {
     const auto checkpoint = Checkpoint::open(kTiny, config);
     weights = load_weights({.config = config, .source = *checkpoint, .shape = {}, .with_mtp = true, .progress = {}}, ops);
-    activations = ops.reserve({.step_tokens = 300, .rows = 1, .context_tokens = 300, .mtp = 1, .diagnostics = true});
+    activations = ops.reserve({.step_tokens = 300, .rows = 1, .context_tokens = 300, .mtp = 1, .logit_slice = 300});
     ops.allocate_cache(CacheLayout::make(config, RowFormat::kF32, true, sizeof(float)),
                        {.slots = 1, .window_blocks = 3, .context_blocks = 3});
   }

@@ -176,7 +176,7 @@ struct Trace {
 
 BareOptions tiny_options() {
   BareOptions options;
-  options.limits = {.step_tokens = 512, .rows = 2, .context_tokens = 512, .mtp = 1, .diagnostics = true};
+  options.limits = {.step_tokens = 512, .rows = 2, .context_tokens = 512, .mtp = 1, .logit_slice = 100};
   return options;
 }
 

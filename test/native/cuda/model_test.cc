@@ -89,7 +89,7 @@ LoadOptions exact_options() {
   o.step_tokens = 1024;
   o.max_rows = 8;
   o.context_tokens = kRoom;
-  o.diagnostics = true;
+  o.logit_slice = 100;
   return o;
 }
 
@@ -295,6 +295,37 @@ void check_graphs() {
   }
 }
 
+/// Log-probabilities of a prompt against those of its logits, in slices of several rows and steps.
+void check_prompt_logprobs() {
+  const auto truths = read_truth("test/oracle/demo");
+  LoadOptions options = exact_options();
+  options.logit_slice = 37;
+  Driver driver("models/demo", options, 4);
+  Sequence logits{0, truths[2].tokens, 0, {}}, prompt = logits, both = logits;
+  prompt.slot = 1, both.slot = 2;
+  const int count = 90;
+  const StepOutput out = driver.step({{&logits, count, kRowAllLogits}, {&prompt, count, kRowAllLogprobs},
+                                      {&both, count, kRowAllLogits | kRowAllLogprobs}});
+  const size_t vocab = truths[2].vocab;
+  double worst = 0;
+  int wrong = 0;
+  for (size_t i = 0; i < 2 * count; ++i) {
+    const size_t token = i % count;
+    const float* row = out.logits.data() + (token + (i < count ? 0 : count)) * vocab;
+    const float* best = std::max_element(row, row + vocab);
+    double sum = 0;
+    for (size_t v = 0; v < vocab; ++v) sum += std::exp(static_cast<double>(row[v]) - *best);
+    const double normaliser = *best + std::log(sum), tokens_own = row[truths[2].tokens[token + 1]] - normaliser;
+    worst = std::max(worst, std::abs(out.prompt_logprobs[i] - tokens_own));
+    wrong += out.prompt_top_tokens[i * static_cast<size_t>(out.top_width)] != best - row;
+  }
+  char text[128];
+  std::snprintf(text, sizeof text, "prompt log-probabilities in slices of 37: off by %.1e at most, %d other best tokens", worst,
+                wrong);
+  // The same text in another row of a step has the same logits but for the order of sums.
+  expect(out.logits.size() == 2 * count * vocab && worst <= 1e-2 && wrong <= 1, text);
+}
+
 /// Seconds of a request: a prompt, then some tokens.
 double request_seconds(Driver& driver, const std::vector<int32_t>& prompt, int tokens) {
   const auto start = std::chrono::steady_clock::now();
@@ -309,7 +340,7 @@ void check_first_request() {
   LoadOptions options = exact_options();
   options.rows = RowFormat::kFp8;
   options.numerics = Numerics::kServed;
-  options.diagnostics = false;
+  options.logit_slice = 0;
   std::vector<int32_t> prompt(truths[2].tokens.begin(), truths[2].tokens.begin() + 100);
   std::vector<double> ratios;
   for (int start = 0; start < 3; ++start) {
@@ -371,6 +402,7 @@ int main(int argc, char** argv) {
     check_company();
     check_overlap();
     check_graphs();
+    check_prompt_logprobs();
     check_first_request();
   } catch (const Error& error) {
     expect(false, error.what());
