@@ -29,6 +29,8 @@ class AloneOps final : public cuda::CudaOps {
   std::unique_ptr<cuda::Communicator> unused_;
 };
 
+int first_window_block(const Sequence& s) { return std::max(0, s.done - (kWindow - 1)) / kBlockTokens; }
+
 double sum_of(const std::map<std::string, size_t>& purposes, int ranks) {
   double bytes = 0;
   for (const auto& [purpose, count] : purposes) bytes += static_cast<double>(count);
@@ -114,6 +116,13 @@ void BenchEngine::end(Sequence& s) {
   s = {};
 }
 
+void BenchEngine::drop_window(Sequence& s) {
+  while (!s.window.empty() && s.window.begin()->first < first_window_block(s)) {
+    free_window_.push_back(s.window.begin()->second);
+    s.window.erase(s.window.begin());
+  }
+}
+
 int32_t BenchEngine::token(const Sequence& sequence, int position) const {
   const ShardRange ids = options_.alone ? shard_vocab(config_, rank_shape()) : ShardRange{0, config_.vocab_size};
   uint64_t x = sequence.seed * 0x9e3779b97f4a7c15u + static_cast<uint64_t>(position) * 0xbf58476d1ce4e5b9u;
@@ -129,12 +138,7 @@ int32_t BenchEngine::take_block(std::vector<int32_t>& free, const char* what) {
 }
 
 void BenchEngine::hold_blocks(StepInput& in, Sequence& s, int count) {
-  const int base = std::max(0, s.done - (kWindow - 1)) / kBlockTokens;
-  const int last = (s.done + count - 1 + options_.mtp) / kBlockTokens;
-  while (!s.window.empty() && s.window.begin()->first < base) {
-    free_window_.push_back(s.window.begin()->second);
-    s.window.erase(s.window.begin());
-  }
+  const int base = first_window_block(s), last = (s.done + count - 1 + options_.mtp) / kBlockTokens;
   for (int b = base; b <= last; ++b) {
     if (!s.window.contains(b)) s.window[b] = take_block(free_window_, "window");
     in.window_blocks.push_back(s.window[b]);
@@ -198,6 +202,7 @@ StepTimes BenchEngine::step(const std::vector<Row>& rows, bool graphs) {
   for (const Row& row : rows) {
     Sequence& s = *row.sequence;
     s.done += row.count;
+    drop_window(s);
     if (!row.samples) continue;
     const auto accepted = static_cast<size_t>(out.accepted_count[sampled]);
     if (row.count == 0) s.done += static_cast<int>(accepted);

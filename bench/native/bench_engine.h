@@ -83,6 +83,8 @@ class BenchEngine {
   void allocate_cache();
   void add_row(StepInput& input, const Row& row);
   void hold_blocks(StepInput& input, Sequence& sequence, int count);
+  /// Gives back the window blocks that have passed.
+  void drop_window(Sequence& sequence);
   int32_t token(const Sequence& sequence, int position) const;
   int32_t take_block(std::vector<int32_t>& free, const char* what);
 

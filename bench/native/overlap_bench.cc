@@ -7,7 +7,6 @@
 
 #include "comm/slab_reduction.h"
 #include "common/device.h"
-#include "gemm/quantise.h"
 #include "moe/experts.h"
 #include "runtime/error.h"
 #include "support.h"
@@ -97,17 +96,19 @@ class Rank {
   }
 
   void project(int tokens, const Plan& plan) {
-    cuda::run_quantise({.rows = tokens, .cols = kLowRank, .ldx = kLowRank, .x = input_, .y = quantised_, .stream = queue_});
     each_slab(tokens, plan, [&](int first, int cols) {
       GemmParams g;
       g.format = wo_b_.view.format;
       g.rows = tokens;
       g.cols = g.ldx = kLowRank;
+      g.quantise = true;
+      g.quantised = quantised_;
+      g.copied = first > 0;
       g.num_segments = 1;
       const auto* data = static_cast<const uint8_t*>(wo_b_.view.data);
       const auto* scale = static_cast<const uint8_t*>(wo_b_.view.scale);
       g.segments[0] = {.weights = data + cuda::weight_bytes(g.format, first, kLowRank),
-                       .scales = scale + cuda::scale_bytes(g.format, first, kLowRank), .x = quantised_,
+                       .scales = scale + cuda::scale_bytes(g.format, first, kLowRank), .x = input_,
                        .y = output_.get() + first, .rows = cols, .ldy = kHidden};
       g.num_sms = sms_;
       g.stream = queue_;

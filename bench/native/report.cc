@@ -82,10 +82,13 @@ void OpTable::print_marks(const BenchEngine& engine, Group group, double copy) c
     rest_flops += t.cost.flops / layers;
   }
   if (us == 0) return;
-  std::printf("  %-11s layer %9.1f us, %.1f MB at %.0f %% of the copy; without attend %.1f us = %.2f x its FLOPs at 350 T,"
-              " also without select %.1f us = %.2f x\n",
-              group_name(group), us, bytes / 1e6, bytes / (us * 1e-6) / copy * 100, beside_us,
-              beside_us * 1e-6 * kMarkFlops / beside_flops, rest_us, rest_us * 1e-6 * kMarkFlops / rest_flops);
+  std::printf("  %-11s layer %9.1f us, %.1f MB at %.1f %% of the copy", group_name(group), us, bytes / 1e6,
+              bytes / (us * 1e-6) / copy * 100);
+  if (beside_flops / kMarkFlops > 0.1 * beside_us * 1e-6) {  // else bytes bound it
+    std::printf("; without attend %.1f us = %.2f x its FLOPs at 350 T, also without select %.1f us = %.2f x", beside_us,
+                beside_us * 1e-6 * kMarkFlops / beside_flops, rest_us, rest_us * 1e-6 * kMarkFlops / rest_flops);
+  }
+  std::printf("\n");
 }
 
 void OpTable::print(const BenchEngine& engine, double copy) const {

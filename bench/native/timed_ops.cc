@@ -30,13 +30,28 @@ void TimedOps::time_steps(bool on, double head_start_us) {
   head_start_us_ = head_start_us;
 }
 
-void TimedOps::mark(const char* op) {
-  if (!on_) return;
-  if (events_.size() <= marks_.size()) {
+cudaEvent_t TimedOps::event(size_t index) {
+  while (events_.size() <= index) {
     events_.emplace_back();
     check(cudaEventCreate(&events_.back()), "cudaEventCreate");
   }
-  check(cudaEventRecord(events_[marks_.size()], queue_), "cudaEventRecord");
+  return events_[index];
+}
+
+void TimedOps::measure_events() {
+  constexpr int kCount = 65;
+  hold_stream(500, queue_);
+  for (size_t i = 0; i < kCount; ++i) check(cudaEventRecord(event(i), queue_), "cudaEventRecord");
+  check(cudaStreamSynchronize(queue_), "cudaStreamSynchronize");
+  std::vector<float> gaps(kCount - 1);
+  for (size_t i = 0; i + 1 < kCount; ++i) cudaEventElapsedTime(&gaps[i], events_[i], events_[i + 1]);
+  std::sort(gaps.begin(), gaps.end());
+  event_us_ = gaps[gaps.size() / 2] * 1e3;
+}
+
+void TimedOps::mark(const char* op) {
+  if (!on_) return;
+  check(cudaEventRecord(event(marks_.size()), queue_), "cudaEventRecord");
   Sample sample{.op = op, .pass = pass_};
   if (crossings_ < 0) {
     sample.group = pass_ == 0 ? Group::kEnds : Group::kDraftEnds;
@@ -54,6 +69,7 @@ Batch TimedOps::begin_step(const StepInput& input) {
   pass_ = 0;
   crossings_ = -1;
   const Batch batch = ops_->begin_step(input);
+  if (on_ && event_us_ < 0) measure_events();
   cudaStreamCaptureStatus status;
   check(cudaStreamIsCapturing(queue_, &status), "cudaStreamIsCapturing");
   replaying_ = cuda::is_decode_step(input) && status == cudaStreamCaptureStatusNone;
@@ -75,7 +91,7 @@ void TimedOps::finish_step(StepOutput& output) {
   for (size_t i = 0; i < samples_.size(); ++i) {
     float ms = 0;
     check(cudaEventElapsedTime(&ms, events_[i], events_[i + 1]), "cudaEventElapsedTime");
-    samples_[i].us = ms * 1e3;
+    samples_[i].us = std::max(0.0, ms * 1e3 - event_us_);
   }
 }
 

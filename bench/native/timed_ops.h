@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 // A backend whose operations are timed: an event on the rank's queue before every call of runtime/ops.h.
 //
-// The time of an operation is that from its event to the next one's, so it holds what the operation queued and the gap behind
-// it. Steps that are CUDA graphs queue nothing and are not timed: with log-probabilities a decode step runs in single launches.
+// The time of an operation is that from its event to the next one's, less what two events take with nothing between them (some
+// 3 us, measured at the first timed step): it holds what the operation queued and the gap behind it. Steps that are CUDA graphs
+// queue nothing and are not timed: with log-probabilities a decode step runs in single launches.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -75,6 +76,8 @@ class TimedOps final : public Ops {
  private:
   /// The operation that is queued next; it belongs to the layer being run.
   void mark(const char* op);
+  cudaEvent_t event(size_t index);
+  void measure_events();
   void share_choices(const Batch& batch, Array selection);
 
   std::unique_ptr<Ops> ops_;
@@ -83,7 +86,7 @@ class TimedOps final : public Ops {
   cudaStream_t queue_ = nullptr;
   bool on_ = false;
   bool replaying_ = false;  // the step is a graph that was captured before
-  double head_start_us_ = 0;
+  double head_start_us_ = 0, event_us_ = -1;
   int pass_ = 0, crossings_ = -1;  // crossings of this pass; -1: outside of layers
   std::vector<cudaEvent_t> events_;
   std::vector<Sample> marks_, samples_;
