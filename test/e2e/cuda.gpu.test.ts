@@ -16,7 +16,7 @@ const prompts = [
   'What sound does a cow make?',
 ];
 
-/** Greedy answers of a server with the given options. */
+/** Greedy answers of a server with the given options. It has ended when they are there: a server takes the GPU's memory. */
 async function answers(t: TestContext, options: readonly string[]): Promise<unknown[]> {
   const server = await serveDemo(options);
   t.after(() => server.stop());
@@ -26,6 +26,7 @@ async function answers(t: TestContext, options: readonly string[]): Promise<unkn
       return (await response.json()) as { choices: { message: { content: string } }[] };
     }),
   );
+  await server.stop();
   return bodies.map(({ choices }) => choices[0]?.message.content);
 }
 
