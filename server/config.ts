@@ -128,7 +128,7 @@ const engineOptions = {
     group: 'Engine',
     about: 'Token budget of one step.',
     value: 'N',
-    defaultText: '512 on the CPU, 4096 on CUDA',
+    defaultText: '512 on the CPU, 8192 on CUDA',
   }),
   kvMemoryBytes: option(bytes.default(0), {
     group: 'Engine',

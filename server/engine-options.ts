@@ -14,7 +14,7 @@ const hubConnections = 4;
 /** Defaults that depend on the device; the CPU's are for the small models it can serve. */
 const deviceDefaults = {
   cpu: { numerics: 'exact', kvCache: 'f32', maxSequences: 16, stepTokens: 512 },
-  cuda: { numerics: 'served', kvCache: 'fp8', maxSequences: 64, stepTokens: 4096 },
+  cuda: { numerics: 'served', kvCache: 'fp8', maxSequences: 64, stepTokens: 8192 },
 } as const;
 
 /** Name of the checkpoint: the first served name, the repository, or the directory. */
