@@ -127,10 +127,14 @@ class CudaOps : public Ops {
   void prompt_logprobs(const float* logits, int first, int count);
   int max_logit_rows() const;
 
-  /// One product (or several of equal format and width) of `rows` rows. Quantises activations where the numerics ask for it.
+  /// Decides where products run (gemm.h).
+  virtual int product_arch() const;
+  bool scores_in_fp8() const;
+  /// One product (or several of equal format and width) of `rows` rows, the first `decode_rows` of them of decode. Quantises
+  /// activations where the numerics ask for it.
   /// Whether steps of so many rows with their places are captured.
   bool fits_graph(int padded) const;
-  GemmParams product(const Linear& weights, int rows, int ldx) const;
+  GemmParams product(const Linear& weights, int rows, int decode_rows, int ldx) const;
   static void add_segment(GemmParams& gemm, const Linear& weights, const void* x, void* y, int ldy, bool f32 = false);
 
   void project_indexer(const DeviceBatch& b, const IndexerWeights& weights, Array hidden, Array latent, int first, int tokens);

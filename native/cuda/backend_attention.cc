@@ -11,6 +11,7 @@
 #include "common/device.h"
 #include "compressor/compressor.h"
 #include "elementwise/norm_rope.h"
+#include "gemm/fp8_cells.h"
 #include "runtime/shard.h"
 
 namespace twelvex::cuda {
@@ -34,13 +35,17 @@ bool workspace_pays(int tokens, int rows) { return static_cast<int64_t>(tokens) 
 
 }  // namespace
 
-GemmParams CudaOps::product(const Linear& weights, int rows, int ldx) const {
+int CudaOps::product_arch() const { return device_info().arch; }
+
+GemmParams CudaOps::product(const Linear& weights, int rows, int decode_rows, int ldx) const {
   GemmParams gemm;
   gemm.format = weights.format;
   gemm.rows = rows;
   gemm.cols = static_cast<int>(weights.cols);
   gemm.ldx = ldx;
   gemm.quantise = options_.numerics == Numerics::kServed && weights.format != WeightFormat::kBF16;
+  gemm.arch = product_arch();
+  gemm.decode_rows = decode_rows;
   gemm.quantised = scratch_.quantised;
   gemm.num_sms = device_info().multiprocessors;
   gemm.stream = queue_;
@@ -62,7 +67,7 @@ void CudaOps::project_query_kv(const Batch& batch, const AttentionWeights& weigh
                                Array kv) {
   if (replaying_) return;
   const DeviceBatch& b = StepBatches::of(batch);
-  GemmParams down = product(weights.wq_a, batch.tokens, config_.hidden_size);
+  GemmParams down = product(weights.wq_a, batch.tokens, b.decode_tokens, config_.hidden_size);
   add_segment(down, weights.wq_a, hidden.data, latent.data, config_.q_lora_rank);
   add_segment(down, weights.wkv, hidden.data, kv.data, kHeadDim);
   run_gemm(down);
@@ -77,7 +82,7 @@ void CudaOps::project_query_kv(const Batch& batch, const AttentionWeights& weigh
   norm.rope = rope_of(b, weights.kind);
   run_latent_kv(norm, queue_);
   if (weights.heads == 0) return;
-  GemmParams up = product(weights.wq_b, batch.tokens, config_.q_lora_rank);
+  GemmParams up = product(weights.wq_b, batch.tokens, b.decode_tokens, config_.q_lora_rank);
   add_segment(up, weights.wq_b, latent.data, query.data, weights.heads * kHeadDim);
   run_gemm(up);
   QueryParams heads;
@@ -117,7 +122,7 @@ void CudaOps::compress(const Batch& batch, int layer, const CompressorWeights& w
   const size_t main_tail = static_cast<size_t>(kCsaRatio) * 2 * 2 * kHeadDim * sizeof(float);
   p.tail = csa ? window_ + window_at_[i] + bytes.window_rows + (index ? main_tail : 0) : nullptr;
   p.tail_stride = bytes.window_block;
-  GemmParams gemm = product(weights.wkv, batch.tokens, config_.hidden_size);
+  GemmParams gemm = product(weights.wkv, batch.tokens, 0, config_.hidden_size);
   add_segment(gemm, weights.wkv, hidden.data, scratch_.kv, p.width(), true);
   add_segment(gemm, weights.wgate, hidden.data, scratch_.gate, p.width(), true);
   run_gemm(gemm);
@@ -163,21 +168,29 @@ void CudaOps::begin_gather(const Batch& batch, int layer, LayerKind kind) {
 
 // ---------------------------------------------------------------- indexer
 
+bool CudaOps::scores_in_fp8() const {
+  return index_scores_in_fp8(options_.numerics == Numerics::kServed, layout_.format, product_arch());
+}
+
 /// Index queries and head weights of tokens [first, first + tokens).
 void CudaOps::project_indexer(const DeviceBatch& b, const IndexerWeights& weights, Array hidden, Array latent, int first,
                               int tokens) {
   const int heads = config_.index_heads;
   const auto at = static_cast<size_t>(first), width = static_cast<size_t>(heads);
-  GemmParams query = product(weights.wq_b, tokens, config_.q_lora_rank);
+  const int decode = std::clamp(b.decode_tokens - first, 0, tokens);
+  GemmParams query = product(weights.wq_b, tokens, decode, config_.q_lora_rank);
   add_segment(query, weights.wq_b, bf16_of(latent) + at * static_cast<size_t>(config_.q_lora_rank),
               scratch_.index_query + at * width * kIndexDim, heads * kIndexDim);
   run_gemm(query);
-  GemmParams head_weights = product(weights.weights_proj, tokens, config_.hidden_size);
+  GemmParams head_weights = product(weights.weights_proj, tokens, decode, config_.hidden_size);
   add_segment(head_weights, weights.weights_proj, bf16_of(hidden) + at * static_cast<size_t>(config_.hidden_size),
               scratch_.index_weights + at * width, heads);
   run_gemm(head_weights);
   run_rotate_index({.batch = b.view, .first_token = first, .tokens = tokens, .heads = heads, .query = scratch_.index_query},
                    queue_);
+  if (!scores_in_fp8()) return;
+  bf16* cells = scratch_.index_query + at * width * kIndexDim;
+  run_quantise_fp8({.rows = tokens * heads, .cols = kIndexDim, .ldx = kIndexDim, .x = cells, .y = cells, .stream = queue_});
 }
 
 /// Scores and selects groups [first, last), as many at a time as the score buffer holds. A group reaches to where the next
@@ -217,6 +230,7 @@ void CudaOps::select(const Batch& batch, int layer, const IndexerWeights& weight
   p.batch = b.view;
   p.entries = context_pages(layer, true);
   p.heads = config_.index_heads;
+  p.query_fp8 = scores_in_fp8();
   p.topk = config_.index_topk;
   p.entry_limit = entries;
   p.query = scratch_.index_query;
@@ -302,8 +316,9 @@ void CudaOps::project_output(const Batch& batch, const AttentionWeights& weights
     return;
   }
   // Every group's heads meet their own rows of wo_a: one launch, a segment a group.
+  const int decode = StepBatches::of(batch).decode_tokens;
   const int heads = weights.heads / weights.groups * kHeadDim, rank = config_.o_lora_rank, width = weights.heads * kHeadDim;
-  GemmParams down = product(weights.wo_a, batch.tokens, width);
+  GemmParams down = product(weights.wo_a, batch.tokens, decode, width);
   down.x_rows = batch.tokens;
   down.x_cols = width;
   const Linear& wo_a = weights.wo_a;
@@ -322,7 +337,7 @@ void CudaOps::project_output(const Batch& batch, const AttentionWeights& weights
     if (down.num_segments == kMaxSegments && g + 1 < weights.groups) flush();
   }
   flush();
-  GemmParams up = product(weights.wo_b, batch.tokens, weights.groups * rank);
+  GemmParams up = product(weights.wo_b, batch.tokens, decode, weights.groups * rank);
   add_segment(up, weights.wo_b, scratch_.low_rank, output.data, config_.hidden_size);
   run_gemm(up);
 }

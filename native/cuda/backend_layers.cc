@@ -84,7 +84,7 @@ void CudaOps::hyper_cross(const Batch& batch, const HyperWeights& next, Array no
 void CudaOps::route(const Batch& batch, const MoeWeights& weights, Array hidden, Array routing) {
   if (replaying_) return;
   const BatchView& view = StepBatches::of(batch).view;
-  GemmParams gemm = product(weights.gate, batch.tokens, config_.hidden_size);
+  GemmParams gemm = product(weights.gate, batch.tokens, 0, config_.hidden_size);
   add_segment(gemm, weights.gate, hidden.data, scratch_.moe.logits, config_.num_experts, true);
   run_gemm(gemm);
   auto* ids = static_cast<int32_t*>(routing.data);
@@ -113,6 +113,8 @@ void CudaOps::run_experts(const Batch& batch, const MoeWeights& weights, Array h
   p.picks = config_.experts_per_token;
   p.limit = config_.swiglu_limit;
   p.quantise = options_.numerics == Numerics::kServed;
+  p.arch = product_arch();
+  p.decode_tokens = StepBatches::of(batch).decode_tokens;
   p.weights = &weights;
   p.hidden = bf16_of(hidden);
   p.ids = ids;
@@ -170,10 +172,10 @@ void CudaOps::draft_input(const Batch& batch, const MtpWeights& weights, Array e
   norm.norm = f32_of(weights.enorm);
   run_norm_rows(norm, queue_);
 
-  GemmParams of_streams = product(weights.h_proj, batch.tokens * kStreams, dim);
+  GemmParams of_streams = product(weights.h_proj, batch.tokens * kStreams, b.decode_tokens * kStreams, dim);
   add_segment(of_streams, weights.h_proj, scratch_.draft_rows, draft_streams.data, dim);
   run_gemm(of_streams);
-  GemmParams of_embedding = product(weights.e_proj, batch.tokens, dim);
+  GemmParams of_embedding = product(weights.e_proj, batch.tokens, b.decode_tokens, dim);
   add_segment(of_embedding, weights.e_proj, scratch_.draft_embed, scratch_.draft_proj, dim);
   run_gemm(of_embedding);
   run_add_to_streams({.tokens = batch.tokens, .dim = dim, .hidden = scratch_.draft_proj, .streams = bf16_of(draft_streams)},

@@ -182,7 +182,7 @@ void CudaOps::compute_logits(const DeviceBatch& b, const HeadPass& pass, int fir
   run_hyper_head(p, queue_);
   const ShardRange own = shard_vocab(config_, options_.shape);
   if (own.size() > 0) {
-    GemmParams gemm = product(pass.lm_head, rows, config_.hidden_size);
+    GemmParams gemm = product(pass.lm_head, rows, 0, config_.hidden_size);
     add_segment(gemm, pass.lm_head, scratch_.head_rows, static_cast<float*>(pass.logits.data) + own.begin, config_.vocab_size, true);
     run_gemm(gemm);
   }

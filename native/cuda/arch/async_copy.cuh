@@ -15,6 +15,11 @@ __device__ __forceinline__ void cp_async_16(uint32_t shared, const void* global,
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(shared), "l"(global), "r"(valid ? 16 : 0) : "memory");
 }
 
+/// The same of 4 bytes, through L1.
+__device__ __forceinline__ void cp_async_4(uint32_t shared, const void* global, bool valid = true) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;\n" ::"r"(shared), "l"(global), "r"(valid ? 4 : 0) : "memory");
+}
+
 __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;\n" ::: "memory"); }
 
 /// Waits until at most kPending groups of this thread are in flight.
@@ -49,6 +54,11 @@ inline constexpr int kArrivalsPerWarp = 1;
 __device__ __forceinline__ void mbarrier_arrive_warp(uint64_t* barrier, int lane) {
   __syncwarp();
   if (lane < kArrivalsPerWarp) mbarrier_arrive(barrier);
+}
+
+/// Arrives when this thread's copies so far (cp_async) are done; counts as one arrival.
+__device__ __forceinline__ void mbarrier_arrive_copied(uint64_t* barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];\n" ::"r"(smem_address(barrier)) : "memory");
 }
 
 /// Announces `bytes` of bulk copies; the arrival follows.

@@ -2,6 +2,7 @@
 #include "gemm/gemm.h"
 
 #include "common/check.h"
+#include "gemm/fp8_gemm.h"
 #include "gemm/quantise.h"
 
 namespace twelvex::cuda {
@@ -41,7 +42,8 @@ GemmParams with_quantised_input(const GemmParams& p) {
   q.x_rows = p.x_rows ? p.x_rows : p.rows;
   q.x_cols = p.x_cols ? p.x_cols : p.cols;
   const __nv_bfloat16* from = p.segments[0].x;
-  run_quantise({.rows = q.x_rows, .cols = q.x_cols, .ldx = p.ldx, .x = from, .y = p.quantised, .stream = p.stream});
+  if (!p.copied)
+    run_quantise({.rows = q.x_rows, .cols = q.x_cols, .ldx = p.ldx, .x = from, .y = p.quantised, .stream = p.stream});
   for (int s = 0; s < p.num_segments; ++s) q.segments[s].x = p.quantised + (p.segments[s].x - from);
   q.ldx = q.x_cols;
   q.quantise = false;
@@ -53,6 +55,7 @@ GemmParams with_quantised_input(const GemmParams& p) {
 void run_gemm(const GemmParams& p) {
   if (p.rows == 0 || p.cols == 0 || (p.tiles != nullptr && p.max_tiles == 0)) return;
   check_shapes(p);
+  if (takes_fp8(p)) return run_fp8_gemm(p);
   const int rows_m = stream_rows(p);
   if (p.quantise && rows_m != 8) return run_gemm(with_quantised_input(p));
   if (rows_m != 0) {

@@ -8,6 +8,10 @@
 //
 // Served numerics: `quantise` rounds activations per row and 128 columns to e4m3 times a power of two before the product (such
 // values are exact in bf16).
+//
+// On sm_12x a third family, `fp8` (fp8_gemm.h), multiplies quantised activations and weights of many rows on FP8 tensor cores at
+// twice the rate. It adds sums of 128 columns, so a row's bits differ from the other two families' (not what they mean): rows of
+// decode never go there.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -45,6 +49,9 @@ struct GemmParams {
   int cols = 0;               // K, a multiple of 32
   int ldx = 0;                // elements from row to row of x
   bool quantise = false;      // served numerics
+  int arch = 0;               // of the device where FP8 tensor cores may be used (90, 120, 121); 0: they may not
+  int decode_rows = 0;        // leading rows whose bits may not depend on the batch: never on FP8 tensor cores. Dense only
+  bool x_fp8 = false;         // x holds cells of fp8_cells.h (then `quantise` is done)
   int num_segments = 0;
   GemmSegment segments[kMaxSegments];
   // Paired: segment 0 is the gate, segment 1 the up projection, of equal rows (a multiple of 16); y of segment 0 receives
@@ -62,6 +69,7 @@ struct GemmParams {
   // Launches that do not quantise while they load first write a quantised copy of x: the x_rows x x_cols elements behind
   // segment 0's x (0: rows and cols), among which lie the inputs of all segments.
   __nv_bfloat16* quantised = nullptr;  // [x_rows, x_cols]
+  bool copied = false;                 // the copy is there: an earlier launch for other weights and the same input made it
   int x_rows = 0, x_cols = 0;
   int num_sms = 0;
   cudaStream_t stream = nullptr;
@@ -97,8 +105,5 @@ struct TilePlan {
   int grid_n = 0, grid_m = 0;
 };
 TilePlan plan_tile(const GemmParams& params);
-
-
-
 
 }  // namespace twelvex::cuda

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "common/device.h"
+#include "gemm/fp8_gemm.h"
 #include "gemm/gemm.h"
 
 namespace twelvex::cuda {
@@ -52,6 +53,25 @@ TilePlan plan_tile(const GemmParams& p) {
   // Blocks of 128 rows once they fill the device; smaller ones spread a short prompt over more multiprocessors.
   plan.rows_m = p.rows <= 32 && !p.paired ? 32 : 64;
   if (ceil_div(p.rows, 128) * plan.grid_n >= p.num_sms) plan.rows_m = 128;
+  plan.grid_m = static_cast<int>(ceil_div(p.rows, plan.rows_m));
+  return plan;
+}
+
+bool takes_fp8(const GemmParams& p) {
+  if (p.x_fp8) return true;
+  if (p.arch < kFirstFp8Arch || !p.quantise || p.format == WeightFormat::kBF16) return false;
+  if (p.cols % kScaleBlock != 0 || (p.x_cols ? p.x_cols : p.cols) % kScaleBlock != 0) return false;
+  GemmParams rest = p;
+  rest.rows -= p.decode_rows;
+  return stream_rows(rest) == 0;
+}
+
+TilePlan plan_fp8(const GemmParams& p) {
+  TilePlan plan = plan_tile(p);
+  if (p.tiles != nullptr) return plan;
+  // A block of 128 rows takes about 16 / 11 of the time of one of 64, which loads more than it multiplies; rounds are whole.
+  const auto rounds = [&](int rows_m) { return ceil_div(ceil_div(p.rows, rows_m) * plan.grid_n, p.num_sms); };
+  plan.rows_m = rounds(64) * 11 <= rounds(128) * 16 ? 64 : 128;
   plan.grid_m = static_cast<int>(ceil_div(p.rows, plan.rows_m));
   return plan;
 }

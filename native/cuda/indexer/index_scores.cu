@@ -10,7 +10,7 @@
 #include "common/check.h"
 #include "common/convert.cuh"
 #include "common/device.h"
-#include "common/reduce.cuh"
+#include "indexer/head_sums.cuh"
 #include "indexer/indexer.h"
 
 namespace twelvex::cuda {
@@ -20,14 +20,13 @@ namespace {
 constexpr int kWarps = 8;
 constexpr int kThreads = kWarps * 32;
 constexpr int kStride = kIndexDim * 2 + 16;  // 272 = 17 x 16 bytes, 17 odd: conflict-free ldmatrix
-constexpr int kMaxHeads = 64;
 
 struct alignas(128) SmemPlan {
   union {
-    uint8_t query[2][kMaxHeads][kStride];
-    uint8_t entries[2 * kMaxHeads][kStride];  // half a tile
+    uint8_t query[2][kMaxIndexHeads][kStride];
+    uint8_t entries[2 * kMaxIndexHeads][kStride];  // half a tile
   };
-  float weights[2][kMaxHeads];
+  float weights[2][kMaxIndexHeads];
   float entry_scale[kScoreTile];
 };
 static_assert(sizeof(SmemPlan) <= 48 * 1024);
@@ -73,20 +72,6 @@ __device__ __forceinline__ void load_query(const IndexScoreParams& p, SmemPlan& 
   }
 }
 
-/// Sums v[8] over the eight lanes with equal lane % 4, leaving v index (lane / 4) in each: 7 shuffles.
-__device__ __forceinline__ float reduce_rows(float (&v)[8], int lane) {
-#pragma unroll
-  for (int width = 4; width > 0; width >>= 1) {
-    const bool upper = lane & (width * 4);
-#pragma unroll
-    for (int i = 0; i < width; ++i) {
-      const float give = upper ? v[i] : v[i + width], keep = upper ? v[i + width] : v[i];
-      v[i] = keep + __shfl_xor_sync(kFullWarp, give, width * 4);
-    }
-  }
-  return v[0];
-}
-
 __device__ __forceinline__ float score_token(const SmemPlan& s, int buffer, int head_tiles, const uint32_t (&b)[2][8][4],
                                              int lane) {
   float sums[8] = {};  // entries n * 8 + 2 q + {0, 1}, n = 0 .. 3, over this lane's heads
@@ -110,7 +95,7 @@ __device__ __forceinline__ float score_token(const SmemPlan& s, int buffer, int 
       sums[2 * n + 1] += low * fmaxf(acc[n][1], 0.0f) + high * fmaxf(acc[n][3], 0.0f);
     }
   }
-  return reduce_rows(sums, lane);
+  return sum_heads(sums, lane);
 }
 
 __global__ void __launch_bounds__(kThreads, 2) index_scores_kernel(const __grid_constant__ IndexScoreParams p) {
@@ -142,9 +127,8 @@ __global__ void __launch_bounds__(kThreads, 2) index_scores_kernel(const __grid_
       *reinterpret_cast<uint4*>(s.query[0][i / 16] + i % 16 * 16) = make_uint4(0, 0, 0, 0);
       *reinterpret_cast<uint4*>(s.query[1][i / 16] + i % 16 * 16) = make_uint4(0, 0, 0, 0);
     }
-    for (int i = p.heads + threadIdx.x; i < kMaxHeads; i += kThreads) s.weights[0][i] = s.weights[1][i] = 0;
-    // Lane (g, q) ends with entry (g / 2) * 8 + 2 q + g % 2 of the warp's 32.
-    const int entry = warp * 32 + lane / 8 * 8 + lane % 4 * 2 + lane / 4 % 2;
+    for (int i = p.heads + threadIdx.x; i < kMaxIndexHeads; i += kThreads) s.weights[0][i] = s.weights[1][i] = 0;
+    const int entry = warp * 32 + summed_entry(lane);
     const float scale = s.entry_scale[entry];
     load_query(p, s, 0, first);
     cp_async_commit();
@@ -179,9 +163,10 @@ __global__ void __launch_bounds__(256) rotate_index_kernel(const __grid_constant
 
 void run_index_scores(const IndexScoreParams& p, cudaStream_t queue) {
   if (p.groups.groups == 0 || p.entry_limit <= p.topk) return;
-  TWELVEX_NEED_LE(p.heads, kMaxHeads);
+  TWELVEX_NEED_LE(p.heads, kMaxIndexHeads);
   const int tiles = (p.entry_limit + kScoreTile - 1) / kScoreTile;
   const dim3 grid(tiles < 64 ? tiles : 64, p.groups.groups);
+  if (p.query_fp8) return launch_index_scores_fp8(p, grid, queue);
   index_scores_kernel<<<grid, kThreads, 0, queue>>>(p);
   check_launch("index_scores_kernel");
 }

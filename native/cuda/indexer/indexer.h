@@ -5,6 +5,7 @@
 #include <cuda_bf16.h>
 #include <cuda_runtime_api.h>
 
+#include "gemm/fp8_gemm.h"
 #include "layout/batch_view.h"
 
 namespace twelvex::cuda {
@@ -27,6 +28,7 @@ struct IndexScoreParams {
   int topk = 0;                          // groups that see at most this many entries are not scored
   int entry_limit = 0;                   // most entries a token of this batch can see (bounds the launch)
   const __nv_bfloat16* query = nullptr;  // [T, heads, 128], rotated
+  bool query_fp8 = false;                // query holds a cell of gemm/fp8_cells.h a head; entries are fp8
   const __nv_bfloat16* weights = nullptr;  // [T, heads]
   float scale = 1;                       // 128^-0.5 * heads^-0.5
   int first_token = 0;                   // token of scores row 0
@@ -34,8 +36,17 @@ struct IndexScoreParams {
   int64_t stride = 0;                    // >= entries any of these tokens sees
 };
 
+/// Whether index queries are rounded to e4m3, with a scale a head, and scored on FP8 tensor cores: served numerics, fp8 rows, an
+/// architecture that has them. Of every token, so that its choice does not depend on the batch.
+inline bool index_scores_in_fp8(bool served, RowFormat rows, int arch) {
+  return served && rows == RowFormat::kFp8 && arch >= kFirstFp8Arch;
+}
+
 /// scores[t, e] = sum over heads of weight_h * relu(query_h . entry_e) * scale, for the entries that token t sees.
 void run_index_scores(const IndexScoreParams& params, cudaStream_t queue);
+
+/// What run_index_scores launches for e4m3 queries; `grid`: tiles of entries x groups.
+void launch_index_scores_fp8(const IndexScoreParams& params, dim3 grid, cudaStream_t queue);
 
 struct TopkParams {
   BatchView batch;

@@ -4,6 +4,8 @@
 #include "moe/experts.h"
 
 #include "common/check.h"
+#include "gemm/fp8_cells.h"
+#include "gemm/fp8_gemm.h"
 #include "gemm/quantise.h"
 #include "moe/dispatch.h"
 
@@ -26,9 +28,9 @@ MoeWorkspace carve(uint8_t* base, const MoeShape& s, size_t& at) {
   w.sorted_token = take<int32_t>(base, at, slots);
   w.sorted_weight = take<float>(base, at, slots);
   w.row_of_slot = take<int32_t>(base, at, slots);
-  w.begin = take<int32_t>(base, at, static_cast<size_t>(s.experts) + 1);
-  w.tiles = take<GroupTile>(base, at, static_cast<size_t>(max_group_tiles(s.tokens * s.picks, s.experts, 8)));
-  w.tile_count = take<int32_t>(base, at, 1);
+  w.begin = take<int32_t>(base, at, 2 * (static_cast<size_t>(s.experts) + 1));
+  w.tiles = take<GroupTile>(base, at, static_cast<size_t>(max_group_tiles(s.tokens * s.picks, s.experts, 8) + s.experts));
+  w.tile_count = take<int32_t>(base, at, 2);
   w.quantised = take<__nv_bfloat16>(base, at, tokens * hidden);
   w.act = take<__nv_bfloat16>(base, at, slots * s.width);
   w.down = take<__nv_bfloat16>(base, at, slots * hidden);
@@ -38,18 +40,6 @@ MoeWorkspace carve(uint8_t* base, const MoeShape& s, size_t& at) {
 }
 
 const uint8_t* bytes_of(const void* pointer) { return static_cast<const uint8_t*>(pointer); }
-
-/// Input of both first products: quantised once when the kernels do not do it while loading.
-struct Input {
-  const __nv_bfloat16* x;
-  bool quantise;
-};
-
-Input prepare_input(const MoeParams& p, int hidden) {
-  if (!p.quantise || p.tokens <= 8) return {p.hidden, p.quantise};
-  run_quantise({.rows = p.tokens, .cols = hidden, .ldx = hidden, .x = p.hidden, .y = p.workspace.quantised, .stream = p.stream});
-  return {p.workspace.quantised, false};
-}
 
 /// What both products of the routed experts share.
 GemmParams routed_product(const MoeParams& p, int cols) {
@@ -61,9 +51,48 @@ GemmParams routed_product(const MoeParams& p, int cols) {
   g.tile_count = p.workspace.tile_count;
   g.experts = p.weights->experts.count;
   g.max_tiles = max_group_tiles(g.rows, g.experts, group_tile_rows(g.rows, g.experts));
+  g.arch = p.arch;
   g.num_sms = p.num_sms;
   g.stream = p.stream;
   return g;
+}
+
+/// What both products of the shared expert share.
+GemmParams shared_product(const MoeParams& p, int cols) {
+  GemmParams g;
+  g.format = p.weights->shared_down.format;
+  g.rows = p.tokens;
+  g.cols = g.ldx = cols;
+  g.arch = p.arch;
+  g.num_sms = p.num_sms;
+  g.stream = p.stream;
+  return g;
+}
+
+/// Input of both first products: quantised once when the kernels do not do it while loading.
+struct Input {
+  const __nv_bfloat16* x;
+  bool quantise;
+  bool fp8;  // cells
+};
+
+bool has_routed(const MoeParams& p) { return p.weights->experts.down.data != nullptr; }
+bool has_shared(const MoeParams& p) { return p.weights->shared_down.data != nullptr; }
+
+Input prepare_input(const MoeParams& p, int hidden) {
+  if (!p.quantise || p.tokens <= 8) return {p.hidden, p.quantise, false};
+  GemmParams routed = routed_product(p, hidden), shared = shared_product(p, hidden);
+  routed.quantise = shared.quantise = true;
+  const QuantiseParams copy = {
+      .rows = p.tokens, .cols = hidden, .ldx = hidden, .x = p.hidden, .y = p.workspace.quantised, .stream = p.stream};
+  if (has_routed(p) && takes_fp8(routed)) {
+    run_quantise_fp8(copy);
+    return {p.workspace.quantised, false, true};
+  }
+  // Routed experts of few rows quantise while they load; the shared one makes its cells itself.
+  if (has_shared(p) && takes_fp8(shared)) return {p.hidden, true, false};
+  run_quantise(copy);
+  return {p.workspace.quantised, false, false};
 }
 
 void begin_routed(const MoeParams& p, const Input& input) {
@@ -87,6 +116,7 @@ void begin_routed(const MoeParams& p, const Input& input) {
                 .stream = p.stream});
   GemmParams first = routed_product(p, hidden);
   first.quantise = input.quantise;
+  first.x_fp8 = input.fp8;
   first.paired = true;
   first.limit = p.limit;
   first.gather = w.sorted_token;
@@ -114,6 +144,8 @@ GemmSegment down_segment(const Linear& down, int first, int cols) {
 
 /// A product of activations that are quantised in place (nothing else reads them): the first columns do it for all.
 void run_down(GemmParams g, const MoeParams& p, __nv_bfloat16* act, int first) {
+  g.quantise = p.quantise;
+  g.x_fp8 = first > 0 && takes_fp8(g);
   g.quantise = p.quantise && (first == 0 || stream_rows(g) == 8);
   g.quantised = act;
   run_gemm(g);
@@ -134,11 +166,9 @@ void finish_routed(const MoeParams& p, int first, int cols) {
 void begin_shared(const MoeParams& p, const Input& input) {
   const Linear &gate = p.weights->shared_gate, &up = p.weights->shared_up;
   const int width = static_cast<int>(gate.rows), hidden = static_cast<int>(gate.cols);
-  GemmParams g;
-  g.format = gate.format;
-  g.rows = p.tokens;
-  g.cols = g.ldx = hidden;
+  GemmParams g = shared_product(p, hidden);
   g.quantise = input.quantise;
+  g.x_fp8 = input.fp8;
   g.quantised = p.workspace.quantised;
   g.paired = true;
   g.limit = p.limit;
@@ -146,28 +176,61 @@ void begin_shared(const MoeParams& p, const Input& input) {
   g.segments[0] = {.weights = bytes_of(gate.data), .scales = bytes_of(gate.scale), .x = input.x, .y = p.workspace.shared_act,
                    .rows = width, .ldy = width};
   g.segments[1] = {.weights = bytes_of(up.data), .scales = bytes_of(up.scale), .x = input.x, .rows = width};
-  g.num_sms = p.num_sms;
-  g.stream = p.stream;
   run_gemm(g);
 }
 
 void finish_shared(const MoeParams& p, int first, int cols) {
   const Linear& down = p.weights->shared_down;
-  GemmParams g;
-  g.format = down.format;
-  g.rows = p.tokens;
-  g.cols = g.ldx = static_cast<int>(down.cols);
+  GemmParams g = shared_product(p, static_cast<int>(down.cols));
   g.num_segments = 1;
   g.segments[0] = down_segment(down, first, cols);
   g.segments[0].x = p.workspace.shared_act;
   g.segments[0].y = p.workspace.shared_down + first;
-  g.num_sms = p.num_sms;
-  g.stream = p.stream;
   run_down(g, p, p.workspace.shared_act, first);
 }
 
-bool has_routed(const MoeParams& p) { return p.weights->experts.down.data != nullptr; }
-bool has_shared(const MoeParams& p) { return p.weights->shared_down.data != nullptr; }
+/// Tokens [first, first + tokens) with their parts of the buffers.
+MoeParams tokens_of(const MoeParams& p, int first, int tokens) {
+  MoeParams part = p;
+  const auto token = static_cast<size_t>(first), slot = token * static_cast<size_t>(p.picks);
+  const auto hidden = static_cast<size_t>(p.weights->gate.cols), width = static_cast<size_t>(p.weights->experts.down.cols);
+  const int experts = p.weights->experts.count;
+  part.tokens = tokens;
+  part.decode_tokens = 0;
+  part.hidden += token * hidden;
+  part.ids += slot;
+  part.routing += slot;
+  part.output += token * hidden;
+  MoeWorkspace& w = part.workspace;
+  w.sorted_token += slot;
+  w.sorted_weight += slot;
+  w.row_of_slot += slot;
+  if (first > 0) {
+    w.begin += experts + 1;
+    w.tiles += max_group_tiles(static_cast<int>(slot), experts, 8);
+    w.tile_count += 1;
+  }
+  w.quantised += token * hidden;
+  w.act += slot * width;
+  w.down += slot * hidden;
+  w.shared_act += token * static_cast<size_t>(p.weights->shared_down.cols);
+  w.shared_down += token * hidden;
+  return part;
+}
+
+/// Calls `run` with all tokens, or with those of decode and the others apart where FP8 products of the others would give decode
+/// tokens bits that depend on the batch.
+template <class Run>
+void for_parts(const MoeParams& p, const Run& run) {
+  if (p.tokens == 0) return;
+  const int decode = p.quantise && p.arch >= kFirstFp8Arch ? p.decode_tokens : 0;
+  if (decode > 0) {
+    MoeParams part = tokens_of(p, 0, decode);
+    part.arch = 0;
+    run(part);
+  }
+  if (decode < p.tokens) run(decode > 0 ? tokens_of(p, decode, p.tokens - decode) : p);
+}
 
 }  // namespace
 
@@ -182,21 +245,23 @@ MoeWorkspace carve_moe_workspace(void* base, const MoeShape& shape) {
   return carve(static_cast<uint8_t*>(base), shape, at);
 }
 
-void begin_experts(const MoeParams& p) {
-  if (p.tokens == 0) return;
-  const Input input = prepare_input(p, static_cast<int>(p.weights->gate.cols));
-  if (has_routed(p)) begin_routed(p, input);
-  if (has_shared(p)) begin_shared(p, input);
+void begin_experts(const MoeParams& params) {
+  for_parts(params, [](const MoeParams& p) {
+    const Input input = prepare_input(p, static_cast<int>(p.weights->gate.cols));
+    if (has_routed(p)) begin_routed(p, input);
+    if (has_shared(p)) begin_shared(p, input);
+  });
 }
 
-void finish_experts(const MoeParams& p, int first, int cols) {
-  if (p.tokens == 0) return;
+void finish_experts(const MoeParams& params, int first, int cols) {
   TWELVEX_NEED(first % kScaleBlock, 0);
-  if (has_routed(p)) finish_routed(p, first, cols);
-  if (has_shared(p)) finish_shared(p, first, cols);
-  run_combine({.tokens = p.tokens, .cols = cols, .stride = static_cast<int>(p.weights->gate.cols), .picks = p.picks,
-               .row_of_slot = p.workspace.row_of_slot, .rows = has_routed(p) ? p.workspace.down + first : nullptr,
-               .shared = has_shared(p) ? p.workspace.shared_down + first : nullptr, .y = p.output + first, .stream = p.stream});
+  for_parts(params, [first, cols](const MoeParams& p) {
+    if (has_routed(p)) finish_routed(p, first, cols);
+    if (has_shared(p)) finish_shared(p, first, cols);
+    run_combine({.tokens = p.tokens, .cols = cols, .stride = static_cast<int>(p.weights->gate.cols), .picks = p.picks,
+                 .row_of_slot = p.workspace.row_of_slot, .rows = has_routed(p) ? p.workspace.down + first : nullptr,
+                 .shared = has_shared(p) ? p.workspace.shared_down + first : nullptr, .y = p.output + first, .stream = p.stream});
+  });
 }
 
 void run_experts(const MoeParams& p) {

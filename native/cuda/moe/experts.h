@@ -25,9 +25,10 @@ struct MoeWorkspace {
   int32_t* sorted_token = nullptr;       // [T K]
   float* sorted_weight = nullptr;        // [T K]
   int32_t* row_of_slot = nullptr;        // [T K]
-  int32_t* begin = nullptr;              // [E + 1]
-  GroupTile* tiles = nullptr;            // [max_group_tiles(T K, E, 8)]
-  int32_t* tile_count = nullptr;         // [1]
+  // Twice, as decode tokens and others may be sorted apart.
+  int32_t* begin = nullptr;              // [2, E + 1]
+  GroupTile* tiles = nullptr;            // [max_group_tiles(T K, E, 8) + E], one list behind the other
+  int32_t* tile_count = nullptr;         // [2]
   __nv_bfloat16* quantised = nullptr;    // [T, D]
   __nv_bfloat16* act = nullptr;          // [T K, I]
   __nv_bfloat16* down = nullptr;         // [T K, D]
@@ -42,6 +43,8 @@ struct MoeParams {
   int picks = 0;                           // K
   float limit = 0;                         // swiglu_limit
   bool quantise = false;                   // served numerics
+  int arch = 0;                            // gemm.h
+  int decode_tokens = 0;                   // leading tokens whose bits may not depend on the batch (gemm.h, decode_rows)
   const MoeWeights* weights = nullptr;
   const __nv_bfloat16* hidden = nullptr;   // [T, D]
   const int32_t* ids = nullptr;            // [T, K]

@@ -5,6 +5,8 @@
 #include <numeric>
 
 #include "fake_cache.h"
+#include "gemm/fp8_cells.h"
+#include "gemm/gemm_reference.h"
 
 using namespace twelvex;
 using namespace twelvex::test;
@@ -55,15 +57,21 @@ Groups make_groups(const FakeBatch& batch) {
   return g;
 }
 
-void check_case(RowFormat format, int heads, int topk, const std::vector<RowSpec>& rows, bool timed = false) {
+enum class Mode { kTest, kTime };
+
+/// `query_fp8`: queries as e4m3 with a scale a head, on FP8 tensor cores (which Hopper computes from bf16 products).
+void check_case(RowFormat format, bool query_fp8, int heads, int topk, const std::vector<RowSpec>& rows, Mode mode = Mode::kTest) {
+  const bool timed = mode == Mode::kTime;
   const int blocks = timed ? 512 : 100;
   const FakeBatch batch(rows, 8, blocks);
   const IndexCache cache(format, blocks);
   const Groups groups = make_groups(batch);
   const DeviceArray<int32_t> first(groups.first), count(groups.count);
-  const auto query = random_bf16(static_cast<size_t>(batch.tokens()) * heads * kIndexDim);
+  const auto drawn = random_bf16(static_cast<size_t>(batch.tokens()) * heads * kIndexDim);
+  std::vector<float> query = to_floats(drawn);
+  if (query_fp8) quantise_row(query.data(), static_cast<int>(query.size()));
   const auto weights = random_bf16(static_cast<size_t>(batch.tokens()) * heads);
-  const DeviceArray<__nv_bfloat16> d_query(query), d_weights(weights);
+  const DeviceArray<__nv_bfloat16> d_query(drawn), d_weights(weights);
   int limit = 0;
   for (const int p : batch.token_position) limit = std::max(limit, (p + 1) / kCsaRatio);
   const int stride = (limit + 31) / 32 * 32 + 32;
@@ -79,6 +87,7 @@ void check_case(RowFormat format, int heads, int topk, const std::vector<RowSpec
   p.topk = topk;
   p.entry_limit = limit;
   p.query = d_query;
+  p.query_fp8 = query_fp8;
   p.weights = d_weights;
   p.scale = scale;
   p.scores = scores;
@@ -90,12 +99,15 @@ void check_case(RowFormat format, int heads, int topk, const std::vector<RowSpec
   k.scores = scores;
   k.stride = stride;
   k.selection = selection;
+  if (query_fp8) {
+    cuda::run_quantise_fp8({.rows = batch.tokens() * heads, .cols = kIndexDim, .ldx = kIndexDim, .x = d_query, .y = d_query});
+  }
   cuda::run_index_scores(p, nullptr);
   cuda::run_topk(k, nullptr);
   sync("indexer");
   char text[160];
-  std::snprintf(text, sizeof text, "%s entries, %d heads, top-k %d, %d tokens, up to %d entries",
-                format == RowFormat::kFp8 ? "fp8" : "bf16", heads, topk, batch.tokens(), limit);
+  std::snprintf(text, sizeof text, "%s entries, %s queries, %d heads, top-k %d, %d tokens, up to %d entries",
+                format == RowFormat::kFp8 ? "fp8" : "bf16", query_fp8 ? "fp8" : "bf16", heads, topk, batch.tokens(), limit);
   if (timed) {
     double pairs = 0;
     for (const int q : batch.token_position) pairs += (q + 1) / kCsaRatio;
@@ -124,7 +136,7 @@ void check_case(RowFormat format, int heads, int topk, const std::vector<RowSpec
         for (int h = 0; h < heads; ++h) {
           double dot = 0;
           for (int d = 0; d < kIndexDim; ++d)
-            dot += static_cast<double>(__bfloat162float(query[(static_cast<size_t>(t) * heads + h) * kIndexDim + d])) * entry[d];
+            dot += static_cast<double>(query[(static_cast<size_t>(t) * heads + h) * kIndexDim + d]) * entry[d];
           sum += std::max(dot, 0.0) * __bfloat162float(weights[static_cast<size_t>(t) * heads + h]) * scale;
         }
         difference.add(mine[e], sum);
@@ -187,17 +199,22 @@ void check_ties() {
 
 int main(int argc, char** argv) {
   const bool timed = start("indexer", argc, argv);
-  for (const RowFormat format : {RowFormat::kBF16, RowFormat::kFp8}) {
-    check_case(format, 64, 512, {{5000, 33}, {100, 7}});
-    check_case(format, 8, 16, {{0, 300}, {2063, 2}, {1, 1}});
-    check_case(format, 4, 24, {{700, 17}, {300, 3}});
-    check_case(format, 64, 512, {{1000, 5}});
+  struct Formats {
+    RowFormat entries;
+    bool query_fp8;
+  };
+  constexpr Formats kAll[] = {{RowFormat::kBF16, false}, {RowFormat::kFp8, false}, {RowFormat::kFp8, true}};
+  for (const auto& [format, query_fp8] : kAll) {
+    check_case(format, query_fp8, 64, 512, {{5000, 33}, {100, 7}});
+    check_case(format, query_fp8, 8, 16, {{0, 300}, {2063, 2}, {1, 1}});
+    check_case(format, query_fp8, 4, 24, {{700, 17}, {300, 3}});
+    check_case(format, query_fp8, 64, 512, {{1000, 5}});
   }
   check_ties();
   if (timed) {
-    for (const RowFormat format : {RowFormat::kBF16, RowFormat::kFp8}) {
-      check_case(format, 64, 512, {{63000, 543}}, true);
-      check_case(format, 64, 512, {{63000, 3}}, true);
+    for (const auto& [format, query_fp8] : kAll) {
+      check_case(format, query_fp8, 64, 512, {{63000, 543}}, Mode::kTime);
+      check_case(format, query_fp8, 64, 512, {{63000, 3}}, Mode::kTime);
     }
   }
   return finish("indexer");

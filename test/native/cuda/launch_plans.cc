@@ -44,6 +44,14 @@ TEST("indexer scores are taken in chunks of whole groups that fit their buffer, 
   CHECK_EQ(score_chunk_tokens(1 << 20, 1 << 20), kScoreGroup);
 }
 
+TEST("indexer scores run on FP8 tensor cores in served numerics on sm_12x, of rows in fp8") {
+  CHECK(index_scores_in_fp8(true, RowFormat::kFp8, 120));
+  CHECK(index_scores_in_fp8(true, RowFormat::kFp8, 121));
+  CHECK(!index_scores_in_fp8(true, RowFormat::kFp8, 90));
+  CHECK(!index_scores_in_fp8(true, RowFormat::kBF16, 120));
+  CHECK(!index_scores_in_fp8(false, RowFormat::kFp8, 120));
+}
+
 TEST("a gather covers the visible entries and the window of the row's first token") {
   const GatherShape csa = gather_shape(1000, 24, kCsaRatio, 0);
   CHECK_EQ(csa.compressed, 256);

@@ -5,6 +5,7 @@
 
 #include "check.h"
 #include "common/device.h"
+#include "gemm/fp8_gemm.h"
 #include "gemm/gemm.h"
 #include "moe/dispatch.h"
 
@@ -90,6 +91,59 @@ TEST("group tiles follow the average number of rows an expert has") {
   CHECK_EQ(group_tile_rows(1024 * 6, 256), 64);
   CHECK_EQ(group_tile_rows(4096 * 6, 256), 128);
   CHECK_EQ(plan_tile(grouped(1024, 6, 256, 4096, 4096)).rows_m, 64);
+}
+
+TEST("FP8 tensor cores take many rows of quantised weights in served numerics on sm_12x, and nothing else") {
+  GemmParams p = dense(WeightFormat::kFp8Block128, 4096, 4096, {4096}, 188);
+  p.quantise = true;
+  for (int arch : {120, 121}) {
+    p.arch = arch;
+    CHECK(takes_fp8(p));
+  }
+  p.arch = 90;
+  CHECK(!takes_fp8(p));
+  p.arch = 0;
+  CHECK(!takes_fp8(p));
+  p.arch = 120;
+  p.quantise = false;  // exact numerics
+  CHECK(!takes_fp8(p));
+  p.quantise = true;
+  p.format = WeightFormat::kBF16;
+  CHECK(!takes_fp8(p));
+  p.format = WeightFormat::kFp8Block128;
+  p.cols = 4096 + 64;  // not whole groups
+  CHECK(!takes_fp8(p));
+  GemmParams experts = grouped(4096, 6, 256, 4096, 4096);
+  experts.quantise = true;
+  experts.arch = 120;
+  CHECK(takes_fp8(experts));
+  experts = grouped(192, 6, 256, 4096, 4096);  // experts of few rows stream
+  experts.quantise = true;
+  experts.arch = 120;
+  CHECK(!takes_fp8(experts));
+}
+
+TEST("decode rows never make a product one of FP8, however many they are") {
+  GemmParams p = dense(WeightFormat::kFp8Block128, 192, 4096, {4096}, 188);
+  p.quantise = true;
+  p.arch = 120;
+  p.decode_rows = 192;
+  CHECK(!takes_fp8(p));
+  p.rows = 192 + 16;  // few others stream
+  CHECK(!takes_fp8(p));
+  p.rows = 192 + 17;
+  CHECK(takes_fp8(p));
+}
+
+TEST("FP8 blocks take 64 or 128 rows, whichever needs less time in whole rounds") {
+  CHECK_EQ(plan_fp8(dense(WeightFormat::kFp8Block128, 200, 4096, {4096}, 188)).rows_m, 64);
+  CHECK_EQ(plan_fp8(dense(WeightFormat::kFp8Block128, 512, 4096, {4096}, 188)).rows_m, 128);  // two rounds of 64 take longer
+  CHECK_EQ(plan_fp8(dense(WeightFormat::kFp8Block128, 4096, 4096, {4096}, 188)).rows_m, 128);
+  for (int rows : {17, 32, 33, 300, 4096}) {
+    const TilePlan plan = plan_fp8(dense(WeightFormat::kFp8Block128, rows, 4096, {4096}, 188));
+    CHECK(plan.rows_m == 64 || plan.rows_m == 128);
+    CHECK(plan.grid_m * plan.rows_m >= rows && (plan.grid_m - 1) * plan.rows_m < rows);
+  }
 }
 
 TEST("the bound on group tiles holds for the worst distributions") {

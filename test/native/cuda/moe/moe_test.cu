@@ -168,7 +168,16 @@ struct Layer {
   }
 };
 
-std::vector<float> run(const Layer& layer, int tokens, const bf16* x, const int32_t* ids, const float* routing, bool quantise) {
+/// Exact numerics, served ones, or served ones on FP8 tensor cores (which Hopper computes from bf16 products).
+enum class Mode { kExact, kServed, kFp8 };
+
+struct Inputs {
+  const bf16* x;
+  const int32_t* ids;
+  const float* routing;
+};
+
+std::vector<float> run(const Layer& layer, int tokens, const Inputs& in, Mode mode, int decode_tokens = 0) {
   const cuda::MoeShape shape{tokens, layer.hidden, layer.experts, layer.picks, layer.width, layer.width};
   const DeviceArray<uint8_t> workspace(cuda::moe_workspace_bytes(shape));
   const DeviceArray<bf16> y(static_cast<size_t>(tokens) * layer.hidden);
@@ -176,11 +185,13 @@ std::vector<float> run(const Layer& layer, int tokens, const bf16* x, const int3
   cuda::run_experts({.tokens = tokens,
                      .picks = layer.picks,
                      .limit = 10,
-                     .quantise = quantise,
+                     .quantise = mode != Mode::kExact,
+                     .arch = mode == Mode::kFp8 ? 120 : 0,
+                     .decode_tokens = decode_tokens,
                      .weights = &layer.weights,
-                     .hidden = x,
-                     .ids = ids,
-                     .routing = routing,
+                     .hidden = in.x,
+                     .ids = in.ids,
+                     .routing = in.routing,
                      .output = y,
                      .workspace = cuda::carve_moe_workspace(workspace, shape),
                      .num_sms = cuda::device_info().multiprocessors});
@@ -204,7 +215,22 @@ void add_expert(const HostMatrix& w1, const HostMatrix& w3, const HostMatrix& w2
   }
 }
 
-void test_experts(const Layer& layer, int tokens, bool quantise) {
+/// Tokens of decode keep the bits that they have without FP8, whatever else the step holds.
+void test_decode_apart(const Layer& layer, int tokens, const Inputs& in, const std::vector<float>& all) {
+  const std::vector<float> wide = run(layer, tokens, in, Mode::kServed);
+  for (const int decode : {1, 9, tokens / 2}) {
+    if (decode == 0 || decode >= tokens) continue;
+    const std::vector<float> mixed = run(layer, tokens, in, Mode::kFp8, decode);
+    const auto at = static_cast<std::ptrdiff_t>(decode) * layer.hidden;
+    Difference d;
+    for (size_t i = static_cast<size_t>(at); i < mixed.size(); ++i) d.add(mixed[i], all[i]);
+    expect(std::equal(mixed.begin(), mixed.begin() + at, wide.begin()) && d.relative() < 1e-2,
+           "  " + std::to_string(decode) + " decode tokens apart keep their bits");
+  }
+}
+
+void test_experts(const Layer& layer, int tokens, Mode mode) {
+  const bool quantise = mode != Mode::kExact;
   const std::vector<bf16> x = random_bf16(static_cast<size_t>(tokens) * layer.hidden, 0.5f);
   std::vector<int32_t> ids(static_cast<size_t>(tokens) * layer.picks);
   std::vector<float> routing(ids.size());
@@ -219,7 +245,8 @@ void test_experts(const Layer& layer, int tokens, bool quantise) {
   const DeviceArray<bf16> d_x(x);
   const DeviceArray<int32_t> d_ids(ids);
   const DeviceArray<float> d_routing(routing);
-  const std::vector<float> y = run(layer, tokens, d_x, d_ids, d_routing, quantise);
+  const Inputs in_device = {d_x, d_ids, d_routing};
+  const std::vector<float> y = run(layer, tokens, in_device, mode);
   Difference d;
   for (int t = 0; t < tokens; t += std::max(1, tokens / 6)) {
     std::vector<float> in(layer.hidden);
@@ -236,11 +263,13 @@ void test_experts(const Layer& layer, int tokens, bool quantise) {
   // Served: an activation on a rounding border may fall to the other side; exact: roundings to bf16 alone.
   expect_close(d, quantise ? 1e-2 : 5e-3,
                "experts D=" + std::to_string(layer.hidden) + " I=" + std::to_string(layer.width) +
-                   " E=" + std::to_string(layer.experts) + " T=" + std::to_string(tokens) + (quantise ? " served" : " exact"));
+                   " E=" + std::to_string(layer.experts) + " T=" + std::to_string(tokens) +
+                   (mode == Mode::kExact ? " exact" : mode == Mode::kServed ? " served" : " served, FP8"));
   expect(std::none_of(y.begin(), y.end(), [](float v) { return std::isnan(v); }), "  every output written");
+  if (mode == Mode::kFp8) return test_decode_apart(layer, tokens, in_device, y);
   for (const int fewer : {1, 3, tokens / 3}) {
     if (fewer == 0 || fewer >= tokens) continue;
-    const std::vector<float> some = run(layer, fewer, d_x, d_ids, d_routing, quantise);
+    const std::vector<float> some = run(layer, fewer, in_device, mode);
     expect(std::equal(some.begin(), some.end(), y.begin()), "  the first " + std::to_string(fewer) + " alone give the same bits");
   }
 }
@@ -325,11 +354,14 @@ int main(int argc, char** argv) {
   {
     cuda::WeightStore store(nullptr);
     const Layer small(store, 384, 128, 12, 2), narrow(store, 256, 64, 8, 2), large(store, 1024, 384, 24, 6);
-    for (const bool quantise : {false, true}) {
-      for (const int tokens : {1, 2, 7, 30, 150, 500}) test_experts(small, tokens, quantise);
-      for (const int tokens : {3, 40, 400}) test_experts(narrow, tokens, quantise);
-      for (const int tokens : {1, 8, 33, 64, 700}) test_experts(large, tokens, quantise);
+    for (const Mode mode : {Mode::kExact, Mode::kServed}) {
+      for (const int tokens : {1, 2, 7, 30, 150, 500}) test_experts(small, tokens, mode);
+      for (const int tokens : {3, 40, 400}) test_experts(narrow, tokens, mode);
+      for (const int tokens : {1, 8, 33, 64, 700}) test_experts(large, tokens, mode);
     }
+    for (const int tokens : {1, 17, 60, 150, 500, 3000}) test_experts(small, tokens, Mode::kFp8);
+    for (const int tokens : {40, 400}) test_experts(narrow, tokens, Mode::kFp8);  // 64 columns of an expert: bf16 products
+    for (const int tokens : {9, 33, 100, 700}) test_experts(large, tokens, Mode::kFp8);
   }
   if (timed) bench();
   return finish("moe");

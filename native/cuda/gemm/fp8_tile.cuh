@@ -1,0 +1,376 @@
+// SPDX-License-Identifier: MIT
+// Many rows on FP8 tensor cores: a block computes 128 weight rows x kRowsM activation rows (paired: 64 gate and 64 up rows), K in
+// stages of 128 columns, the reach of an activation scale, through a ring of shared-memory stages filled by cp.async.
+//   stage:  the weights' cells, [row tile][vector][lane], as they lie in memory; of the activations' cells (fp8_cells.h) the 128
+//           bytes of values, whose 16-byte chunk c lies at c ^ (row & 1), so that the two rows and four lanes of a quarter warp
+//           hit all banks, and the scale; of fp4 weights their scales.
+//   step:   wait for the oldest stage, barrier, refill the stage that was read before, multiply.
+// Eight warps; a warp owns 32 weight rows x kRowsM / 2 activation rows. Both operands go to the tensor cores as they are stored
+// (fp4: two shifts a word put e2m1 into bytes), scales included. The sum of a stage starts at zero and joins the totals at its
+// end: a sum over 128 columns with its scales, then f32 additions in ascending order, which is what the specification says of
+// quantised products. Four token tiles at a time share one word of scales a lane, as the instruction selects the lane.
+// Grouped: block y names a run of sorted rows of one expert; rows of x are gathered by the copies.
+#pragma once
+
+#include "arch/async_copy.cuh"
+#include "arch/mma_fp8.cuh"
+#include "common/device.h"
+#include "gemm/epilogue.cuh"
+#include "gemm/fp8_cells.h"
+#include "gemm/gemm.h"
+
+namespace twelvex::cuda::fp8 {
+
+inline constexpr int kWarps = 8;
+inline constexpr int kThreads = kWarps * 32;
+inline constexpr int kBlockTilesN = 8;                       // row tiles of a block
+inline constexpr int kBlockRows = kBlockTilesN * kCellRows;  // 128
+inline constexpr int kStageCols = kScaleBlock;               // 128
+inline constexpr int kStageCells = kStageCols / kCellCols;   // 2
+inline constexpr int kOutStride = kBlockRows + 8;            // bf16; a row of the output tile, 16-byte aligned, banks spread
+inline constexpr int kQuadTiles = 4;                         // token tiles whose scales a lane's word selects
+
+template <WeightFormat kFormat, int kRowsM>
+struct SmemPlan {
+  static constexpr bool kFp4 = kFormat == WeightFormat::kFp4Group32;
+  static constexpr int kTileVectors = kStageCells * cell_bytes(kFormat) / 16;  // of a row tile in a stage
+  struct Stage {
+    uint4 weights[kBlockTilesN][kTileVectors];
+    uint4 x[kRowsM][8];
+    uint32_t scales[kFp4 ? kBlockTilesN : 0][kStageCells][8];  // fp4
+    uint32_t x_scale[kRowsM];
+  };
+  static constexpr int kFit = (kMaxSharedBytes - 512) / static_cast<int>(sizeof(Stage));
+  static constexpr int kStages = kFit > 4 ? 4 : kFit;
+  union {
+    Stage stages[kStages];
+    __nv_bfloat16 out[kRowsM][kOutStride];
+  };
+  uint8_t scales[2][256];  // fp8: scale bytes of the block's (paired: both) row blocks; K <= 32,768
+};
+
+template <WeightFormat kFormat, int kRowsM, bool kPaired, bool kGrouped>
+struct Tile {
+  using Smem = SmemPlan<kFormat, kRowsM>;
+  using Stage = typename Smem::Stage;
+  static_assert(sizeof(Smem) <= kMaxSharedBytes);
+  static constexpr bool kFp4 = Smem::kFp4;
+  static constexpr int kStages = Smem::kStages;
+  static constexpr int kWarpsM = 2, kWarpsN = kWarps / kWarpsM;
+  static constexpr int kWarpTilesN = kBlockTilesN / kWarpsN;  // 2; paired: a gate and an up tile
+  static constexpr int kWarpTilesM = kRowsM / kWarpsM / 8;
+  static constexpr int kQuads = kWarpTilesM / kQuadTiles;
+  static_assert(kWarpTilesN == 2 && kWarpTilesM % kQuadTiles == 0);
+
+  const GemmParams& p;
+  Smem& smem;
+  const int lane = threadIdx.x % 32;
+  const int warp_n = threadIdx.x / 32 % kWarpsN;
+  const int warp_m = threadIdx.x / 32 / kWarpsN;
+  const int steps = p.cols / kStageCols;
+  int segment = 0;
+  int first_row = 0;  // of the block in its segment (paired: in both)
+  GroupTile group;
+  // What this thread copies.
+  static constexpr int kWeightCopies = kBlockTilesN * Smem::kTileVectors / kThreads;
+  static constexpr int kXCopies = kRowsM * 8 / kThreads;
+  static constexpr int kCopyTiles = kBlockTilesN / kWeightCopies;  // row tiles between a thread's copies
+  static constexpr uint32_t kNoRow = 0xffffffffu;
+  const uint8_t* weights_from;            // its first vector; the others follow kCopyTiles row tiles apart
+  int weight_row;                         // weight row of the first
+  const uint8_t* x_base;                  // cells of the segment's first row
+  uint32_t x_from[kXCopies];              // its chunks' offsets there, in units of 16 bytes; kNoRow: none
+  uint32_t x_scale_from = kNoRow;         // of the row whose scales this thread copies
+  const uint8_t* scales_from = nullptr;   // fp4
+
+  float total[kWarpTilesN][kWarpTilesM][4];
+
+  __device__ Tile(const GemmParams& params, Smem& shared) : p(params), smem(shared) {}
+
+  /// Weight row of tile `tile` of the block, and the segment it is in. Paired: even tiles are gate, odd tiles up rows.
+  __device__ int tile_row(int tile) const { return kPaired ? first_row + tile / 2 * kCellRows : first_row + tile * kCellRows; }
+  __device__ const GemmSegment& tile_segment(int tile) const { return p.segments[kPaired ? tile % 2 : segment]; }
+  /// First activation row of the warp's tile `m`: the warps take tiles in turn, so that a short group loads them evenly.
+  __device__ int tile_token(int m) const { return (m * kWarpsM + warp_m) * 8; }
+
+  __device__ void locate() {
+    constexpr int kRows = kPaired ? kBlockRows / 2 : kBlockRows;
+    int block = blockIdx.x;
+    if constexpr (!kPaired) {
+      while (block >= ceil_div(p.segments[segment].rows, kRows))
+        block -= static_cast<int>(ceil_div(p.segments[segment++].rows, kRows));
+    }
+    first_row = block * kRows;
+    if constexpr (kGrouped) {
+      group = p.tiles[blockIdx.y];
+    } else {
+      group = GroupTile{0, static_cast<int>(blockIdx.y) * kRowsM, min(kRowsM, p.rows - static_cast<int>(blockIdx.y) * kRowsM)};
+    }
+  }
+
+  /// Where row `m` of the block lies, in units of 16 bytes.
+  __device__ uint32_t row_offset(int m) const {
+    if (m >= group.rows) return kNoRow;
+    int64_t row = group.first + m;
+    if (kGrouped && p.gather != nullptr) row = __ldg(p.gather + row);
+    return static_cast<uint32_t>(row * p.ldx / 8);
+  }
+
+  __device__ void prepare_copies() {
+    const int tile = threadIdx.x / Smem::kTileVectors;
+    const int64_t tile_bytes = cells_per_row(p.cols) * cell_bytes(kFormat);
+    weight_row = tile_row(tile);
+    weights_from = tile_segment(tile).weights + group.expert * p.expert_weight_bytes + weight_row / kCellRows * tile_bytes +
+                   threadIdx.x % Smem::kTileVectors * 16;
+    x_base = reinterpret_cast<const uint8_t*>(p.segments[segment].x);
+#pragma unroll
+    for (int i = 0; i < kXCopies; ++i) {
+      x_from[i] = row_offset((threadIdx.x + i * kThreads) / 8);
+      if (x_from[i] != kNoRow) x_from[i] += threadIdx.x % 8;
+    }
+    if (threadIdx.x < kRowsM) x_scale_from = row_offset(threadIdx.x);
+    if constexpr (kFp4) {
+      const int row = tile_row(threadIdx.x / 4 % kBlockTilesN);
+      const GemmSegment& s = tile_segment(threadIdx.x / 4 % kBlockTilesN);
+      if (threadIdx.x < kBlockTilesN * 4 && row < s.rows) {
+        scales_from = s.scales + group.expert * p.expert_scale_bytes + row / kCellRows * cells_per_row(p.cols) * 32 +
+                      threadIdx.x % 4 * 16;
+      }
+    } else {
+      for (int i = threadIdx.x; i < steps * (kPaired ? 2 : 1); i += kThreads) {
+        const GemmSegment& s = p.segments[kPaired ? i / steps : segment];
+        smem.scales[i / steps][i % steps] = s.scales[first_row / kScaleBlock * steps + i % steps];
+      }
+    }
+  }
+
+  __device__ void copy_stage(int step) {
+    if (step < steps) {
+      Stage& stage = smem.stages[step % kStages];
+      constexpr int kRowStep = kPaired ? kCopyTiles / 2 : kCopyTiles;
+      const int64_t tile_bytes = cells_per_row(p.cols) * cell_bytes(kFormat);
+#pragma unroll
+      for (int i = 0; i < kWeightCopies; ++i) {
+        const bool valid = weight_row + i * kRowStep * kCellRows < tile_segment(kPaired ? threadIdx.x / Smem::kTileVectors : 0).rows;
+        const uint8_t* from = weights_from + (valid ? i * kRowStep * tile_bytes + step * (Smem::kTileVectors * 16) : 0);
+        cp_async_16(smem_address(&stage.weights[0][0] + threadIdx.x + i * kThreads), from, valid);
+      }
+      // Rows that are not there name the first one: an address that is not read is still translated.
+#pragma unroll
+      for (int i = 0; i < kXCopies; ++i) {
+        const int m = (threadIdx.x + i * kThreads) / 8;
+        const bool valid = x_from[i] != kNoRow;
+        const uint8_t* from = x_base + (valid ? static_cast<size_t>(x_from[i]) * 16 + step * kFp8CellBytes : 0);
+        cp_async_16(smem_address(&stage.x[m][threadIdx.x % 8 ^ (m & 1)]), from, valid);
+      }
+      if (threadIdx.x < kRowsM) {
+        const bool valid = x_scale_from != kNoRow;
+        const uint8_t* from = x_base + (valid ? static_cast<size_t>(x_scale_from) * 16 + step * kFp8CellBytes + kFp8CellScale : 0);
+        cp_async_4(smem_address(&stage.x_scale[threadIdx.x]), from, valid);
+      }
+      if constexpr (kFp4) {
+        if (threadIdx.x < kBlockTilesN * 4) {
+          const bool valid = scales_from != nullptr;
+          cp_async_16(smem_address(&stage.scales[0][0][0] + threadIdx.x * 4),
+                      valid ? scales_from + static_cast<size_t>(step) * 64 : p.segments[segment].scales, valid);
+        }
+      }
+    }
+    cp_async_commit();
+  }
+
+  /// The warp's weights of a stage, [tile][block of 32 columns][word], and their scales as mma_scaled takes them.
+  __device__ void load_weights(const Stage& stage, int step, uint32_t (&a)[kWarpTilesN][4][4], uint32_t (&scales)[kWarpTilesN]) {
+#pragma unroll
+    for (int n = 0; n < kWarpTilesN; ++n) {
+      const int tile = warp_n * kWarpTilesN + n;
+      if constexpr (kFp4) {
+#pragma unroll
+        for (int cell = 0; cell < kStageCells; ++cell) {
+          const uint4 v = stage.weights[tile][cell * 32 + lane];
+          const uint32_t words[4] = {v.x, v.y, v.z, v.w};  // [block][row g, g + 8]
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            a[n][2 * cell + i / 2][i % 2] = (words[i] << 2) & 0x3c3c3c3cu;
+            a[n][2 * cell + i / 2][2 + i % 2] = (words[i] >> 2) & 0x3c3c3c3cu;
+          }
+        }
+        // Lanes 0, 1 of a quad hold rows g and g + 8 of the first cell, lanes 2, 3 of the second, in bytes 0 and 2.
+        scales[n] = stage.scales[tile][lane % 4 / 2][lane / 4] >> (8 * (lane & 1));
+      } else {
+#pragma unroll
+        for (int block = 0; block < 4; ++block) {
+          const uint4 v = stage.weights[tile][block * 32 + lane];
+          a[n][block][0] = v.x, a[n][block][1] = v.y, a[n][block][2] = v.z, a[n][block][3] = v.w;
+        }
+        scales[n] = smem.scales[kPaired ? n : 0][step];
+      }
+    }
+  }
+
+  /// One block of 32 columns of a quad of token tiles.
+  template <int kBlock>
+  __device__ void multiply_block(const uint32_t (&a)[kWarpTilesN][4][4], const uint32_t (&scales)[kWarpTilesN],
+                                 const uint4 (&x)[kQuadTiles], uint32_t x_scale, float (&sum)[kWarpTilesN][kQuadTiles][4]) {
+    constexpr ElementA kElement = kFp4 ? ElementA::kE2M1 : ElementA::kE4M3;
+    constexpr int kByte = kFp4 ? kBlock % 2 * 2 : 0, kPair = kFp4 ? kBlock / 2 : 0;
+    constexpr float kZero[4] = {0, 0, 0, 0};
+    const auto one = [&]<int kTile>() {
+      const uint32_t b0 = kBlock % 2 == 0 ? x[kTile].x : x[kTile].z, b1 = kBlock % 2 == 0 ? x[kTile].y : x[kTile].w;
+#pragma unroll
+      for (int n = 0; n < kWarpTilesN; ++n) {
+        if constexpr (kBlock == 0) {
+          mma_scaled<kElement, kByte, kPair, kTile>(sum[n][kTile], a[n][kBlock], b0, b1, kZero, scales[n], x_scale);
+        } else {
+          mma_scaled<kElement, kByte, kPair, kTile>(sum[n][kTile], a[n][kBlock], b0, b1, sum[n][kTile], scales[n], x_scale);
+        }
+      }
+    };
+    one.template operator()<0>(), one.template operator()<1>(), one.template operator()<2>(), one.template operator()<3>();
+  }
+
+  __device__ void multiply_stage(const Stage& stage, int step) {
+    uint32_t a[kWarpTilesN][4][4], scales[kWarpTilesN];
+    load_weights(stage, step, a, scales);
+#pragma unroll
+    for (int quad = 0; quad < kQuads; ++quad) {
+      if (tile_token(quad * kQuadTiles) >= group.rows) break;
+      const uint32_t x_scale = stage.x_scale[tile_token(quad * kQuadTiles + lane % 4) + lane / 4];
+      float sum[kWarpTilesN][kQuadTiles][4];
+      uint4 x[kQuadTiles];
+      const auto load = [&](int half) {
+#pragma unroll
+        for (int m = 0; m < kQuadTiles; ++m) {
+          const int row = tile_token(quad * kQuadTiles + m) + lane / 4;
+          x[m] = stage.x[row][(lane % 4 * 2 + half) ^ (row & 1)];
+        }
+      };
+      load(0);
+      multiply_block<0>(a, scales, x, x_scale, sum);
+      multiply_block<1>(a, scales, x, x_scale, sum);
+      load(1);
+      multiply_block<2>(a, scales, x, x_scale, sum);
+      multiply_block<3>(a, scales, x, x_scale, sum);
+#pragma unroll
+      for (int n = 0; n < kWarpTilesN; ++n) {
+#pragma unroll
+        for (int m = 0; m < kQuadTiles; ++m) {
+#pragma unroll
+          for (int i = 0; i < 4; ++i) total[n][quad * kQuadTiles + m][i] += sum[n][m][i];
+        }
+      }
+    }
+  }
+
+  __device__ void multiply() {
+#pragma unroll
+    for (int n = 0; n < kWarpTilesN; ++n) {
+#pragma unroll
+      for (int m = 0; m < kWarpTilesM; ++m) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) total[n][m][i] = 0;
+      }
+    }
+#pragma unroll
+    for (int s = 0; s < kStages - 1; ++s) copy_stage(s);
+    for (int step = 0; step < steps; ++step) {
+      cp_async_wait<kStages - 2>();
+      __syncthreads();
+      copy_stage(step + kStages - 1);
+      multiply_stage(smem.stages[step % kStages], step);
+    }
+    cp_async_wait<0>();
+    __syncthreads();
+  }
+
+  /// f32 outputs straight from registers: eight lanes write 32 consecutive bytes of a row.
+  __device__ void store_f32() const {
+    const GemmSegment& s = p.segments[segment];
+#pragma unroll
+    for (int n = 0; n < kWarpTilesN; ++n) {
+#pragma unroll
+      for (int m = 0; m < kWarpTilesM; ++m) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const int row = first_row + (warp_n * kWarpTilesN + n) * kCellRows + lane / 4 + i / 2 * 8;
+          const int token = tile_token(m) + lane % 4 * 2 + i % 2;
+          if (row < s.rows && token < group.rows) {
+            static_cast<float*>(s.y)[static_cast<int64_t>(group.first + token) * s.ldy + row] = total[n][m][i];
+          }
+        }
+      }
+    }
+  }
+
+  /// Totals to shared memory, [token][row]; paired: silu(gate) * up [* routing weight].
+  __device__ void stage_outputs() {
+#pragma unroll
+    for (int m = 0; m < kWarpTilesM; ++m) {
+      const int token = tile_token(m) + lane % 4 * 2;
+      float weight[2] = {1.0f, 1.0f};
+      if constexpr (kPaired) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          if (p.row_weight != nullptr && token + i < group.rows) weight[i] = __ldg(p.row_weight + group.first + token + i);
+        }
+      }
+#pragma unroll
+      for (int n = 0; n < (kPaired ? 1 : kWarpTilesN); ++n) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const int row = (kPaired ? warp_n : warp_n * kWarpTilesN + n) * kCellRows + lane / 4 + i / 2 * 8;
+          float value = total[n][m][i];
+          if constexpr (kPaired) value = swiglu(value, total[1][m][i], p.limit) * weight[i % 2];
+          smem.out[token + i % 2][row] = __float2bfloat16_rn(value);
+        }
+      }
+    }
+  }
+
+  __device__ void store_bf16() {
+    stage_outputs();
+    __syncthreads();
+    constexpr int kRows = kPaired ? kBlockRows / 2 : kBlockRows;
+    const GemmSegment& s = p.segments[segment];
+    const int rows = min(kRows, s.rows - first_row);
+    for (int i = threadIdx.x; i < group.rows * (kRows / 8); i += kThreads) {
+      const int token = i / (kRows / 8), row = i % (kRows / 8) * 8;
+      bf16* y = static_cast<bf16*>(s.y) + static_cast<int64_t>(group.first + token) * s.ldy + first_row + row;
+      if (row + 8 <= rows && s.ldy % 8 == 0) {
+        *reinterpret_cast<uint4*>(y) = *reinterpret_cast<const uint4*>(&smem.out[token][row]);
+      } else {
+        for (int j = 0; j < 8 && row + j < rows; ++j) y[j] = smem.out[token][row + j];
+      }
+    }
+  }
+
+  __device__ void run() {
+    if (kGrouped && blockIdx.y >= *p.tile_count) return;
+    locate();
+    prepare_copies();
+    multiply();
+    if (!kPaired && p.segments[segment].f32) {
+      store_f32();
+    } else {
+      store_bf16();
+    }
+  }
+};
+
+template <WeightFormat kFormat, int kRowsM, bool kPaired, bool kGrouped>
+__global__ void __launch_bounds__(kThreads, 1) gemm_fp8_kernel(const __grid_constant__ GemmParams p) {
+  extern __shared__ __align__(16) uint8_t smem_bytes[];
+  Tile<kFormat, kRowsM, kPaired, kGrouped>(p, *reinterpret_cast<SmemPlan<kFormat, kRowsM>*>(smem_bytes)).run();
+}
+
+/// Launches one instance.
+template <WeightFormat kFormat, int kRowsM, bool kPaired, bool kGrouped>
+void launch(const GemmParams& p, const TilePlan& plan) {
+  const auto kernel = gemm_fp8_kernel<kFormat, kRowsM, kPaired, kGrouped>;
+  constexpr int kBytes = sizeof(SmemPlan<kFormat, kRowsM>);
+  allow_shared_bytes(kernel, kBytes);
+  kernel<<<dim3(plan.grid_n, plan.grid_m), kThreads, kBytes, p.stream>>>(p);
+  check_launch("gemm_fp8_kernel");
+}
+
+}  // namespace twelvex::cuda::fp8

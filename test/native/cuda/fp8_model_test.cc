@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: MIT
+// The demo model with its products on FP8 tensor cores, forced on any device, against the ground truth of test/oracle and
+// against the same model without them. Run from the repository's root.
+#include <cmath>
+
+#include "backend.h"
+#include "bare_model.h"
+#include "oracle_truth.h"
+#include "support.h"
+
+using namespace twelvex;
+using namespace twelvex::test;
+
+namespace {
+
+class Fp8Ops : public cuda::CudaOps {
+ public:
+  using CudaOps::CudaOps;
+
+ protected:
+  int product_arch() const override { return 120; }
+};
+
+class WideOps : public cuda::CudaOps {
+ public:
+  using CudaOps::CudaOps;
+
+ protected:
+  int product_arch() const override { return 90; }
+};
+
+BareOptions served() {
+  BareOptions options;
+  options.numerics = Numerics::kServed;
+  options.rows = RowFormat::kFp8;
+  options.limits.step_tokens = 1024;
+  options.limits.rows = 4;
+  options.limits.context_tokens = 2048;
+  options.limits.logit_slice = 100;
+  return options;
+}
+
+template <class Operations>
+std::vector<float> logits_of(BareModel<Operations>& model, const Truth& truth, int chunk) {
+  std::vector<float> logits;
+  const int length = static_cast<int>(truth.tokens.size());
+  for (int at = 0; at < length; at += chunk) {
+    const StepOutput out = model.prefill(truth.tokens, at, std::min(chunk, length - at), kRowAllLogits);
+    logits.insert(logits.end(), out.logits.begin(), out.logits.end());
+  }
+  return logits;
+}
+
+/// Mean Kullback-Leibler divergence of rows of q from rows of p, and the share of rows with the same best token.
+struct Agreement {
+  double kl = 0, top = 0;
+};
+
+Agreement compare(const float* p, const float* q, size_t rows, size_t vocab) {
+  Agreement sum;
+  for (size_t r = 0; r < rows; ++r, p += vocab, q += vocab) {
+    const auto normaliser = [vocab](const float* x) {
+      double top = *std::max_element(x, x + vocab), total = 0;
+      for (size_t i = 0; i < vocab; ++i) total += std::exp(x[i] - top);
+      return top + std::log(total);
+    };
+    const double np = normaliser(p), nq = normaliser(q);
+    for (size_t i = 0; i < vocab; ++i) sum.kl += std::exp(p[i] - np) * ((p[i] - np) - (q[i] - nq));
+    sum.top += std::max_element(p, p + vocab) - p == std::max_element(q, q + vocab) - q;
+  }
+  return {sum.kl / static_cast<double>(rows), sum.top / static_cast<double>(rows)};
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  start("fp8_model", argc, argv);
+  const auto truths = read_truth("test/oracle/demo");
+  BareModel<Fp8Ops> fp8("models/demo", served());
+  BareModel<WideOps> wide("models/demo", served());
+  double truth_top = 0, other_top = 0, rows = 0, moved = 0;
+  for (size_t i = 0; i < truths.size(); ++i) {
+    const Truth& t = truths[i];
+    const std::vector<float> reference = logits_of(wide, t, 1024);
+    const size_t first = (t.tokens.size() - t.rows) * t.vocab;
+    for (const int chunk : {1024, 50, 23}) {
+      const std::vector<float> logits = logits_of(fp8, t, chunk);
+      const Agreement truth = compare(t.logits.data(), &logits[first], t.rows, t.vocab);
+      const Agreement other = compare(&reference[first], &logits[first], t.rows, t.vocab);
+      char text[160];
+      std::snprintf(text, sizeof text, "demo sequence %zu, chunks of %d: mean KL %.2e from the truth, %.2e from bf16 products", i,
+                    chunk, truth.kl, other.kl);
+      expect(truth.kl <= 0.02 && other.kl <= 0.02, text);
+      const auto count = static_cast<double>(t.rows);
+      truth_top += truth.top * count, other_top += other.top * count, rows += count;
+      moved += logits != reference;
+    }
+  }
+  char text[128];
+  std::snprintf(text, sizeof text, "same best token: %.1f %% of the truth, %.1f %% of bf16 products (at least 97)",
+                100 * truth_top / rows, 100 * other_top / rows);
+  expect(other_top >= 0.97 * rows, text);
+  expect(moved > 0, "FP8 products were run");
+  return finish("fp8_model");
+}
