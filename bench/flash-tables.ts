@@ -22,6 +22,41 @@ interface KernelTimes {
   flops: number;
 }
 
+/** A layer's share of a decode step as it is served: what one layer more adds to the step of a graph. */
+function addedLayers(runs: readonly Run[]): string[][] {
+  const rows: string[][] = [];
+  const steps = all<Decode>(runs, 'decode').filter(({ alone, mtp }) => alone && mtp === 0);
+  for (const task of new Set(steps.map((step) => step.task))) {
+    const here = steps.filter((step) => step.task === task).sort((a, b) => a.layers_run - b.layers_run);
+    here.slice(1).forEach((step, index) => {
+      const before = here[index]!;
+      const added = ['swa', 'csa', 'hca'].map((layer) => layersOf(layer, step.layers_run) - layersOf(layer, before.layers_run));
+      if (step.layers_run === before.layers_run) return;
+      const bytes = added.reduce((sum, count, kind) => sum + count * bytesOf(runs, task, ['swa', 'csa', 'hca'][kind]!), 0);
+      const us = (step.ms - before.ms) * 1000;
+      rows.push([
+        task,
+        `${before.layers_run} to ${step.layers_run}`,
+        `${added[0]} swa, ${added[1]} csa, ${added[2]} hca`,
+        number(us / (step.layers_run - before.layers_run), 1),
+        number(bytes / 1e6 / (step.layers_run - before.layers_run), 1),
+        number((bytes / (us * 1e-6) / step.copy) * 100),
+      ]);
+    });
+  }
+  return rows;
+}
+
+/** Layers of a kind among the first `count` of Flash: two swa, then csa and hca in turns. */
+const layersOf = (layer: string, count: number): number =>
+  layer === 'swa' ? Math.min(count, 2) : Math.max(0, layer === 'csa' ? Math.ceil((count - 2) / 2) : Math.floor((count - 2) / 2));
+
+function bytesOf(runs: readonly Run[], task: string, layer: string): number {
+  const run = runs.find((found) => productOperations(found).some((o) => o.task === task && o.layer === layer && o.alone));
+  const here = run === undefined ? [] : productOperations(run).filter((o) => o.task === task && o.layer === layer);
+  return here.reduce((sum, { bytes }) => sum + bytes, 0);
+}
+
 /** Every table of a page, by the name that the page gives it. */
 export const TABLES: Record<string, (runs: readonly Run[]) => string> = {
   runs: (runs) =>
@@ -111,6 +146,8 @@ export const TABLES: Record<string, (runs: readonly Run[]) => string> = {
       ],
       runs.flatMap(markRows),
     ),
+
+  added: (runs) => table(['step', 'layers', 'added', 'us a layer', 'MB a layer', '% of the copy'], addedLayers(runs)),
 
   memory: (runs) =>
     runs
@@ -204,7 +241,7 @@ export const TABLES: Record<string, (runs: readonly Run[]) => string> = {
 /** Operations down, layer kinds across: microseconds a layer and, in brackets, TFLOP/s (prefill) or GB/s (decode). */
 function operationTables(run: Run): string[] {
   const operations = productOperations(run);
-  const tasks = [...new Set(operations.map(({ task }) => task))];
+  const tasks = [...new Set(operations.map(({ task }) => task))].filter((task) => !task.startsWith('prefill'));
   return tasks.map((task) => {
     const here = operations.filter((o) => o.task === task);
     const layers = LAYERS.filter((layer) => here.some((o) => o.layer === layer));
@@ -236,6 +273,8 @@ function markRows(run: Run): string[][] {
   const operations = productOperations(run);
   const rows: string[][] = [];
   for (const task of new Set(operations.map((o) => o.task))) {
+    if (task.startsWith('prefill')) continue;
+    const decode = task.startsWith('decode');
     for (const layer of ['swa', 'csa', 'hca']) {
       const here = operations.filter((o) => o.task === task && o.layer === layer);
       if (here.length === 0) continue;
@@ -248,12 +287,9 @@ function markRows(run: Run): string[][] {
         task,
         layer,
         number(sum(here, 'us'), 1),
-        number(sum(beside, 'us'), 1),
-        number(times(beside), 2),
-        number(sum(rest, 'us'), 1),
-        number(times(rest), 2),
-        number(sum(here, 'bytes') / 1e6, 1),
-        number(share),
+        ...(decode
+          ? ['', '', '', '', number(sum(here, 'bytes') / 1e6, 1), number(share)]
+          : [number(sum(beside, 'us'), 1), number(times(beside), 2), number(sum(rest, 'us'), 1), number(times(rest), 2), '', '']),
         run.name,
       ]);
     }
