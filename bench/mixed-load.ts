@@ -3,77 +3,16 @@
 // tokens before, while and after the prompts are computed, and when each prompt gets its first token. On the engine, without HTTP.
 //
 //   node dist/bench/mixed-load.js [--model models/demo] [--device cpu] [--tp 1] [--devices 0] [--mtp 2] [--layers 0] [--dummy]
-//     [--tokenizer DIR] [--chats 8] [--prompts 8] [--prompt-tokens 8192] [--step-tokens 0] [--max-itl 100] [--json FILE]
+//     [--tokenizer DIR] [--chats 8] [--prompts 8] [--prompt-tokens 8192] [--step-tokens N] [--max-itl 100] [--json FILE]
 
 import { writeFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { parseArgs } from 'node:util';
 import { createEngine } from '../engine/index.ts';
-import type { Engine, EngineLogger, EngineOptions, GenerationRequest } from '../engine/index.ts';
+import type { Engine, GenerationRequest } from '../engine/index.ts';
+import { quiet, randomRequest, readArguments } from './engine-arguments.ts';
 
-const { values } = parseArgs({
-  options: {
-    model: { type: 'string', default: 'models/demo' },
-    tokenizer: { type: 'string' },
-    device: { type: 'string', default: 'cpu' },
-    tp: { type: 'string', default: '1' },
-    devices: { type: 'string', default: '0' },
-    mtp: { type: 'string', default: '2' },
-    layers: { type: 'string', default: '0' },
-    dummy: { type: 'boolean', default: false },
-    chats: { type: 'string', default: '8' },
-    prompts: { type: 'string', default: '8' },
-    'prompt-tokens': { type: 'string', default: '8192' },
-    'step-tokens': { type: 'string', default: '0' },
-    'max-itl': { type: 'string', default: '100' },
-    json: { type: 'string' },
-  },
-});
-
-const cuda = values.device === 'cuda';
-const promptTokens = Number(values['prompt-tokens']);
-const quiet: EngineLogger = { info: () => {}, warn: () => {}, error: console.error, debug: () => {} };
-
-const options: EngineOptions = {
-  modelPath: values.model,
-  ...(values.tokenizer === undefined ? {} : { tokenizerPath: values.tokenizer }),
-  modelId: 'bench',
-  device: cuda ? 'cuda' : 'cpu',
-  devices: values.devices.split(',').map(Number),
-  tp: Number(values.tp),
-  threads: 0,
-  numerics: cuda ? 'served' : 'exact',
-  kvCache: cuda ? 'fp8' : 'f32',
-  mtp: Number(values.mtp),
-  loadFormat: values.dummy ? 'dummy' : 'auto',
-  dummySeed: 0,
-  layers: Number(values.layers),
-  maxModelLen: 0,
-  maxSequences: Number(values.chats) + Number(values.prompts),
-  stepTokens: Number(values['step-tokens']) || (cuda ? 8192 : 512),
-  kvMemoryBytes: 0,
-  maxItlMs: Number(values['max-itl']),
-  maxQueuedRequests: 100,
-  maxQueuedTokens: 1e6,
-  prefixCache: false,
-  encoder: 'auto',
-};
-
-let requests = 0;
-
-function request(tokens: number, maxTokens: number, vocabulary: number): GenerationRequest {
-  const ids = Int32Array.from({ length: tokens }, () => 3 + Math.floor(Math.random() * (vocabulary - 3)));
-  return {
-    id: `mixed-${requests++}`,
-    input: { kind: 'tokens', tokens: ids },
-    sampling: { temperature: 0, topP: 1, topK: 0, minP: 0, repetitionPenalty: 1, presencePenalty: 0, frequencyPenalty: 0 },
-    stop: { strings: [], tokens: [], includeInOutput: false, ignoreEos: true, minTokens: 0 },
-    maxTokens,
-    n: 1,
-    logprobs: -1,
-    promptLogprobs: -1,
-  };
-}
+const { cuda, engine: options, json, own } = readArguments({ chats: 8, prompts: 8, 'prompt-tokens': 8192 });
+const promptTokens = own['prompt-tokens']!;
 
 /** Times at which tokens arrived, and how many by each; leaves when `signal` says so. */
 async function stream(engine: Engine, asked: GenerationRequest, signal?: AbortSignal): Promise<{ at: number; tokens: number }[]> {
@@ -123,10 +62,10 @@ try {
   const vocabulary = engine.info.vocabSize;
   const stop = new AbortController();
   const room = engine.info.maxModelLen - 300;
-  const chats = Array.from({ length: Number(values.chats) }, () => stream(engine, request(256, room, vocabulary), stop.signal));
+  const chats = Array.from({ length: own['chats']! }, () => stream(engine, randomRequest(256, room, vocabulary), stop.signal));
   await sleep(cuda ? 2000 : 4000);
   const begin = performance.now();
-  const prompts = Array.from({ length: Number(values.prompts) }, () => stream(engine, request(promptTokens, 1, vocabulary)));
+  const prompts = Array.from({ length: own['prompts']! }, () => stream(engine, randomRequest(promptTokens, 1, vocabulary)));
   const firsts = (await Promise.all(prompts)).map((arrivals) => (arrivals[0]?.at ?? NaN) - begin);
   const end = performance.now();
   await sleep(cuda ? 2000 : 4000);
@@ -151,7 +90,7 @@ try {
     ];
     console.log(`${name.padEnd(6)}${cells.join(' ')}`);
   }
-  if (values.json !== undefined) writeFileSync(values.json, `${JSON.stringify({ options, phases, firsts, rate }, null, 2)}\n`);
+  if (json !== undefined) writeFileSync(json, `${JSON.stringify({ options, phases, firsts, rate }, null, 2)}\n`);
 } finally {
   await engine.close();
 }
