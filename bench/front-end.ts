@@ -1,16 +1,21 @@
 // SPDX-License-Identifier: MIT
 // What the HTTP side costs: a scripted engine makes 5,000 tokens/s over 64 streams; the server's processor time and the
-// delay it adds between a token leaving the engine and reaching a client are measured.
+// delay it adds between a token leaving the engine and reaching a client are measured. All streams get their token in the
+// same turn of the event loop, as from a real step, so the last of them waits for the work on all others.
+//
+// Server and client are processes of their own, and the client is as cheap as can be: bare sockets that read into one
+// buffer, stamp what came and look for tokens in it. Two idle cores are needed, or it measures their queue.
 //
 //   node dist/bench/front-end.js [--streams 64] [--rate 5000] [--seconds 10]
+//   node --cpu-prof dist/bench/front-end.js        # writes a profile of each process
 
 import { fork } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
+import { connect } from 'node:net';
 import type { AddressInfo } from 'node:net';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { Agent, request } from 'undici';
 import { buildApp } from '../server/app.ts';
 import { loadConfig } from '../server/config.ts';
 import { Lifecycle } from '../server/lifecycle.ts';
@@ -40,25 +45,34 @@ async function serve(stepMs: number, tokens: number): Promise<void> {
   process.on('message', (message) => {
     if (message === 'start') before = process.cpuUsage();
     const { user, system } = process.cpuUsage(before);
-    if (message === 'report') process.send?.({ handedOut, cpuSeconds: (user + system) / 1e6 } satisfies Report);
+    if (message !== 'report') return;
+    // It ends, and writes a profile where one was asked for, when its parent hangs up.
+    process.send?.({ handedOut, cpuSeconds: (user + system) / 1e6 } satisfies Report);
+    void app.close();
   });
   process.send?.((app.server.address() as AddressInfo).port);
 }
 
+const token = ' token';
+const buffer = Buffer.allocUnsafe(1 << 20);
+
 /** Reads one stream; resolves to the time at which each token arrived. */
-async function readStream(port: number, id: string, agent: Agent): Promise<number[]> {
-  const response = await request(`http://127.0.0.1:${port}/v1/chat/completions`, {
-    method: 'POST',
-    dispatcher: agent,
-    headers: { 'content-type': 'application/json', 'x-request-id': id },
-    body: JSON.stringify({ messages: [{ role: 'user', content: 'x' }], stream: true }),
-  });
+function readStream(port: number, id: string): Promise<number[]> {
   const arrived: number[] = [];
-  for await (const data of response.body) {
-    const now = clock();
-    for (let at = (data as Buffer).indexOf(' token'); at >= 0; at = (data as Buffer).indexOf(' token', at + 1)) arrived.push(now);
-  }
-  return arrived;
+  const body = JSON.stringify({ messages: [{ role: 'user', content: 'x' }], stream: true });
+  const head = ['POST /v1/chat/completions HTTP/1.1', 'host: localhost', 'content-type: application/json'];
+  return new Promise((resolve, reject) => {
+    const callback = (length: number): boolean => {
+      const now = clock();
+      const data = buffer.subarray(0, length);
+      for (let at = data.indexOf(token, 0, 'latin1'); at >= 0; at = data.indexOf(token, at + 1, 'latin1')) arrived.push(now);
+      if (data.includes('[DONE]')) socket.destroy();
+      return true;
+    };
+    const socket = connect({ port, host: '127.0.0.1', onread: { buffer, callback } });
+    socket.once('error', reject).once('close', () => resolve(arrived));
+    socket.write([...head, `x-request-id: ${id}`, `content-length: ${body.length}`, '', body].join('\r\n'));
+  });
 }
 
 async function measure(streams: number, rate: number, seconds: number): Promise<void> {
@@ -66,17 +80,15 @@ async function measure(streams: number, rate: number, seconds: number): Promise<
   const tokens = Math.round((seconds * 1e3) / stepMs);
   const child: ChildProcess = fork(fileURLToPath(import.meta.url), ['serve', String(stepMs), String(tokens)]);
   const [port] = (await once(child, 'message')) as [number];
-  const agent = new Agent({ connections: streams });
-  await readStream(port, 'warm-up', agent);
+  await readStream(port, 'warm-up');
   child.send('start');
   const started = clock();
   const ids = Array.from({ length: streams }, (_, index) => `stream-${index}`);
-  const arrived = await Promise.all(ids.map((id) => readStream(port, id, agent)));
+  const arrived = await Promise.all(ids.map((id) => readStream(port, id)));
   const elapsed = (clock() - started) / 1e3;
   child.send('report');
   const [report] = (await once(child, 'message')) as [Report];
-  child.kill();
-  await agent.close();
+  child.disconnect();
   const delays = ids.flatMap((id, stream) =>
     (report.handedOut[id] ?? []).map((time, index) => (arrived[stream]?.[index] ?? Infinity) - time),
   );

@@ -10,8 +10,8 @@ import { toHttpError } from '../errors.ts';
 import type { HttpError } from '../errors.ts';
 import type { RequestMeter } from '../request-meter.ts';
 import { SseWriter } from '../stream/sse.ts';
-import { startAll } from './merge-events.ts';
-import type { PromptEvents } from './merge-events.ts';
+import type { Payload } from '../stream/sse.ts';
+import { readAll, startAll } from './read-events.ts';
 
 /** One HTTP request that generates. */
 export interface Exchange {
@@ -35,7 +35,7 @@ export interface StreamProtocol {
 const openai: StreamProtocol = { framing: 'data', failure: (error) => [error.body()] };
 
 export interface ChunkSource {
-  from(prompt: number, events: readonly GenerationEvent[]): object[];
+  from(prompt: number, events: readonly GenerationEvent[]): Payload[];
   closing(): object[];
 }
 
@@ -82,9 +82,12 @@ export function streamAnswer(
     reply.hijack();
     if (!reply.raw.destroyed) writer.open();
     try {
-      for await (const batch of await accepted) {
-        await writer.send(observed(exchange, batch, () => chunks.from(batch.prompt, batch.events)));
-      }
+      await readAll(await accepted, (prompt, events) => {
+        exchange.meter.batch(events);
+        const sent = writer.send(chunks.from(prompt, events));
+        throwFailure(events);
+        return sent;
+      });
       writer.end(chunks.closing());
     } catch (error) {
       reportFailure(exchange, error);
@@ -102,9 +105,12 @@ export function wholeAnswer(exchange: Exchange, requests: GenerationRequest[], a
     const { reply, controller, meter } = exchange;
     meter.asked(requests);
     try {
-      for await (const batch of await startAll(exchange.engine, requests)) {
-        observed(exchange, batch, () => batch.events.forEach((event) => answer.add(batch.prompt, event)));
-      }
+      await readAll(await startAll(exchange.engine, requests), (prompt, events) => {
+        meter.batch(events);
+        for (const event of events) answer.add(prompt, event);
+        throwFailure(events);
+        return undefined;
+      });
       await reply.send(answer.body());
     } catch (error) {
       reportFailure(exchange, error);
@@ -140,19 +146,13 @@ async function logged({ request, reply, meter, controller }: Exchange, answer: (
   }
 }
 
-/**
- * Runs `use` on a batch and meters it.
- * @throws EngineError when the batch ends a choice with a failure.
- */
-function observed<T>({ meter }: Exchange, { events }: PromptEvents, use: () => T): T {
-  meter.batch(events);
-  const value = use();
+/** @throws EngineError when the batch ends a choice with a failure. */
+function throwFailure(events: readonly GenerationEvent[]): void {
   for (const event of events) {
     if (event.kind !== 'end') continue;
     if (event.reason === 'error') throw event.error ?? new EngineError('INTERNAL', 'the engine gave no reason');
     if (event.reason === 'aborted') throw new EngineError('CLOSED', 'the answer was cut off: the server is shutting down');
   }
-  return value;
 }
 
 /** Faults go to the log in full; what the client did wrong or its leaving is no fault. */

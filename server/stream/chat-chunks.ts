@@ -6,6 +6,7 @@
 // usage only when asked for, last and with empty choices.
 
 import type { GenerationEvent, TokenLogprob } from '../../engine/index.ts';
+import { TextTemplate } from './text-template.ts';
 import { TimingsTotal } from './timings.ts';
 import type { WireTimings } from './timings.ts';
 import { chatLogprobs, finishReason, UsageTotal } from './wire.ts';
@@ -55,7 +56,10 @@ export function reasoningDelta(field: ReasoningField, text: string | null): Reco
 const smallPieces = 1024;
 const pieceLength = 256;
 
+type TextKind = 'reasoning' | 'answer';
+
 interface ChoiceState {
+  templates: Partial<Record<TextKind, TextTemplate>>;
   logprobs: TokenLogprob[];
   /** Thinking sent so far; it is sent again as the answer when it turns out to have been meant as that. */
   reasoning: string;
@@ -76,6 +80,7 @@ export class ChatChunks {
     this.#header = header;
     this.#options = options;
     this.#choices = Array.from({ length: options.n }, () => ({
+      templates: {},
       logprobs: [],
       reasoning: '',
       tokens: 0,
@@ -84,8 +89,8 @@ export class ChatChunks {
     }));
   }
 
-  /** Chunks of a batch of events. 'error' and 'aborted' ends are the caller's to report. */
-  from(events: readonly GenerationEvent[]): ChatChunk[] {
+  /** Chunks of a batch of events, some as JSON. 'error' and 'aborted' ends are the caller's to report. */
+  from(events: readonly GenerationEvent[]): (ChatChunk | string)[] {
     return events.flatMap((event) => {
       const chunks = this.#fromEvent(event);
       return chunks.length > 0 && !this.#opened ? [...this.#open(), ...chunks] : chunks;
@@ -103,9 +108,8 @@ export class ChatChunks {
     return this.#choices.map((_, index) => this.#chunk(index, delta, null));
   }
 
-  #fromEvent(event: GenerationEvent): ChatChunk[] {
+  #fromEvent(event: GenerationEvent): (ChatChunk | string)[] {
     const choice = this.#choices[event.choice]!;
-    const { reasoningField } = this.#options;
     switch (event.kind) {
       case 'prompt':
         if (event.choice === 0) this.#usage.addPrompt(event.tokens.length, event.cachedTokens);
@@ -119,13 +123,13 @@ export class ChatChunks {
       case 'reasoning':
         choice.reasoning += event.text;
         if (!this.#options.includeReasoning) return [];
-        return [this.#text(event.choice, { ...reasoningDelta(reasoningField, event.text), content: null })];
+        return [this.#text(event.choice, 'reasoning', event.text)];
       case 'answer':
-        return [this.#answer(event.choice, event.text)];
+        return [this.#text(event.choice, 'answer', event.text)];
       case 'tool-call': {
         const call = { index: event.index, id: event.id, type: 'function', function: { name: event.name, arguments: '' } };
         choice.pieces = 0;
-        return [this.#text(event.choice, { tool_calls: [call] })];
+        return [this.#delta(event.choice, { tool_calls: [call] })];
       }
       case 'tool-arguments':
         return this.#arguments(event.choice, event.index, event.text);
@@ -158,17 +162,17 @@ export class ChatChunks {
     if (text === '') return [];
     state.heldArguments = { index, text: '' };
     state.pieces += 1;
-    return [this.#text(choice, { tool_calls: [{ index, function: { arguments: text } }] })];
+    return [this.#delta(choice, { tool_calls: [{ index, function: { arguments: text } }] })];
   }
 
-  #end(event: GenerationEvent & { kind: 'end' }): ChatChunk[] {
+  #end(event: GenerationEvent & { kind: 'end' }): (ChatChunk | string)[] {
     const state = this.#choices[event.choice]!;
-    const held = this.#heldArguments(event.choice);
+    const held: (ChatChunk | string)[] = this.#heldArguments(event.choice);
     state.tokens = 0;
     this.#usage.addCompletion(event.usage);
     this.#timings.add(event.choice, event.usage, event.timing);
     if (event.reason === 'error' || event.reason === 'aborted') return held;
-    if (event.reasoningIsAnswer === true) held.push(this.#answer(event.choice, state.reasoning));
+    if (event.reasoningIsAnswer === true) held.push(this.#text(event.choice, 'answer', state.reasoning));
     const chunk = this.#chunk(event.choice, {}, this.#takeLogprobs(event.choice));
     const choice = chunk.choices[0]!;
     choice.finish_reason = finishReason(event.reason);
@@ -177,11 +181,20 @@ export class ChatChunks {
     return [...held, chunk];
   }
 
-  #answer(choice: number, text: string): ChatChunk {
-    return this.#text(choice, { content: text, ...reasoningDelta(this.#options.reasoningField, null) });
+  /** From a template unless each chunk carries counts or log-probabilities of its own. */
+  #text(choice: number, kind: TextKind, text: string): ChatChunk | string {
+    const { reasoningField, logprobs, continuousUsage } = this.#options;
+    const delta = (shown: string): Record<string, unknown> =>
+      kind === 'answer'
+        ? { content: shown, ...reasoningDelta(reasoningField, null) }
+        : { ...reasoningDelta(reasoningField, shown), content: null };
+    if (logprobs || continuousUsage) return this.#delta(choice, delta(text));
+    const { templates } = this.#choices[choice]!;
+    templates[kind] ??= new TextTemplate((shown) => this.#chunk(choice, delta(shown), null));
+    return templates[kind].json(text);
   }
 
-  #text(choice: number, delta: Record<string, unknown>): ChatChunk {
+  #delta(choice: number, delta: Record<string, unknown>): ChatChunk {
     return this.#chunk(choice, delta, this.#takeLogprobs(choice));
   }
 

@@ -5,8 +5,8 @@ import assert from 'node:assert/strict';
 import { connect } from 'node:net';
 import { describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { eventually, post, sseFrames, testServer } from '../../helpers/http.ts';
-import { answer, delay, rateEngine, scriptedEngine } from '../../helpers/scripted-engine.ts';
+import { chunksOf, eventually, post, rawExchange, sseFrames, testServer } from '../../helpers/http.ts';
+import { answer, delay, rateEngine, reasoning, scriptedEngine } from '../../helpers/scripted-engine.ts';
 
 const chat = '/v1/chat/completions';
 const hello = { messages: [{ role: 'user', content: 'Hello' }] };
@@ -47,6 +47,61 @@ describe('keepalive', () => {
     assert.equal(frames.at(-1)?.data, '[DONE]');
   });
 });
+
+describe('framing', () => {
+  test('is chunked for HTTP/1.1, and the connection serves the next request', async (t) => {
+    const { port } = await testServer(t, scriptedEngine([answer('Grüße 🙂'), answer('!')]));
+    const bytes = requestBytes({ ...hello, stream: true });
+    const received = await rawExchange(port, bytes + bytes.replace('host: x', 'host: x\r\nconnection: close'));
+    const answers = received.split(/(?=HTTP\/1.1 200)/);
+    assert.equal(answers.length, 2);
+    for (const answered of answers) {
+      const [head = '', body = ''] = answered.split('\r\n\r\n', 1).concat(answered.slice(answered.indexOf('\r\n\r\n') + 4));
+      assert.match(head, /transfer-encoding: chunked/i);
+      const frames = sseFrames(unchunked(body));
+      assert.equal(frames.at(-1)?.data, '[DONE]');
+      assert.ok(frames.some(({ data }) => data?.includes('Grüße 🙂')));
+    }
+  });
+
+  test('is bare for HTTP/1.0, whose clients know no chunks', async (t) => {
+    const { port } = await testServer(t, scriptedEngine([answer('Hi')]));
+    const received = await rawExchange(port, requestBytes({ ...hello, stream: true }).replace('HTTP/1.1', 'HTTP/1.0'));
+    assert.doesNotMatch(received, /transfer-encoding/i);
+    const frames = sseFrames(received.slice(received.indexOf('\r\n\r\n') + 4));
+    assert.equal(frames.at(-1)?.data, '[DONE]');
+  });
+
+  test('carries the same chunks whether they are made from a template or as objects', async (t) => {
+    const texts = ['a', '"quoted"\n', '🙂', '\ud800', '\u2028'];
+    const { url } = await testServer(
+      t,
+      scriptedEngine([...texts.map((text) => reasoning(text)), ...texts.map((text) => answer(text))]),
+    );
+    const ask = async (more: object): Promise<Record<string, unknown>[]> =>
+      chunksOf(await post(`${url}${chat}`, { ...hello, stream: true, ...more }));
+    // Counts in every chunk keep the server from using its template.
+    const whole = await ask({ stream_options: { include_usage: true, continuous_usage_stats: true } });
+    const quick = await ask({ stream_options: { include_usage: true } });
+    const known = (chunks: Record<string, unknown>[]): unknown[] => chunks.map((chunk) => ({ ...chunk, id: '', usage: null }));
+    assert.deepEqual(known(quick), known(whole));
+  });
+});
+
+/** The body of a response in chunked encoding. */
+function unchunked(body: string): string {
+  let rest = Buffer.from(body);
+  let text = '';
+  for (;;) {
+    const end = rest.indexOf('\r\n');
+    const length = parseInt(rest.subarray(0, end).toString(), 16);
+    assert.ok(length >= 0, `no chunk length at ${rest.subarray(0, 20).toString()}`);
+    if (length === 0) return text;
+    text += rest.subarray(end + 2, end + 2 + length).toString();
+    assert.equal(rest.subarray(end + 2 + length, end + 4 + length).toString(), '\r\n');
+    rest = rest.subarray(end + 4 + length);
+  }
+}
 
 describe('a client that leaves', () => {
   const bodies = { 'a stream': { ...hello, stream: true }, 'a whole answer': hello };

@@ -5,7 +5,7 @@ import { describe, test } from 'node:test';
 import type { GenerationEvent, Usage } from '../../../../engine/index.ts';
 import { ChatAnswer } from '../../../../server/stream/chat-answer.ts';
 import { ChatChunks } from '../../../../server/stream/chat-chunks.ts';
-import type { ChatChunkOptions } from '../../../../server/stream/chat-chunks.ts';
+import type { ChatChunk, ChatChunkOptions } from '../../../../server/stream/chat-chunks.ts';
 
 const header = { id: 'chatcmpl-1', created: 1, model: 'm', fingerprint: 'fp' };
 const usage: Usage = {
@@ -23,7 +23,8 @@ const end: GenerationEvent = { kind: 'end', choice: 0, reason: 'stop', usage, ti
 
 function deltas(events: GenerationEvent[], more: Partial<ChatChunkOptions> = {}): unknown[] {
   const chunks = new ChatChunks(header, { ...options, ...more });
-  return [...chunks.from(events), ...chunks.closing()].map(({ choices }) => choices[0]?.delta);
+  const sent = [...chunks.from(events), ...chunks.closing()];
+  return sent.map((chunk) => (typeof chunk === 'string' ? (JSON.parse(chunk) as ChatChunk) : chunk).choices[0]?.delta);
 }
 
 describe('chunks of a chat', () => {
