@@ -22,14 +22,15 @@ export class Constraints {
 
   /**
    * A matcher for each choice, that begins behind the reasoning and the markup that is put behind it; none without a grammar.
+   * @param maxTokens tokens that each choice may sample; its matcher leads it to an end before they run out
    * @throws EngineError INVALID_REQUEST for a grammar that cannot be used, QUEUE_FULL when too many wait for the compiler.
    */
-  async open(request: GenerationRequest, prompt: PreparedPrompt): Promise<number[]> {
+  async open(request: GenerationRequest, prompt: PreparedPrompt, maxTokens: number): Promise<number[]> {
     const asked = grammarOf(request, prompt);
     if (asked === undefined) return [];
     const grammar = await this.#service.compile(asked.spec, asked.param, request.signal);
-    const options =
-      prompt.parser.start === 'reasoning' ? { trigger: this.#thinkCloseToken, skip: prompt.forcedTokens?.length ?? 0 } : {};
+    const behindReasoning = { trigger: this.#thinkCloseToken, skip: prompt.forcedTokens?.length ?? 0 };
+    const options = { maxTokens, ...(prompt.parser.start === 'reasoning' ? behindReasoning : {}) };
     const opening = Array.from({ length: request.n }, () => this.#service.open(grammar, options));
     try {
       return await Promise.all(opening);

@@ -66,6 +66,12 @@ export function checkRequest(request: GenerationRequest, { vocabSize }: ModelLim
   }
 }
 
+/** Tokens that a completion may have. */
+export function completionRoom(request: GenerationRequest, prompt: PreparedPrompt, { maxModelLen }: ModelLimits): number {
+  const room = maxModelLen - prompt.tokens.length;
+  return Math.min(request.maxTokens ?? room, room);
+}
+
 function demand(condition: boolean, param: string, message: string): void {
   if (!condition) throw new EngineError('INVALID_REQUEST', message, { param });
 }
@@ -78,12 +84,11 @@ export function sequenceRequests(
   shares: { salt: string; matchers: readonly number[] },
 ): (choice: number, leader?: Sequence) => SequenceRequest {
   const constrained = shares.matchers.length > 0;
-  const room = limits.maxModelLen - prompt.tokens.length;
   const { stop } = request;
   const sampling = sequenceSampling(request.sampling, limits.vocabSize);
   const shared = {
     prompt: prompt.tokens,
-    maxTokens: Math.min(request.maxTokens ?? room, room),
+    maxTokens: completionRoom(request, prompt, limits),
     // Behind the end of a grammar there is nothing but the end.
     minTokens: constrained ? 0 : stop.minTokens,
     stopTokens: new Set(stop.ignoreEos && !constrained ? stop.tokens : [limits.eosToken, ...stop.tokens]),

@@ -11,18 +11,33 @@ export function grammarError(reason: string): EngineError {
   return new EngineError('INVALID_REQUEST', reason);
 }
 
+/** A least count (of characters, items, repetitions) beyond this is refused. */
+export const MAX_LEAST_COUNT = 10_000;
+/** No completion has as many of anything. */
+const COUNTLESS = 2 ** 30;
+
 /**
  * Collects rules. Equal bodies share one rule, because the compiler's work and the masks are per rule.
  * Expressions are strings; a rule is referred to by its name.
  */
 export class EbnfBuilder {
-  /** Limits of strings up to this many characters are enforced; longer ones only in strict schemas. */
-  readonly countedLength: number;
+  /**
+   * Counts are written down as they are. Otherwise larger ones are left out: xgrammar's work grows with the tokens of the
+   * vocabulary times the counts, so that they are checked beside it.
+   */
+  readonly exact: boolean;
   private readonly bodies = new Map<string, string>();
   private readonly names = new Map<string, string>();
 
-  constructor(countedLength: number) {
-    this.countedLength = countedLength;
+  constructor({ exact }: { exact: boolean }) {
+    this.exact = exact;
+  }
+
+  /** `part` at least `min` and at most `max` times; any number of times if either is above `written` and this is not exact. */
+  counted(part: string, { min, max, written }: { min: number; max: number; written: number }): string {
+    const most = max >= COUNTLESS ? Infinity : max;
+    const left = !this.exact && (min > written || (most !== Infinity && most > written));
+    return left ? repeat(part, Math.min(min, 1), Infinity) : repeat(part, min, most);
   }
 
   /** Name of a rule with this body. */

@@ -4,9 +4,8 @@
 
 import { jsonString, pythonJson, type JsonNode } from '../json-text.ts';
 import type { EbnfBuilder } from './ebnf.ts';
-import { alternatives, grammarError, optional, repeat, sequence } from './ebnf.ts';
+import { alternatives, grammarError, MAX_LEAST_COUNT, optional, sequence } from './ebnf.ts';
 import { integerExpression, numberExpression, type Bounds } from './numbers.ts';
-import { MAX_REPEAT } from './regex.ts';
 import { checkedType, numberOf, SchemaView } from './schema-view.ts';
 import { anyString, limitedString, oneOfTexts, formatPattern } from './strings.ts';
 
@@ -18,6 +17,8 @@ const SPACE_RULE = '"" | " " | "\\n" " "{0,24}';
 const COMMA = `"," ${SPACE}`;
 const MAX_DEPTH = 64;
 const MAX_ENUM = 2000;
+/** Items up to this many are counted by the grammar, more beside it. */
+const WRITTEN_ITEMS = 64;
 
 export class SchemaGrammar {
   private readonly builder: EbnfBuilder;
@@ -97,14 +98,10 @@ export class SchemaGrammar {
   }
 
   private string(view: SchemaView): string {
-    const minLength = view.number('minLength') ?? 0;
-    let maxLength = view.number('maxLength') ?? Infinity;
+    const minLength = view.count('minLength') ?? 0;
+    const maxLength = view.count('maxLength') ?? Infinity;
     const pattern = view.text('pattern');
     const format = view.text('format');
-    if (maxLength !== Infinity && maxLength > Math.max(minLength, this.strict ? MAX_REPEAT : this.builder.countedLength)) {
-      view.unsupported(`maxLength above ${MAX_REPEAT}`);
-      maxLength = Infinity;
-    }
     if (pattern !== undefined && (minLength > 0 || maxLength !== Infinity)) view.unsupported('a pattern with lengths');
     if (format !== undefined && formatPattern(format) === undefined) view.unsupported(`format "${format}"`);
     return limitedString(this.builder, {
@@ -123,13 +120,11 @@ export class SchemaGrammar {
     const item = closed
       ? ''
       : this.builder.rule(items ? this.expression(items, `${path}/items`, depth + 1) : anyValue(this.builder));
-    const min = view.number('minItems') ?? 0;
-    const max = Math.min(view.number('maxItems') ?? Infinity, closed ? prefix.length : Infinity);
+    const min = view.count('minItems') ?? 0;
+    const max = Math.min(view.count('maxItems') ?? Infinity, closed ? prefix.length : Infinity);
     if (min > max) throw grammarError(`${path}: minItems ${min} is more than the array can have`);
-    if (min > MAX_REPEAT) throw grammarError(`${path}: minItems ${min} is more than ${MAX_REPEAT}`);
-    const limit = max > MAX_REPEAT ? Infinity : max;
-    if (limit !== max) view.unsupported(`maxItems above ${MAX_REPEAT}`);
-    return this.builder.rule(sequence('"["', SPACE, arrayItems(prefix, item, min, limit), SPACE, '"]"'));
+    if (min > MAX_LEAST_COUNT) throw grammarError(`${path}: minItems ${min} is more than ${MAX_LEAST_COUNT}`);
+    return this.builder.rule(sequence('"["', SPACE, arrayItems(this.builder, { prefix, item, min, max }), SPACE, '"]"'));
   }
 
   private object(view: SchemaView, depth: number): string {
@@ -148,12 +143,11 @@ export class SchemaGrammar {
   private map(view: SchemaView, values: JsonNode | undefined, depth: number): string {
     const value = values === undefined ? anyValue(this.builder) : this.rule(values, `${view.path}/additionalProperties`, depth);
     const member = sequence(anyString(this.builder), '":"', '" "?', value);
-    const min = view.number('minProperties') ?? 0;
-    const max = view.number('maxProperties') ?? Infinity;
-    if (min > max || min > MAX_REPEAT) throw grammarError(`${view.path}: minProperties ${min} cannot be met`);
-    return this.builder.rule(
-      sequence('"{"', SPACE, arrayItems([], member, min, max > MAX_REPEAT ? Infinity : max), SPACE, '"}"'),
-    );
+    const min = view.count('minProperties') ?? 0;
+    const max = view.count('maxProperties') ?? Infinity;
+    if (min > max || min > MAX_LEAST_COUNT) throw grammarError(`${view.path}: minProperties ${min} cannot be met`);
+    const members = arrayItems(this.builder, { prefix: [], item: member, min, max });
+    return this.builder.rule(sequence('"{"', SPACE, members, SPACE, '"}"'));
   }
 }
 
@@ -173,7 +167,7 @@ export function anyValue(builder: EbnfBuilder): string {
 /** A JSON object with any members. */
 export function anyObject(builder: EbnfBuilder): string {
   const member = sequence(anyString(builder), '":"', '" "?', anyValue(builder));
-  return sequence('"{"', SPACE, arrayItems([], member, 0, Infinity), SPACE, '"}"');
+  return sequence('"{"', SPACE, arrayItems(builder, { prefix: [], item: member, min: 0, max: Infinity }), SPACE, '"}"');
 }
 
 function quoted(name: string): string {
@@ -184,14 +178,23 @@ function oneLiteral(text: string): string {
   return `"${text.replace(/["\\]/g, '\\$&')}"`;
 }
 
+interface Items {
+  prefix: readonly string[];
+  item: string;
+  min: number;
+  max: number;
+}
+
 /** First `prefix`, then `item`s; commas between. At least `min` and at most `max` in all. */
-function arrayItems(prefix: readonly string[], item: string, min: number, max: number): string {
+function arrayItems(builder: EbnfBuilder, { prefix, item, min, max }: Items): string {
+  const more = (least: number, most: number): string =>
+    builder.counted(sequence(COMMA, item), { min: least, max: most, written: WRITTEN_ITEMS });
   let tail = '';
   if (max > prefix.length) {
     const least = Math.max(0, min - prefix.length);
-    if (prefix.length > 0) tail = repeat(sequence(COMMA, item), least, max - prefix.length);
+    if (prefix.length > 0) tail = more(least, max - prefix.length);
     else {
-      const rest = repeat(sequence(COMMA, item), Math.max(0, least - 1), max - 1);
+      const rest = more(Math.max(0, least - 1), max - 1);
       tail = least > 0 ? sequence(item, rest) : optional(sequence(item, rest));
     }
   }

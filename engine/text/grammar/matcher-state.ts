@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 
+import type { Guide, TokenCosts } from './guide.ts';
 import type { OpenOptions } from './protocol.ts';
+import type { State } from './recogniser.ts';
 import type { GrammarMatcher } from './xgrammar.ts';
 
 interface Vocabulary {
@@ -8,9 +10,15 @@ interface Vocabulary {
   stopToken: number;
 }
 
+/** The grammar as its masks are narrowed by it. */
+interface Guidance {
+  guide: Guide;
+  costs: TokenCosts;
+}
+
 /**
- * One matcher and where it stands in its completion. Before the trigger token, and over the tokens to skip behind it,
- * everything is allowed and nothing is matched.
+ * One matcher and where it stands in its completion. Before the trigger token everything but the end is allowed and nothing
+ * is matched, and so it is over the tokens to skip behind it.
  */
 export class MatcherState {
   private readonly matcher: GrammarMatcher;
@@ -22,8 +30,17 @@ export class MatcherState {
   private readonly skip: number;
   /** Tokens still to skip; undefined before the trigger. */
   private waiting: number | undefined;
+  private readonly guidance: Guidance | undefined;
+  /** Where the completion is in the guide's grammar; undefined when it is not followed. */
+  private place: State | undefined;
+  /** Tokens that may still be sampled. */
+  private left: number;
 
-  constructor(matcher: GrammarMatcher, vocabulary: Vocabulary, options: OpenOptions & { hidden?: number | undefined }) {
+  constructor(
+    matcher: GrammarMatcher,
+    vocabulary: Vocabulary,
+    options: OpenOptions & { hidden?: number | undefined; guidance?: Guidance | undefined },
+  ) {
     this.matcher = matcher;
     this.words = Math.ceil(vocabulary.vocabSize / 32);
     this.stopToken = vocabulary.stopToken;
@@ -31,11 +48,17 @@ export class MatcherState {
     this.hidden = options.hidden;
     this.skip = options.skip ?? 0;
     this.waiting = this.trigger === undefined ? this.skip : undefined;
+    this.guidance = options.guidance;
+    this.place = options.guidance?.guide.start;
+    this.left = options.maxTokens ?? Infinity;
   }
 
   /** @returns false when a token does not fit the grammar */
   advance(tokens: readonly number[]): boolean {
-    return tokens.every((token) => this.pass(token) || this.matcher.isTerminated() || this.matcher.acceptToken(token));
+    return tokens.every((token) => {
+      this.left--;
+      return this.pass(token) || this.matcher.isTerminated() || (this.matcher.acceptToken(token) && this.follow(token));
+    });
   }
 
   /**
@@ -45,7 +68,7 @@ export class MatcherState {
    * @returns false when the grammar allows no token at all
    */
   async fill(rows: Uint32Array, drafts: readonly number[]): Promise<boolean> {
-    const { waiting } = this;
+    const { waiting, place, left } = this;
     let matched = 0;
     let possible = true;
     for (let i = 0; i <= drafts.length; i++) {
@@ -58,15 +81,17 @@ export class MatcherState {
       }
       const draft = drafts[i];
       if (draft === undefined) break;
+      this.left--;
       if (this.pass(draft)) continue;
       if (!isSet(row, draft) || this.matcher.isTerminated() || !this.matcher.acceptToken(draft)) {
         rows.fill(0xffffffff, (i + 1) * this.words);
         break;
       }
       matched++;
+      this.follow(draft);
     }
     if (matched > 0) this.matcher.rollBack(matched);
-    this.waiting = waiting;
+    Object.assign(this, { waiting, place, left });
     return possible;
   }
 
@@ -85,9 +110,19 @@ export class MatcherState {
     return true;
   }
 
+  /** @returns false when a token fits xgrammar's grammar, but not the counts that only the guide knows */
+  private follow(token: number): boolean {
+    if (this.guidance === undefined || this.place === undefined || token === this.stopToken) return true;
+    const { guide, costs } = this.guidance;
+    this.place = costs.behind(guide.recogniser, this.place, token) ?? undefined;
+    return this.place !== undefined || !guide.needed;
+  }
+
   private async mask(row: Uint32Array): Promise<boolean> {
     if (this.waiting !== 0) {
       row.fill(0xffffffff);
+      // An end in the reasoning would leave no answer at all.
+      if (this.waiting === undefined && this.place?.complete !== true) clearBit(row, this.stopToken);
       return true;
     }
     if (this.matcher.isTerminated()) {
@@ -97,6 +132,9 @@ export class MatcherState {
     }
     row.set(new Uint32Array((await this.matcher.getNextTokenBitmask()).buffer));
     if (this.hidden !== undefined) clearBit(row, this.hidden);
+    if (this.guidance !== undefined && this.place !== undefined) {
+      this.guidance.guide.narrow(row, this.place, { costs: this.guidance.costs, left: this.left });
+    }
     return row.some((word) => word !== 0);
   }
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Messages between the grammar service and its workers.
 
+import type { GrammarSource } from './specs.ts';
+
 export interface WorkerSetup {
   /** Bytes of all tokens, [offsets[i], offsets[i + 1]) of token i; empty for control tokens. */
   bytes: Uint8Array;
@@ -17,6 +19,8 @@ export interface OpenOptions {
   trigger?: number;
   /** Tokens behind the trigger that the grammar does not cover (forced markup). */
   skip?: number;
+  /** Tokens that may be sampled in all; the completion is led to its end before. Absent: no limit. */
+  maxTokens?: number;
 }
 
 /** Tokens of one matcher in one step. */
@@ -31,8 +35,8 @@ export interface StepRow {
 export type WorkerRequest =
   /** Answered once the vocabulary is prepared. */
   | { kind: 'start' }
-  | { kind: 'compile'; ebnf: string }
-  | { kind: 'open'; matcher: number; ebnf: string; markup: boolean; options: OpenOptions }
+  | { kind: 'compile'; source: GrammarSource }
+  | { kind: 'open'; matcher: number; source: GrammarSource; options: OpenOptions }
   | { kind: 'step'; rows: readonly StepRow[] }
   | { kind: 'release'; matcher: number };
 

@@ -2,10 +2,12 @@
 // Regular expressions (the part of JavaScript's syntax that describes regular languages) as EBNF.
 
 import { character, complement, intersect, JSON_PLAIN, TEXT, type Range } from './characters.ts';
-import { alternatives, grammarError, literal, repeat, sequence, type EbnfBuilder } from './ebnf.ts';
+import { alternatives, grammarError, literal, MAX_LEAST_COUNT, repeat, sequence, type EbnfBuilder } from './ebnf.ts';
 
-/** Repetitions cost compile time for every count; xgrammar needs seconds for thousands. */
-export const MAX_REPEAT = 200;
+/** Repetitions of a group cost compile time for every count. */
+const MAX_GROUP_REPEAT = 200;
+/** Repetitions up to this many are written into the grammar, more are counted beside it. */
+const WRITTEN_REPEAT = 8;
 const MAX_PATTERN_UNITS = 4096;
 const MAX_GROUP_DEPTH = 50;
 
@@ -54,6 +56,8 @@ class Translator {
   private readonly options: RegexOptions;
   private position = 0;
   private depth = 0;
+  /** Quantifiers read that allow more than one. */
+  private repetitions = 0;
 
   constructor(builder: EbnfBuilder, pattern: string, options: RegexOptions) {
     this.builder = builder;
@@ -81,7 +85,12 @@ class Translator {
       if (this.take('$')) {
         behind = this.anchor(top);
         if (this.position < this.pattern.length && this.peek() !== '|') throw this.unsupported('"$" before the end');
-      } else parts.push(this.quantified(this.atom()));
+      } else {
+        const { repetitions } = this;
+        const group = this.peek() === '(';
+        const atom = this.atom();
+        parts.push(this.quantified(atom, { group, nested: this.repetitions > repetitions }));
+      }
     }
     return sequence(...parts, behind);
   }
@@ -124,7 +133,7 @@ class Translator {
     return this.builder.rule(body);
   }
 
-  private quantified(atom: string): string {
+  private quantified(atom: string, { group, nested }: { group: boolean; nested: boolean }): string {
     const counted = /\{(\d+)(?:(,)(\d*))?\}/y;
     counted.lastIndex = this.position;
     const [whole, low, comma, high] = counted.exec(this.pattern) ?? [];
@@ -138,8 +147,19 @@ class Translator {
     if (bounds === undefined) return atom;
     this.take('?');
     const [min, max] = bounds;
-    if (min > MAX_REPEAT || (max !== Infinity && max > MAX_REPEAT)) throw this.unsupported(`more than ${MAX_REPEAT} repetitions`);
-    return repeat(atom, min, max);
+    const most = max === Infinity ? min : Math.max(min, max);
+    if (group && most > MAX_GROUP_REPEAT) throw this.unsupported(`more than ${MAX_GROUP_REPEAT} repetitions of a group`);
+    if (min > MAX_LEAST_COUNT) throw this.unsupported(`more than ${MAX_LEAST_COUNT} necessary repetitions`);
+    if (max > 1) this.repetitions++;
+    // Such texts can be read in many ways, which makes the masks of xgrammar slow: there anything goes.
+    if (nested && max > WRITTEN_REPEAT && !this.builder.exact) return repeat(this.anyCharacter(), 0, Infinity);
+    return this.builder.counted(atom, { min, max, written: WRITTEN_REPEAT });
+  }
+
+  /** Any character, and for JSON the beginning of any escape. */
+  private anyCharacter(): string {
+    const plain = character(this.options.json ? JSON_PLAIN : TEXT) as string;
+    return this.builder.rule(this.options.json ? alternatives([plain, '"\\\\" ["\\\\/bfnrtu]']) : plain);
   }
 
   private escape(): string {

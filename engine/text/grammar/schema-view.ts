@@ -82,6 +82,13 @@ export class SchemaView {
     return numberOf(node);
   }
 
+  /** A number of characters, items or members. */
+  count(key: string): number | undefined {
+    const value = this.number(key);
+    if (value === undefined || (Number.isInteger(value) && value >= 0)) return value;
+    throw grammarError(`${this.path}: ${key} must be a whole number from 0 on`);
+  }
+
   text(key: string): string | undefined {
     const node = this.members.get(key);
     if (node === undefined) return undefined;
@@ -143,8 +150,8 @@ export class SchemaView {
   /** minProperties makes optional ones required, maxProperties leaves optional ones out. */
   private counted(list: readonly Property[]): Property[] {
     if (list.length === 0) return [];
-    const min = this.number('minProperties') ?? 0;
-    const max = this.number('maxProperties') ?? Infinity;
+    const min = this.count('minProperties') ?? 0;
+    const max = this.count('maxProperties') ?? Infinity;
     const needed = list.filter(({ required }) => required).length;
     if (needed > max || list.length < min) throw grammarError(`${this.path}: the number of properties cannot be met`);
     let missing = Math.max(0, min - needed);

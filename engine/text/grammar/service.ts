@@ -5,7 +5,8 @@ import { DSML } from '../chat-constants.ts';
 import type { Tokenizer } from '../tokenizer.ts';
 import { RequestWorker, WorkerTimeout } from '../request-worker.ts';
 import type { OpenOptions, StepMasks, StepRow, WorkerRequest, WorkerSetup } from './protocol.ts';
-import { grammarSource, type GrammarSource, type GrammarSpec } from './specs.ts';
+import { tokenTable } from './token-costs.ts';
+import { grammarSource, sourceKey, type GrammarSource, type GrammarSpec } from './specs.ts';
 
 export interface GrammarOptions {
   tokenizer: Pick<Tokenizer, 'vocabSize' | 'eosToken' | 'tokenBytes' | 'isControl' | 'controlId'>;
@@ -18,9 +19,6 @@ export interface GrammarOptions {
   /** Grammars that may wait for the compiler. Default 32. */
   maxQueued?: number;
 }
-
-/** Tokens times counted characters that a string may cost the compiler: about a second (0.3 µs each). */
-const COUNTED_TOKENS = 4_000_000;
 
 type GrammarThread = RequestWorker<WorkerRequest, StepMasks | undefined>;
 
@@ -37,7 +35,6 @@ export class GrammarService {
   private readonly setup: WorkerSetup;
   private readonly timeLimitMs: number;
   private readonly maxQueued: number;
-  private readonly countedLength: number;
   private readonly verdicts: VerdictCache;
   private trial: GrammarThread | undefined;
   private host: GrammarThread | undefined;
@@ -50,7 +47,6 @@ export class GrammarService {
     this.setup = workerSetup(options, cacheEntries);
     this.timeLimitMs = options.timeLimitMs ?? 3000;
     this.maxQueued = options.maxQueued ?? 32;
-    this.countedLength = Math.min(200, Math.floor(COUNTED_TOKENS / options.vocabSize));
     this.verdicts = new VerdictCache(cacheEntries);
   }
 
@@ -59,12 +55,13 @@ export class GrammarService {
    * @throws EngineError INVALID_REQUEST with the reason; QUEUE_FULL when too many grammars wait for the compiler
    */
   async compile(spec: GrammarSpec, param: string, signal?: AbortSignal): Promise<Grammar> {
-    const source = grammarSource(spec, param, this.countedLength);
-    let verdict = this.verdicts.get(source.ebnf);
+    const source = grammarSource(spec, param);
+    const key = sourceKey(source);
+    let verdict = this.verdicts.get(key);
     if (verdict === undefined) {
       if (this.queued >= this.maxQueued) throw new EngineError('QUEUE_FULL', 'too many grammars wait to be compiled', { param });
-      verdict = this.enqueue(source.ebnf);
-      this.verdicts.set(source.ebnf, verdict);
+      verdict = this.enqueue(source);
+      this.verdicts.set(key, verdict);
     }
     const refusal = await verdict;
     signal?.throwIfAborted();
@@ -78,9 +75,8 @@ export class GrammarService {
    */
   async open(grammar: Grammar, options: OpenOptions = {}): Promise<number> {
     const matcher = this.nextMatcher++;
-    const { ebnf, markup } = grammar.source;
     try {
-      await this.hostThread().request({ kind: 'open', matcher, ebnf, markup, options });
+      await this.hostThread().request({ kind: 'open', matcher, source: grammar.source, options });
     } catch (cause) {
       throw new EngineError('INTERNAL', `cannot open a grammar: ${(cause as Error).message}`, {}, cause);
     }
@@ -113,15 +109,15 @@ export class GrammarService {
   }
 
   /** Grammars are tried one after the other, whoever asked for them. */
-  private enqueue(ebnf: string): Promise<string | undefined> {
+  private enqueue(source: GrammarSource): Promise<string | undefined> {
     this.queued++;
-    const verdict = this.queue.then(() => this.tryCompile(ebnf)).finally(() => this.queued--);
+    const verdict = this.queue.then(() => this.tryCompile(source)).finally(() => this.queued--);
     this.queue = verdict.catch(() => undefined);
     return verdict;
   }
 
   /** @returns why the grammar is refused; undefined when it compiles */
-  private async tryCompile(ebnf: string): Promise<string | undefined> {
+  private async tryCompile(source: GrammarSource): Promise<string | undefined> {
     if (!this.trial?.alive) this.trial = startThread(this.setup);
     try {
       await this.trial.request({ kind: 'start' });
@@ -129,7 +125,7 @@ export class GrammarService {
       throw new EngineError('INTERNAL', `cannot start the grammar compiler: ${(cause as Error).message}`, {}, cause);
     }
     try {
-      await this.trial.request({ kind: 'compile', ebnf }, { timeLimitMs: this.timeLimitMs });
+      await this.trial.request({ kind: 'compile', source }, { timeLimitMs: this.timeLimitMs });
       return undefined;
     } catch (error) {
       return error instanceof WorkerTimeout ? `compiling takes longer than ${this.timeLimitMs} ms` : (error as Error).message;
@@ -151,17 +147,17 @@ class VerdictCache {
     this.entries = entries;
   }
 
-  get(ebnf: string): Promise<string | undefined> | undefined {
-    const verdict = this.verdicts.get(ebnf);
+  get(key: string): Promise<string | undefined> | undefined {
+    const verdict = this.verdicts.get(key);
     if (verdict === undefined) return undefined;
-    this.verdicts.delete(ebnf);
-    this.verdicts.set(ebnf, verdict);
+    this.verdicts.delete(key);
+    this.verdicts.set(key, verdict);
     return verdict;
   }
 
-  set(ebnf: string, verdict: Promise<string | undefined>): void {
-    this.verdicts.set(ebnf, verdict);
-    verdict.catch(() => this.verdicts.delete(ebnf));
+  set(key: string, verdict: Promise<string | undefined>): void {
+    this.verdicts.set(key, verdict);
+    verdict.catch(() => this.verdicts.delete(key));
     const [oldest] = this.verdicts.keys();
     if (this.verdicts.size > this.entries && oldest !== undefined) this.verdicts.delete(oldest);
   }
@@ -176,8 +172,5 @@ function workerSetup({ tokenizer, vocabSize }: GrammarOptions, cacheEntries: num
   const tokens = Array.from({ length: tokenizer.vocabSize }, (_, id) =>
     tokenizer.isControl(id) ? new Uint8Array() : tokenizer.tokenBytes(id),
   );
-  const offsets = new Uint32Array(tokens.length + 1);
-  tokens.forEach((token, id) => (offsets[id + 1] = (offsets[id] as number) + token.length));
-  const bytes = new Uint8Array(Buffer.concat(tokens));
-  return { bytes, offsets, vocabSize, stopToken: tokenizer.eosToken, dsmlToken, cacheEntries };
+  return { ...tokenTable(tokens), vocabSize, stopToken: tokenizer.eosToken, dsmlToken, cacheEntries };
 }

@@ -25,7 +25,12 @@ export type AnswerGrammar =
 
 /** A grammar ready to be compiled. */
 export interface GrammarSource {
+  /** For xgrammar. */
   ebnf: string;
+  /** With counts that `ebnf` leaves out; absent when there are none. */
+  exact?: string;
+  /** Written by the builder, not by a client. */
+  own: boolean;
   /** The DSML token stands for the escape character; in other grammars it never matches. */
   markup: boolean;
 }
@@ -33,16 +38,22 @@ export interface GrammarSource {
 const MAX_SOURCE_UNITS = 256 * 1024;
 const MAX_CHOICES = 1000;
 
+/** Text that is the same for the same grammars only. */
+export function sourceKey({ ebnf, exact = '', own }: GrammarSource): string {
+  return [own, ebnf, exact].join('\0');
+}
+
 /**
- * @param countedLength limits of strings up to this many characters are enforced, longer ones only in strict schemas
  * @param param request field that the specification came from
  * @throws EngineError INVALID_REQUEST with that field and the reason
  */
-export function grammarSource(spec: GrammarSpec, param: string, countedLength: number): GrammarSource {
+export function grammarSource(spec: GrammarSpec, param: string): GrammarSource {
   try {
-    const ebnf = specEbnf(spec, new EbnfBuilder(countedLength));
+    const ebnf = specEbnf(spec, new EbnfBuilder({ exact: false }));
+    const exact = specEbnf(spec, new EbnfBuilder({ exact: true }));
     if (ebnf.length > MAX_SOURCE_UNITS) throw grammarError(`the grammar is larger than ${MAX_SOURCE_UNITS} characters`);
-    return { ebnf, markup: spec.kind === 'tool-calls' };
+    const own = spec.kind !== 'ebnf';
+    return { ebnf, ...(exact === ebnf ? {} : { exact }), own, markup: spec.kind === 'tool-calls' };
   } catch (error) {
     if (error instanceof JsonSyntaxError)
       throw new EngineError('INVALID_REQUEST', `the schema is not JSON: ${error.message}`, { param });

@@ -3,8 +3,8 @@
 // follow gives masks that need no look at the rest of the grammar: 0.1 to 0.3 ms instead of 37 ms at 129,280 tokens.
 
 import { characterForms, JSON_PLAIN } from './characters.ts';
-import { alternatives, grammarError, literal, sequence, type EbnfBuilder } from './ebnf.ts';
-import { MAX_REPEAT, regexExpression } from './regex.ts';
+import { alternatives, grammarError, literal, MAX_LEAST_COUNT, sequence, type EbnfBuilder } from './ebnf.ts';
+import { regexExpression } from './regex.ts';
 
 const FORMS = characterForms(JSON_PLAIN);
 const ESCAPE = '"\\\\" (["\\\\/bfnrt] | "u" [0-9a-fA-F] [0-9a-fA-F] [0-9a-fA-F] [0-9a-fA-F])';
@@ -55,17 +55,14 @@ function stringBody(builder: EbnfBuilder): string {
   return builder.named('string', () => `("\\"" | ${next.join(' | ')}) ${FOLLOW}`);
 }
 
-/** What follows the opening quote of a string of limited length: a rule for each character, escapes left out. */
+/** Escapes of one character; the others may stand for half of one. */
+const SHORT_ESCAPE = '"\\\\" ["\\\\/bfnrt]';
+
+/** What follows the opening quote of a string of limited length. */
 function countedBody(builder: EbnfBuilder, minLength: number, maxLength: number): string {
-  const [ascii, ...others] = FORMS;
-  const other = builder.rule(others.join(' | '));
-  const counted = maxLength === Infinity ? minLength : maxLength;
-  let rest = maxLength === Infinity ? stringBody(builder) : '"\\""';
-  for (let length = counted - 1; length >= 0; length--) {
-    const next = `${ascii} ${rest} | ${other} ${rest}`;
-    rest = builder.rule(length < minLength ? next : `"\\"" | ${next}`);
-  }
-  return rest;
+  if (!builder.exact) return stringBody(builder);
+  const one = builder.rule([...FORMS, SHORT_ESCAPE].join(' | '));
+  return sequence(builder.counted(one, { min: minLength, max: maxLength, written: 0 }), '"\\""');
 }
 
 /** A JSON string within limits. With a pattern the lengths are not looked at. */
@@ -78,7 +75,7 @@ export function limitedString(builder: EbnfBuilder, limits: StringLimits): strin
     return builder.rule(sequence('"\\""', expression, '"\\""'));
   }
   if (minLength === 0 && maxLength === Infinity) return anyString(builder);
-  if (minLength > MAX_REPEAT) throw grammarError(`minLength ${minLength} is more than ${MAX_REPEAT}`);
+  if (minLength > MAX_LEAST_COUNT) throw grammarError(`minLength ${minLength} is more than ${MAX_LEAST_COUNT}`);
   return sequence('"\\""', countedBody(builder, minLength, maxLength));
 }
 

@@ -5,9 +5,9 @@ import type { JsonText } from '../../types.ts';
 import { member, parseLossless, type JsonNode } from '../json-text.ts';
 import { EngineError } from '../../errors.ts';
 import { character, complement, intersect, TEXT, type Range } from './characters.ts';
-import { alternatives, grammarError, literal, optional, repeat, sequence, type EbnfBuilder } from './ebnf.ts';
+import { alternatives, grammarError, literal, MAX_LEAST_COUNT, optional, repeat, sequence, type EbnfBuilder } from './ebnf.ts';
 import { anyValue, SchemaGrammar } from './json-schema.ts';
-import { MAX_REPEAT, regexExpression } from './regex.ts';
+import { regexExpression } from './regex.ts';
 import { checkedType, SchemaView } from './schema-view.ts';
 import { formatPattern } from './strings.ts';
 
@@ -130,11 +130,10 @@ function rawString(builder: EbnfBuilder, view: SchemaView): string {
     return builder.rule(regexExpression(builder, pattern, { json: false, anchored: own === undefined }));
   }
   if (format !== undefined) view.unsupported(`format "${format}"`);
-  const min = view.number('minLength') ?? 0;
-  const max = view.number('maxLength') ?? Infinity;
-  const counted = max === Infinity || max <= Math.max(min, builder.countedLength);
-  if (!counted || min > MAX_REPEAT) view.unsupported(`a length above ${builder.countedLength}`);
-  return repeat(textCharacter(builder), Math.min(min, MAX_REPEAT), counted ? max : Infinity);
+  const min = view.count('minLength') ?? 0;
+  const max = view.count('maxLength') ?? Infinity;
+  if (min > max || min > MAX_LEAST_COUNT) throw grammarError(`${view.path}: minLength ${min} cannot be met`);
+  return builder.counted(textCharacter(builder), { min, max, written: 0 });
 }
 
 function freeText(builder: EbnfBuilder): string {

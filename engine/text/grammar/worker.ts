@@ -3,23 +3,36 @@
 
 import { parentPort, workerData, type MessagePort } from 'node:worker_threads';
 import { alphabetText } from '../byte-alphabet.ts';
+import { UnreadableGrammar } from './ebnf-reader.ts';
+import { Guide, TokenCosts } from './guide.ts';
 import { MatcherState } from './matcher-state.ts';
 import type { StepMasks, StepRow, WorkerRequest, WorkerSetup } from './protocol.ts';
 import { answerRequests, FatalError } from '../request-worker.ts';
+import { sourceKey, type GrammarSource } from './specs.ts';
+import { tokenTable, Vocabulary, type TokenTable } from './token-costs.ts';
 import { loadXGrammar, type CompiledGrammar, type GrammarCompiler, type XGrammar } from './xgrammar.ts';
 
 /** Stands for the DSML token: one byte that no JSON text and no tool argument contains. */
 const ESCAPE = 0x1b;
 
+interface Compiled {
+  grammar: CompiledGrammar;
+  /** Absent when the grammar cannot be followed; then xgrammar alone says what fits. */
+  guide: Guide | undefined;
+}
+
 class GrammarWorker {
   private readonly setup: WorkerSetup;
+  private readonly tokens: TokenTable;
+  private costs: TokenCosts | undefined;
   private readonly library: XGrammar;
   private readonly compiler: Promise<GrammarCompiler>;
-  private readonly compiled = new Map<string, CompiledGrammar>();
+  private readonly compiled = new Map<string, Compiled>();
   private readonly matchers = new Map<number, MatcherState>();
 
   constructor(setup: WorkerSetup) {
     this.setup = setup;
+    this.tokens = visibleTokens(setup);
     this.library = loadXGrammar();
     this.compiler = this.createCompiler();
   }
@@ -30,19 +43,15 @@ class GrammarWorker {
         await this.compiler;
         return undefined;
       case 'compile': {
-        const matcher = await this.library.GrammarMatcher.createGrammarMatcher(await this.compile(request.ebnf));
+        const { grammar } = await this.compile(request.source);
+        const matcher = await this.library.GrammarMatcher.createGrammarMatcher(grammar);
         const start = await matcher.getNextTokenBitmask();
         matcher.dispose();
         if (start.every((word) => word === 0)) throw new Error('the grammar allows nothing');
         return undefined;
       }
-      case 'open': {
-        const grammar = await this.compile(request.ebnf);
-        const matcher = await this.library.GrammarMatcher.createGrammarMatcher(grammar);
-        const hidden = request.markup ? undefined : this.setup.dsmlToken;
-        this.matchers.set(request.matcher, new MatcherState(matcher, this.setup, { ...request.options, hidden }));
-        return undefined;
-      }
+      case 'open':
+        return this.open(request);
       case 'step':
         return this.step(request.rows);
       case 'release':
@@ -72,29 +81,59 @@ class GrammarWorker {
     return { masks, failed };
   }
 
+  private async open({ matcher: id, source, options }: Extract<WorkerRequest, { kind: 'open' }>): Promise<undefined> {
+    const { grammar, guide } = await this.compile(source);
+    const matcher = await this.library.GrammarMatcher.createGrammarMatcher(grammar);
+    const { vocabSize, stopToken, dsmlToken } = this.setup;
+    this.costs ??= new TokenCosts(new Vocabulary(this.tokens), vocabSize, stopToken);
+    const hidden = source.markup ? undefined : dsmlToken;
+    const guidance = guide && { guide, costs: this.costs };
+    this.matchers.set(id, new MatcherState(matcher, this.setup, { ...options, hidden, guidance }));
+  }
+
   /** Least recently used grammars go first; matchers keep theirs alive. */
-  private async compile(ebnf: string): Promise<CompiledGrammar> {
-    const known = this.compiled.get(ebnf);
-    const grammar = known ?? (await (await this.compiler).compileGrammar(ebnf));
-    this.compiled.delete(ebnf);
-    this.compiled.set(ebnf, grammar);
+  private async compile(source: GrammarSource): Promise<Compiled> {
+    const key = sourceKey(source);
+    const known = this.compiled.get(key);
+    const compiled = known ?? { guide: guideOf(source), grammar: await (await this.compiler).compileGrammar(source.ebnf) };
+    this.compiled.delete(key);
+    this.compiled.set(key, compiled);
     const [oldest] = this.compiled;
     if (this.compiled.size > this.setup.cacheEntries && oldest !== undefined) {
-      oldest[1].dispose();
+      oldest[1].grammar.dispose();
       this.compiled.delete(oldest[0]);
     }
-    return grammar;
+    return compiled;
   }
 
   private async createCompiler(): Promise<GrammarCompiler> {
-    const { bytes, offsets, vocabSize, stopToken, dsmlToken } = this.setup;
-    const vocabulary = Array.from({ length: offsets.length - 1 }, (_, token) => {
-      if (token === dsmlToken) return alphabetText(Uint8Array.of(ESCAPE));
-      const own = bytes.subarray(offsets[token], offsets[token + 1]);
-      return own.includes(ESCAPE) ? '' : alphabetText(own);
-    });
+    const { vocabSize, stopToken } = this.setup;
+    const { bytes, offsets } = this.tokens;
+    const vocabulary = Array.from({ length: offsets.length - 1 }, (_, token) =>
+      alphabetText(bytes.subarray(offsets[token], offsets[token + 1])),
+    );
     const info = await this.library.TokenizerInfo.createTokenizerInfo(vocabulary, 'byte_level', false, vocabSize, [stopToken]);
     return this.library.GrammarCompiler.createGrammarCompiler(info, false);
+  }
+}
+
+/** The tokens as grammars see them. */
+function visibleTokens({ bytes, offsets, dsmlToken }: WorkerSetup): TokenTable {
+  const tokens = Array.from({ length: offsets.length - 1 }, (_, token) => {
+    if (token === dsmlToken) return Uint8Array.of(ESCAPE);
+    const own = bytes.subarray(offsets[token], offsets[token + 1]);
+    return own.includes(ESCAPE) ? new Uint8Array() : own;
+  });
+  return tokenTable(tokens);
+}
+
+/** @throws UnreadableGrammar when counts have to be checked and cannot be */
+function guideOf(source: GrammarSource): Guide | undefined {
+  try {
+    return new Guide(source);
+  } catch (error) {
+    if (error instanceof UnreadableGrammar && source.exact === undefined) return undefined;
+    throw error;
   }
 }
 

@@ -21,7 +21,7 @@ function recordingService(failAt = Infinity): {
   let matchers = 0;
   let steps = 0;
   const service = {
-    compile: async () => ({ source: { ebnf: '', markup: false } }),
+    compile: async () => ({ source: { ebnf: '', own: true, markup: false } }),
     open: async (_: unknown, options: OpenOptions = {}) => {
       calls.push(`open ${JSON.stringify(options)}`);
       return matchers++;
@@ -47,11 +47,11 @@ test('every choice has its matcher; behind reasoning it waits for the end of it 
   const { calls, service } = recordingService();
   const constraints = new Constraints(service, 64, THINK_CLOSE);
   const request = generationRequest([2], { n: 2, grammar: GRAMMAR });
-  assert.deepEqual(await constraints.open(request, prompt('answer')), [0, 1]);
-  assert.deepEqual(await constraints.open(request, prompt('reasoning', 3)), [2, 3]);
-  assert.deepEqual(await constraints.open(generationRequest([2]), prompt('answer')), []);
-  const waiting = `open ${JSON.stringify({ trigger: THINK_CLOSE, skip: 3 })}`;
-  assert.deepEqual(calls, ['open {}', 'open {}', waiting, waiting]);
+  assert.deepEqual(await constraints.open(request, prompt('answer'), 30), [0, 1]);
+  assert.deepEqual(await constraints.open(request, prompt('reasoning', 3), 30), [2, 3]);
+  assert.deepEqual(await constraints.open(generationRequest([2]), prompt('answer'), 30), []);
+  const waiting = `open ${JSON.stringify({ maxTokens: 30, trigger: THINK_CLOSE, skip: 3 })}`;
+  assert.deepEqual(calls, ['open {"maxTokens":30}', 'open {"maxTokens":30}', waiting, waiting]);
 });
 
 test('masks land in the rows that the plan reserved for them', async () => {

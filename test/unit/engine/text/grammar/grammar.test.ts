@@ -3,8 +3,6 @@
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { monitorEventLoopDelay } from 'node:perf_hooks';
-import { Ajv2020, type ValidateFunction } from 'ajv/dist/2020.js';
-import { default as addFormats } from 'ajv-formats';
 import fc from 'fast-check';
 import { EngineError } from '../../../../../engine/errors.ts';
 import { DSML, THINK_CLOSE } from '../../../../../engine/text/chat-constants.ts';
@@ -16,7 +14,8 @@ import type { GrammarSpec } from '../../../../../engine/text/grammar/specs.ts';
 import { loadTokenizer, type Tokenizer } from '../../../../../engine/text/tokenizer.ts';
 import { demoModel } from '../../../../helpers/project.ts';
 import { randomSchema } from './random-schema.ts';
-import { allowedTokens, randomCompletion, randomSource } from './walk.ts';
+import { schemaSpec, validator } from './schemas.ts';
+import { allowedTokens, randomCompletion, randomSource, randomTexts } from './walk.ts';
 
 let tokenizer: Tokenizer;
 let service: GrammarService;
@@ -26,22 +25,8 @@ before(async () => {
 });
 after(() => service.close());
 
-const schemaSpec = (schema: unknown, strict = false): GrammarSpec => ({
-  kind: 'json-schema',
-  schema: { json: JSON.stringify(schema) },
-  strict,
-});
-
-/** Texts of some random completions; those that do not end are left out. */
-async function texts(spec: GrammarSpec, count: number, limit = 300): Promise<string[]> {
-  const grammar = await service.compile(spec, 'response_format');
-  const result: string[] = [];
-  for (let i = 0; i < count; i++) {
-    const ids = await randomCompletion(service, grammar, tokenizer, { random: randomSource(i + 1), limit });
-    if (ids !== undefined) result.push(decodeTokens(tokenizer, ids));
-  }
-  return result;
-}
+const texts = (spec: GrammarSpec, count: number, limit?: number): Promise<string[]> =>
+  randomTexts({ service, tokenizer }, spec, { count, limit });
 
 async function refused(spec: GrammarSpec, reason: RegExp): Promise<void> {
   await assert.rejects(service.compile(spec, 'response_format'), (error) => {
@@ -50,12 +35,6 @@ async function refused(spec: GrammarSpec, reason: RegExp): Promise<void> {
     assert.match(error.message, reason);
     return true;
   });
-}
-
-function validator(schema: unknown): ValidateFunction {
-  const ajv = new Ajv2020({ strict: false });
-  (addFormats as unknown as (instance: Ajv2020) => void)(ajv);
-  return ajv.compile(schema as object);
 }
 
 // ---------------------------------------------------------------- documents
@@ -123,6 +102,8 @@ test('a regular expression is matched from end to end', async () => {
     '(?:x|yy){2,3}z*',
     '[\\w.+-]+@\\w+\\.com',
     '\\u4f60[\\u4e00-\\u4e10]',
+    '(\\w{1,4}\\s?){1,30}\\d',
+    '((ab?)*c|d+){3}',
   ]) {
     const results = await texts({ kind: 'regex', pattern }, 6, 200);
     for (const text of results) assert.match(text, new RegExp(`^(?:${pattern})$`, 'u'));
@@ -308,8 +289,12 @@ test('a grammar begins behind its trigger, in the middle of a step too, and behi
   const drafts = [...(await encode('so')), trigger, ...forced];
   const { masks } = await service.step([{ matcher, accepted: await encode('I think abc'), drafts }]);
   const rows = drafts.map((_, i) => masks.subarray((i + 1) * words, (i + 2) * words));
-  const free = (row: Uint32Array) => row.every((word) => word === 0xffffffff);
-  assert.ok(rows.slice(0, -1).every(free));
+  const eos = tokenizer.eosToken;
+  const freed = (row: Uint32Array) => row.map((word, i) => (i === eos >> 5 ? word | (1 << (eos & 31)) : word));
+  assert.ok(rows.slice(0, -1).every((row) => freed(row).every((word) => word === 0xffffffff)));
+  // While the model reasons it may write anything, but not end: there would be no answer.
+  const thinking = rows.slice(0, -1 - forced.length);
+  assert.ok(thinking.length > 0 && thinking.every((row) => !allowedTokens(row, tokenizer.vocabSize).includes(eos)));
   const last = allowedTokens(rows.at(-1) as Uint32Array, tokenizer.vocabSize);
   assert.ok(last.length > 0 && last.every((id) => 'abc'.startsWith(Buffer.from(tokenizer.tokenBytes(id)).toString())));
   const start = await service.step([{ matcher, accepted: [trigger, ...forced], drafts: [] }]);
@@ -357,8 +342,8 @@ test('a strict schema is refused where a keyword cannot be enforced; another is 
     await refused(schemaSpec(schema, true), /not supported in a strict schema/);
     await service.compile(schemaSpec(schema), 'response_format');
   }
-  await refused(schemaSpec({ type: 'string', maxLength: 2000 }, true), /maxLength above 200/);
-  await service.compile(schemaSpec({ type: 'string', maxLength: 2000 }), 'response_format');
+  await refused(schemaSpec({ type: 'string', minLength: 20_000 }, true), /minLength 20000 is more than 10000/);
+  await refused(schemaSpec({ type: 'string', maxLength: 1.5 }), /whole number/);
 });
 
 test('deep, wide and long schemas are refused or compiled, never a crash', async () => {
