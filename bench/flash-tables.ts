@@ -3,7 +3,7 @@
 
 import { all, LAYERS, of, perSecond, productOperations, shape, WHOLE_LAYERS } from './flash-data.ts';
 import type { Decode, Labels, Operation, Prefill, Run } from './flash-data.ts';
-import { TYPICAL_ACCEPTED } from './published.ts';
+import { DECODE, PREFILL, TYPICAL_ACCEPTED } from './published.ts';
 
 const number = (value: number, digits = 0): string =>
   value.toLocaleString('en-US', { minimumFractionDigits: digits, maximumFractionDigits: digits });
@@ -216,6 +216,26 @@ export const TABLES: Record<string, (runs: readonly Run[]) => string> = {
         ...[k.one_head_us, k.eight_heads_us, k.product_us].flatMap((us) => [number(us, 1), number(k.flops / us / 1e6, 1)]),
         `${number(k.eight_heads_us / k.product_us)}x`,
       ]),
+    ),
+
+  published: () =>
+    table(
+      ['engine', 'hardware', '2026', 'source', 'what', 'tok/s'],
+      (
+        [
+          ['prefill', PREFILL],
+          ['decode', DECODE],
+        ] as const
+      ).flatMap(([what, list]) =>
+        list.map(({ engine, hardware, date, source, points }) => [
+          engine,
+          hardware,
+          date,
+          source,
+          what,
+          points.map(([at, rate]) => `${number(rate)} at ${number(at)}${what === 'prefill' ? '' : ' streams'}`).join(', '),
+        ]),
+      ),
     ),
 
   long: (runs) =>
