@@ -135,8 +135,8 @@ int main(int argc, char** argv) {
         for (const Section& s : sections[static_cast<int>(way)][i]) values.push_back(s.*field);
         return median(values);
       };
-      for (const Section& s : sections[0][i]) overlaps &= s.both > 0;
-      for (const Section& s : sections[2][i]) overlaps &= s.both <= 0;
+      for (const Section& s : sections[0][i]) overlaps &= s.both > 0.9 * s.gather;
+      for (const Section& s : sections[2][i]) overlaps &= s.both < 0.5 * s.gather;  // the events' own few microseconds
       if (((i + 1) & i) != 0) continue;  // print powers of two
       const double fast = of(Way::kBeside, &Section::whole), slow = of(Way::kInLine, &Section::whole);
       std::printf("  %8d %8.1f %8.1f | %8.1f %8.1f %8.1f | %8.1f %8.1f %7.2f%%\n", (i + 1) * kChunk,
