@@ -15,7 +15,8 @@ import type { SequenceRequest } from './scheduler/sequence.ts';
 export async function warmUp(native: NativeModel, limits: SchedulerLimits, plan: CachePlan): Promise<void> {
   await native.warmUp();
   const scheduler = new Scheduler(limits, new KvCache({ ...plan, mtp: native.mtp }));
-  const length = Math.min(limits.stepTokens, limits.maxModelLen - 2, WARM_UP_TOKENS);
+  // As long as a step takes: the first use of memory costs time too.
+  const length = Math.min(limits.stepTokens, limits.maxModelLen - 2);
   const sequence = scheduler.add(warmUpRequest(length, native.vocabSize));
   while (sequence.phase !== 'finished') {
     const step = scheduler.schedule();
@@ -24,8 +25,6 @@ export async function warmUp(native: NativeModel, limits: SchedulerLimits, plan:
     scheduler.commit(result, result.micros / 1000);
   }
 }
-
-const WARM_UP_TOKENS = 64;
 
 function warmUpRequest(length: number, vocabSize: number): SequenceRequest {
   return {
