@@ -2,7 +2,7 @@
 // What an answer has to look like: response_format, vLLM's structured_outputs, and the older guided_* fields.
 
 import { member, parseLossless, sourceText } from '../../engine/index.ts';
-import type { ChatInput, GenerationRequest, GrammarSpec, JsonNode } from '../../engine/index.ts';
+import type { ChatInput, GenerationRequest, GrammarSpec, JsonNode, JsonText } from '../../engine/index.ts';
 import { invalid, unsupported } from '../errors.ts';
 import type { ChatCompletionBody } from '../schemas/chat-completions.ts';
 import type { CompletionBody } from '../schemas/completions.ts';
@@ -16,6 +16,8 @@ export interface AnswerFormat {
   /** The schema as the client spelled it. */
   schema?: JsonNode | undefined;
   strict?: boolean | undefined;
+  /** The whole format, where it may be a structural tag. */
+  node?: JsonNode | undefined;
 }
 
 /**
@@ -33,10 +35,11 @@ export function formatGrammar(format: AnswerFormat, source: JsonBody, param: str
       return { spec: schemaSpec(format.schema, source, format.strict ?? false), param };
     }
     case 'structural_tag':
-      throw unsupported(`${param}.type`, 'structural tags are not supported; strict tools are');
+      if (format.node === undefined) throw unsupported(`${param}.type`, 'structural tags are not supported here');
+      return { spec: tagSpec(format.node, source), param };
     default:
       throw invalid(
-        `${param}.type: expected text, json_object or json_schema, got ${JSON.stringify(format.type)}`,
+        `${param}.type: expected text, json_object, json_schema or structural_tag, got ${JSON.stringify(format.type)}`,
         `${param}.type`,
       );
   }
@@ -52,8 +55,9 @@ export function formatPrompt(format: AnswerFormat, source: JsonBody): ChatInput[
 export function responseFormat(body: ChatCompletionBody, source: JsonBody): AnswerFormat | undefined {
   const given = body.response_format;
   if (given === undefined) return undefined;
-  if (given.type !== 'json_schema' && given.schema === undefined) return { type: given.type };
+  if (given.type !== 'json_schema' && given.type !== 'structural_tag' && given.schema === undefined) return { type: given.type };
   const node = member(parseLossless(source.text), 'response_format');
+  if (given.type === 'structural_tag') return { type: given.type, node };
   const named = member(node, 'json_schema');
   const schema = member(named, 'schema') ?? member(node, 'schema');
   return { type: given.schema === undefined ? given.type : 'json_schema', schema, strict: given.json_schema?.strict };
@@ -78,19 +82,25 @@ export function grammarOf(body: ChatCompletionBody | CompletionBody, source: Jso
 function structuredOutputs(body: ChatCompletionBody | CompletionBody, source: JsonBody): Grammar[] {
   const given = body.structured_outputs;
   if (given === undefined) return [];
-  if (given.structural_tag !== undefined) {
-    throw unsupported('structured_outputs.structural_tag', 'structural tags are not supported; strict tools are');
-  }
-  const node = given.json === undefined ? undefined : member(member(parseLossless(source.text), 'structured_outputs'), 'json');
-  const specs = specsOf({ ...given, jsonNode: node, param: 'structured_outputs.' }, source);
+  const written = (given.json ?? given.structural_tag ?? undefined) !== undefined;
+  const node = written ? member(parseLossless(source.text), 'structured_outputs') : undefined;
+  const specs = specsOf({ ...given, jsonNode: givenMember(node, 'json'), param: 'structured_outputs.' }, source);
+  const tag = givenMember(node, 'structural_tag');
+  if (tag !== undefined) specs.push({ spec: tagSpec(tag, source), param: 'structured_outputs.structural_tag' });
   if (given.json_object === true) specs.push({ spec: { kind: 'json-object' }, param: 'structured_outputs.json_object' });
   return specs;
 }
 
 function guided(body: ChatCompletionBody | CompletionBody, source: JsonBody): Grammar[] {
   const { guided_json: json, guided_regex: regex, guided_choice: choice, guided_grammar: grammar } = body;
-  const jsonNode = json === undefined ? undefined : member(parseLossless(source.text), 'guided_json');
+  const jsonNode = (json ?? undefined) === undefined ? undefined : member(parseLossless(source.text), 'guided_json');
   return specsOf({ jsonNode, regex, choice, grammar, param: 'guided_' }, source);
+}
+
+/** Null is not given. */
+function givenMember(node: JsonNode | undefined, key: string): JsonNode | undefined {
+  const value = member(node, key);
+  return value?.kind === 'null' ? undefined : value;
 }
 
 interface GivenGrammars {
@@ -111,8 +121,15 @@ function specsOf({ jsonNode, regex, choice, grammar, param }: GivenGrammars, sou
   return specs;
 }
 
-/** A schema given as an object, or as the text of one. */
 function schemaSpec(node: JsonNode, source: JsonBody, strict: boolean): GrammarSpec {
-  const schema = node.kind === 'string' ? { json: node.value } : sourceText(source.text, node);
-  return { kind: 'json-schema', schema, strict };
+  return { kind: 'json-schema', schema: writtenJson(node, source), strict };
+}
+
+function tagSpec(node: JsonNode, source: JsonBody): GrammarSpec {
+  return { kind: 'structural-tag', tag: writtenJson(node, source) };
+}
+
+/** JSON given as an object, or as the text of one. */
+function writtenJson(node: JsonNode, source: JsonBody): JsonText {
+  return node.kind === 'string' ? { json: node.value } : sourceText(source.text, node);
 }

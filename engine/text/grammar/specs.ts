@@ -6,6 +6,7 @@ import { JsonSyntaxError, parseLossless, type JsonNode } from '../json-text.ts';
 import { alternatives, EbnfBuilder, grammarError, literal } from './ebnf.ts';
 import { anyObject, SchemaGrammar } from './json-schema.ts';
 import { regexExpression } from './regex.ts';
+import { structuralTagExpression } from './structural-tag.ts';
 import { toolCallsExpression, type ToolGrammar } from './tool-calls.ts';
 
 /** What a completion has to look like. */
@@ -21,7 +22,9 @@ export type AnswerGrammar =
   | { kind: 'json-object' }
   | { kind: 'json-schema'; schema: JsonText; strict: boolean }
   | { kind: 'regex'; pattern: string }
-  | { kind: 'choice'; choices: readonly string[] };
+  | { kind: 'choice'; choices: readonly string[] }
+  /** Text with tags in it, what is between them as a format says (structural-tag.ts). */
+  | { kind: 'structural-tag'; tag: JsonText };
 
 /** A grammar ready to be compiled. */
 export interface GrammarSource {
@@ -55,8 +58,6 @@ export function grammarSource(spec: GrammarSpec, param: string): GrammarSource {
     const own = spec.kind !== 'ebnf';
     return { ebnf, ...(exact === ebnf ? {} : { exact }), own, markup: spec.kind === 'tool-calls' };
   } catch (error) {
-    if (error instanceof JsonSyntaxError)
-      throw new EngineError('INVALID_REQUEST', `the schema is not JSON: ${error.message}`, { param });
     if (error instanceof EngineError) throw new EngineError(error.code, error.message, { param, ...error.details });
     throw error;
   }
@@ -74,7 +75,7 @@ function answerExpression(spec: AnswerGrammar, builder: EbnfBuilder): string {
     case 'json-object':
       return anyObject(builder);
     case 'json-schema': {
-      const root = parsedSchema(spec.schema);
+      const root = parsed(spec.schema, 'schema');
       return new SchemaGrammar(builder, root, spec.strict).expression(root);
     }
     case 'regex':
@@ -83,10 +84,17 @@ function answerExpression(spec: AnswerGrammar, builder: EbnfBuilder): string {
       if (spec.choices.length === 0) throw grammarError('choice needs at least one text');
       if (spec.choices.length > MAX_CHOICES) throw grammarError(`choice has more than ${MAX_CHOICES} texts`);
       return alternatives(spec.choices.map(literal));
+    case 'structural-tag':
+      return structuralTagExpression(builder, parsed(spec.tag, 'structural tag'));
   }
 }
 
-function parsedSchema(schema: JsonText): JsonNode {
-  if (schema.json.length > MAX_SOURCE_UNITS) throw grammarError(`the schema is larger than ${MAX_SOURCE_UNITS} characters`);
-  return parseLossless(schema.json);
+function parsed({ json }: JsonText, what: string): JsonNode {
+  if (json.length > MAX_SOURCE_UNITS) throw grammarError(`the ${what} is larger than ${MAX_SOURCE_UNITS} characters`);
+  try {
+    return parseLossless(json);
+  } catch (error) {
+    if (error instanceof JsonSyntaxError) throw grammarError(`the ${what} is not JSON: ${error.message}`);
+    throw error;
+  }
 }

@@ -6,6 +6,7 @@ import { member, parseLossless, type JsonNode } from '../json-text.ts';
 import { EngineError } from '../../errors.ts';
 import { character, complement, intersect, TEXT, type Range } from './characters.ts';
 import { alternatives, grammarError, literal, MAX_LEAST_COUNT, optional, repeat, sequence, type EbnfBuilder } from './ebnf.ts';
+import { freeText } from './free-text.ts';
 import { anyValue, SchemaGrammar } from './json-schema.ts';
 import { regexExpression } from './regex.ts';
 import { checkedType, SchemaView } from './schema-view.ts';
@@ -134,10 +135,6 @@ function rawString(builder: EbnfBuilder, view: SchemaView): string {
   const max = view.count('maxLength') ?? Infinity;
   if (min > max || min > MAX_LEAST_COUNT) throw grammarError(`${view.path}: minLength ${min} cannot be met`);
   return builder.counted(textCharacter(builder), { min, max, written: 0 });
-}
-
-function freeText(builder: EbnfBuilder): string {
-  return repeat(textCharacter(builder), 0, Infinity);
 }
 
 /** Any character but the one that stands for the control token. */

@@ -34,6 +34,7 @@ const required = [
   'logit_bias',
   'response_format: json_object',
   'response_format: json_schema',
+  'response_format: structural_tag',
   'structured_outputs and guided_*: regex, choice, grammar, json',
   'tools',
   'tools[].function.strict',

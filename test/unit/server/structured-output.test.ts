@@ -50,6 +50,23 @@ describe('structured output', () => {
       '"guided_grammar":"root ::= \\"a\\""',
       { spec: { kind: 'ebnf', grammar: 'root ::= "a"' }, param: 'guided_grammar' },
     ],
+    [
+      'structural tags, whole',
+      `"response_format":{"type":"structural_tag","format":{"type":"json_schema","json_schema":${schema}}}`,
+      {
+        spec: {
+          kind: 'structural-tag',
+          tag: { json: `{"type":"structural_tag","format":{"type":"json_schema","json_schema":${schema}}}` },
+        },
+        param: 'response_format',
+      },
+    ],
+    [
+      'structured_outputs.structural_tag given as text',
+      '"structured_outputs":{"json":null,"structural_tag":"{\\"format\\":{}}"}',
+      { spec: { kind: 'structural-tag', tag: { json: '{"format":{}}' } }, param: 'structured_outputs.structural_tag' },
+    ],
+    ['nulls', '"guided_json":null,"structured_outputs":{"json":null,"structural_tag":null}', undefined],
     ['text', '"response_format":{"type":"text"}', undefined],
   ];
   for (const [title, fields, expected] of cases) {
@@ -87,7 +104,6 @@ describe('structured output', () => {
   const refused: [string, object, string, string][] = [
     ['an unknown type', { response_format: { type: 'xml' } }, 'response_format.type', 'invalid_value'],
     ['a missing schema', { response_format: { type: 'json_schema' } }, 'response_format', 'missing_required_parameter'],
-    ['structural tags', { response_format: { type: 'structural_tag' } }, 'response_format.type', 'unsupported_parameter'],
     ['two grammars', { guided_regex: 'a', guided_choice: ['b'] }, 'guided_choice', 'invalid_value'],
     ['an empty choice', { structured_outputs: { choice: [] } }, 'structured_outputs.choice', 'invalid_value'],
   ];
