@@ -125,12 +125,14 @@ export class Network {
     }
   }
 
-  /** Fewest bytes from every node, improved until nothing changes. */
+  /** Fewest bytes from every node: each change is told to the nodes that lead there, until nothing changes. */
   private measure(): void {
-    for (const node of this.nodes) if (node.accepts) node.least = 0;
-    for (let changed = true; changed;) {
-      changed = false;
-      for (let i = this.nodes.length - 1; i >= 0; i--) if (improve(this.nodes[i] as Node)) changed = true;
+    const leading = nodesLeadingTo(this.nodes);
+    const changed = this.nodes.filter(({ accepts }) => accepts);
+    for (const node of changed) node.least = 0;
+    // Grows while it is gone through.
+    for (const node of changed) {
+      for (const from of leading[node.id] as Node[]) if (improve(from)) changed.push(from);
     }
     for (const { repeat, start } of this.rules) {
       // What may be empty may be left out. Every round of nothing is a reading of its own, so that there must not be many.
@@ -164,6 +166,20 @@ export class Network {
 
 function emptyRounds(max: number): number {
   return max > MAX_EMPTY_ROUNDS ? Infinity : max;
+}
+
+/** By id of a node, those whose way may go through it. */
+function nodesLeadingTo(nodes: readonly Node[]): Node[][] {
+  const leading: Node[][] = nodes.map(() => []);
+  for (const node of nodes) {
+    for (const to of node.skips) (leading[to.id] as Node[]).push(node);
+    for (const { to } of node.bytes) (leading[to.id] as Node[]).push(node);
+    for (const { rule, to } of node.calls) {
+      (leading[to.id] as Node[]).push(node);
+      (leading[rule.start.id] as Node[]).push(node);
+    }
+  }
+  return leading;
 }
 
 function improve(node: Node): boolean {
