@@ -22,6 +22,22 @@ size_t used_mib() {
   return (total_bytes - free_bytes) >> 20;
 }
 
+/// Log-probabilities of a whole step's prompt at Flash's vocabulary, which take 64 rows of logits at a time.
+void check_prompt_logprobs(BareModel<cuda::CudaOps>& model, const std::vector<int32_t>& tokens) {
+  const size_t used = used_mib();
+  const auto start = std::chrono::steady_clock::now();
+  const StepOutput out = model.prefill(tokens, 0, kChunk, kRowAllLogprobs);
+  const std::chrono::duration<double> wall = std::chrono::steady_clock::now() - start;
+  bool sound = out.prompt_logprobs.size() == kChunk && out.top_width == 20;
+  for (size_t i = 0; sound && i < kChunk; ++i) {
+    sound = out.prompt_logprobs[i] <= out.prompt_top_logprobs[20 * i] && std::isfinite(out.prompt_logprobs[i]);
+  }
+  char text[160];
+  std::snprintf(text, sizeof text, "%d prompt log-probabilities of %d tokens in %.1f ms, %zu MiB more", kChunk,
+                model.config.vocab_size, wall.count() * 1e3, used_mib() - used);
+  expect(sound && used_mib() == used, text);
+}
+
 void run(int count, int layers) {
   const size_t before = used_mib();
   BareOptions options;
@@ -30,7 +46,7 @@ void run(int count, int layers) {
   options.rows = RowFormat::kFp8;
   options.numerics = Numerics::kServed;
   options.limits = {.step_tokens = kChunk, .rows = 4, .context_tokens = (count + 2 * kBlockTokens) / kBlockTokens * kBlockTokens,
-                    .mtp = 0};
+                    .mtp = 0, .logit_slice = 64};
   BareModel<cuda::CudaOps> model("models/flash", options);
   const size_t loaded = used_mib();
   std::printf("  %d layers, context %d, steps of %d tokens: %zu MiB on the device\n", layers, options.limits.context_tokens, kChunk,
@@ -67,6 +83,7 @@ void run(int count, int layers) {
   model.prefill(tokens, count + 1, 1, kRowSample);
   const std::chrono::duration<double> second = std::chrono::steady_clock::now() - again;
   std::printf("    a decode step behind it: %.2f ms, the next %.2f ms\n", first.count() * 1e3, second.count() * 1e3);
+  check_prompt_logprobs(model, tokens);
 }
 
 }  // namespace
