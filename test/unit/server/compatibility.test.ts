@@ -63,6 +63,9 @@ const required = [
   'timings',
   'logprobs.content[].bytes',
   'logprobs of reasoning and tool calls',
+  'tool_calls: types of arguments',
+  'tool_calls: broken markup',
+  'tool_calls: sent back by a client',
   'errors',
   // Endpoints and operation
   'POST /v1/chat/completions',

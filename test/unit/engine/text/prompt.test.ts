@@ -98,6 +98,18 @@ test('reasoning of earlier turns is dropped without tools, kept with them or on 
   assert.ok(prompt(messages, { thinking: true, tools: [f] }).includes('<｜Assistant｜><think>r</think>b'));
 });
 
+test('calls without their reasoning are rendered without it, never refused', () => {
+  const call = { id: 'a', name: 'f', arguments: '{}' };
+  const messages: ChatMessage[] = [
+    user('x'),
+    { role: 'assistant', content: '', toolCalls: [call] },
+    { role: 'tool', content: '1', toolCallId: 'a' },
+  ];
+  const text = prompt(messages, { thinking: true, tools: [f] });
+  assert.ok(text.includes('<｜Assistant｜><think></think>\n\n<｜DSML｜tool_calls>'), text);
+  assert.ok(text.endsWith('<｜User｜><tool_result>1</tool_result><｜Assistant｜><think>'), text);
+});
+
 test('tool choice none leaves the tools out', () => {
   const rendered = renderChat(chat([user('x')], { tools: [f], toolChoice: 'none' }), 'preview');
   assert.deepEqual([promptText(rendered.segments), rendered.tools], [`${BOS}<｜User｜>x<｜Assistant｜></think>`, []]);
