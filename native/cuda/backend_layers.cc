@@ -85,6 +85,7 @@ void CudaOps::route(const Batch& batch, const MoeWeights& weights, Array hidden,
   if (replaying_) return;
   const BatchView& view = StepBatches::of(batch).view;
   GemmParams gemm = product(weights.gate, batch.tokens, 0, config_.hidden_size);
+  gemm.quantised = scratch_.moe.quantised;  // the other copy shares memory with the logits
   add_segment(gemm, weights.gate, hidden.data, scratch_.moe.logits, config_.num_experts, true);
   run_gemm(gemm);
   auto* ids = static_cast<int32_t*>(routing.data);

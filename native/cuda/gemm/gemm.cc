@@ -4,6 +4,7 @@
 #include "common/check.h"
 #include "gemm/fp8_gemm.h"
 #include "gemm/quantise.h"
+#include "gemm/warpgroup_gemm.h"
 
 namespace twelvex::cuda {
 
@@ -56,6 +57,7 @@ void run_gemm(const GemmParams& p) {
   if (p.rows == 0 || p.cols == 0 || (p.tiles != nullptr && p.max_tiles == 0)) return;
   check_shapes(p);
   if (takes_fp8(p)) return run_fp8_gemm(p);
+  if (takes_warpgroup(p)) return run_warpgroup_gemm(p);
   const int rows_m = stream_rows(p);
   if (p.quantise && rows_m != 8) return run_gemm(with_quantised_input(p));
   if (rows_m != 0) {

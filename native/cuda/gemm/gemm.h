@@ -6,6 +6,8 @@
 // accumulation and add the sums of 256-column chunks in ascending order (kChunkCols). A row's result depends on that row
 // and the weights alone.
 //
+// On sm_90a tiles run on warpgroup instructions (warpgroup_gemm.h): the same bits, faster.
+//
 // Served numerics: `quantise` rounds activations per row and 128 columns to e4m3 times a power of two before the product (such
 // values are exact in bf16).
 //
@@ -49,9 +51,10 @@ struct GemmParams {
   int cols = 0;               // K, a multiple of 32
   int ldx = 0;                // elements from row to row of x
   bool quantise = false;      // served numerics
-  int arch = 0;               // of the device where FP8 tensor cores may be used (90, 120, 121); 0: they may not
+  int arch = 0;               // of the device (90, 120, 121); 0: only what every architecture has
   int decode_rows = 0;        // leading rows whose bits may not depend on the batch: never on FP8 tensor cores. Dense only
   bool x_fp8 = false;         // x holds cells of fp8_cells.h (then `quantise` is done)
+  bool x_ordered = false;     // x's columns are in operand order (quantise.h; then `quantise` is done)
   int num_segments = 0;
   GemmSegment segments[kMaxSegments];
   // Paired: segment 0 is the gate, segment 1 the up projection, of equal rows (a multiple of 16); y of segment 0 receives
@@ -83,7 +86,7 @@ void run_gemm(const GemmParams& params);
 /// Activation rows of a streaming launch (8 or 16), 0 when the tile kernel runs.
 int stream_rows(const GemmParams& params);
 /// Rows of a group tile: the dispatcher cuts experts' rows into tiles of this many. `rows` = tokens x experts per token.
-int group_tile_rows(int rows, int experts);
+int group_tile_rows(int rows, int experts, int arch);
 
 /// Warps of a streaming block for 8 or 16 activation rows.
 TWELVEX_GEMM_HD constexpr int stream_warps(int tile_rows_m) { return tile_rows_m == 8 ? 16 : 8; }

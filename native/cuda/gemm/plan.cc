@@ -4,17 +4,19 @@
 #include "common/device.h"
 #include "gemm/fp8_gemm.h"
 #include "gemm/gemm.h"
+#include "gemm/warpgroup_gemm.h"
 
 namespace twelvex::cuda {
 
-int group_tile_rows(int rows, int experts) {
+int group_tile_rows(int rows, int experts, int arch) {
   // Weights are read once per tile of rows: eight rows while most experts have no more, then tiles that fill the tensor cores.
   if (rows <= 8 * experts) return 8;
+  if (arch == kWarpgroupArch) return kGroupRows;
   return rows < 96 * experts ? 64 : 128;
 }
 
 int stream_rows(const GemmParams& p) {
-  if (p.tiles != nullptr) return group_tile_rows(p.rows, p.experts) == 8 ? 8 : 0;
+  if (p.tiles != nullptr) return group_tile_rows(p.rows, p.experts, p.arch) == 8 ? 8 : 0;
   if (p.rows <= 8) return 8;
   return p.rows <= 16 && !p.paired ? 16 : 0;
 }
@@ -46,7 +48,7 @@ TilePlan plan_tile(const GemmParams& p) {
   for (int s = 0; s < (p.paired ? 1 : p.num_segments); ++s)
     plan.grid_n += static_cast<int>(ceil_div(p.segments[s].rows, block_rows));
   if (p.tiles != nullptr) {
-    plan.rows_m = group_tile_rows(p.rows, p.experts);
+    plan.rows_m = group_tile_rows(p.rows, p.experts, p.arch);
     plan.grid_m = p.max_tiles;
     return plan;
   }
@@ -73,6 +75,27 @@ TilePlan plan_fp8(const GemmParams& p) {
   const auto rounds = [&](int rows_m) { return ceil_div(ceil_div(p.rows, rows_m) * plan.grid_n, p.num_sms); };
   plan.rows_m = rounds(64) * 11 <= rounds(128) * 16 ? 64 : 128;
   plan.grid_m = static_cast<int>(ceil_div(p.rows, plan.rows_m));
+  return plan;
+}
+
+bool takes_warpgroup(const GemmParams& p) {
+  if (p.x_ordered) return true;
+  return p.arch == kWarpgroupArch && stream_rows(p) == 0 && p.quantised != nullptr;
+}
+
+TilePlan plan_warpgroup(const GemmParams& p) {
+  TilePlan plan = plan_tile(p);
+  if (p.tiles != nullptr) return plan;
+  // Time follows rounds of blocks times what a block costs: its rows and what comes with any.
+  constexpr int kFixedRows = 32;
+  int64_t least = 0;
+  for (const int rows : {32, 64, 96, 128}) {
+    const int64_t blocks = ceil_div(p.rows, rows), cost = ceil_div(blocks * plan.grid_n, p.num_sms) * (rows + kFixedRows);
+    if (least != 0 && cost > least) continue;
+    least = cost;
+    plan.rows_m = rows;
+    plan.grid_m = static_cast<int>(blocks);
+  }
   return plan;
 }
 

@@ -7,6 +7,7 @@
 #include "gemm/fp8_cells.h"
 #include "gemm/fp8_gemm.h"
 #include "gemm/quantise.h"
+#include "gemm/warpgroup_gemm.h"
 #include "moe/dispatch.h"
 
 namespace twelvex::cuda {
@@ -50,7 +51,7 @@ GemmParams routed_product(const MoeParams& p, int cols) {
   g.tiles = p.workspace.tiles;
   g.tile_count = p.workspace.tile_count;
   g.experts = p.weights->experts.count;
-  g.max_tiles = max_group_tiles(g.rows, g.experts, group_tile_rows(g.rows, g.experts));
+  g.max_tiles = max_group_tiles(g.rows, g.experts, group_tile_rows(g.rows, g.experts, g.arch));
   g.arch = p.arch;
   g.num_sms = p.num_sms;
   g.stream = p.stream;
@@ -69,30 +70,38 @@ GemmParams shared_product(const MoeParams& p, int cols) {
   return g;
 }
 
-/// Input of both first products: quantised once when the kernels do not do it while loading.
+/// Input of both first products: quantised or put in order once when the kernels do not do it while loading.
 struct Input {
   const __nv_bfloat16* x;
   bool quantise;
-  bool fp8;  // cells
+  bool fp8 = false;      // cells
+  bool ordered = false;  // operand order
 };
 
 bool has_routed(const MoeParams& p) { return p.weights->experts.down.data != nullptr; }
 bool has_shared(const MoeParams& p) { return p.weights->shared_down.data != nullptr; }
 
 Input prepare_input(const MoeParams& p, int hidden) {
-  if (!p.quantise || p.tokens <= 8) return {p.hidden, p.quantise, false};
+  if (p.tokens <= 8) return {p.hidden, p.quantise};
   GemmParams routed = routed_product(p, hidden), shared = shared_product(p, hidden);
-  routed.quantise = shared.quantise = true;
-  const QuantiseParams copy = {
+  routed.quantise = shared.quantise = p.quantise;
+  routed.quantised = shared.quantised = p.workspace.quantised;
+  QuantiseParams copy = {
       .rows = p.tokens, .cols = hidden, .ldx = hidden, .x = p.hidden, .y = p.workspace.quantised, .stream = p.stream};
   if (has_routed(p) && takes_fp8(routed)) {
     run_quantise_fp8(copy);
     return {p.workspace.quantised, false, true};
   }
-  // Routed experts of few rows quantise while they load; the shared one makes its cells itself.
-  if (has_shared(p) && takes_fp8(shared)) return {p.hidden, true, false};
+  if (takes_warpgroup(has_routed(p) ? routed : shared)) {
+    copy.round = p.quantise;
+    copy.operand_order = true;
+    run_quantise(copy);
+    return {p.workspace.quantised, false, false, true};
+  }
+  // Routed experts of few rows quantise while they load; the shared one makes its copy itself.
+  if (!p.quantise || (has_shared(p) && (takes_fp8(shared) || takes_warpgroup(shared)))) return {p.hidden, p.quantise};
   run_quantise(copy);
-  return {p.workspace.quantised, false, false};
+  return {p.workspace.quantised, false};
 }
 
 void begin_routed(const MoeParams& p, const Input& input) {
@@ -104,7 +113,7 @@ void begin_routed(const MoeParams& p, const Input& input) {
   run_dispatch({.slots = slots,
                 .picks = p.picks,
                 .experts = experts.count,
-                .tile_rows = group_tile_rows(slots, experts.count),
+                .tile_rows = group_tile_rows(slots, experts.count, p.arch),
                 .ids = p.ids,
                 .weights = p.routing,
                 .sorted_token = w.sorted_token,
@@ -117,6 +126,7 @@ void begin_routed(const MoeParams& p, const Input& input) {
   GemmParams first = routed_product(p, hidden);
   first.quantise = input.quantise;
   first.x_fp8 = input.fp8;
+  first.x_ordered = input.ordered;
   first.paired = true;
   first.limit = p.limit;
   first.gather = w.sorted_token;
@@ -145,9 +155,10 @@ GemmSegment down_segment(const Linear& down, int first, int cols) {
 /// A product of activations that are quantised in place (nothing else reads them): the first columns do it for all.
 void run_down(GemmParams g, const MoeParams& p, __nv_bfloat16* act, int first) {
   g.quantise = p.quantise;
-  g.x_fp8 = first > 0 && takes_fp8(g);
-  g.quantise = p.quantise && (first == 0 || stream_rows(g) == 8);
   g.quantised = act;
+  g.x_fp8 = first > 0 && takes_fp8(g);
+  g.x_ordered = first > 0 && takes_warpgroup(g);
+  g.quantise = p.quantise && (first == 0 || stream_rows(g) == 8);
   run_gemm(g);
 }
 
@@ -169,6 +180,7 @@ void begin_shared(const MoeParams& p, const Input& input) {
   GemmParams g = shared_product(p, hidden);
   g.quantise = input.quantise;
   g.x_fp8 = input.fp8;
+  g.x_ordered = input.ordered;
   g.quantised = p.workspace.quantised;
   g.paired = true;
   g.limit = p.limit;

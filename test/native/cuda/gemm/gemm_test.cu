@@ -43,8 +43,9 @@ struct Problem {
         device_x(x),
         scratch(static_cast<size_t>(t) * k) {}
 
-  GemmParams params(int t, void* y, bool f32, bool quantise) const {
+  GemmParams params(int t, void* y, bool f32, bool quantise, int arch = cuda::device_info().arch) const {
     GemmParams p;
+    p.arch = arch;
     p.format = weights.format;
     p.rows = t;
     p.cols = p.ldx = static_cast<int>(weights.cols);
@@ -63,10 +64,10 @@ struct Problem {
   }
 };
 
-std::vector<float> run_f32(const Problem& problem, int t, bool quantise) {
+std::vector<float> run_f32(const Problem& problem, int t, bool quantise, int arch = cuda::device_info().arch) {
   DeviceArray<float> y(static_cast<size_t>(t) * problem.weights.rows);
   y.poison();
-  cuda::run_gemm(problem.params(t, y, true, quantise));
+  cuda::run_gemm(problem.params(t, y, true, quantise, arch));
   sync("run_gemm");
   return y.download();
 }
@@ -105,16 +106,18 @@ void test_dense(WeightStore& store, WeightFormat format, int t, int n, int k) {
   }
 }
 
-/// Streaming (8 and 16 rows) and tiles (32, 64, 128 rows) give a row the same bits.
+/// Streaming (8 and 16 rows), tiles (32, 64, 128 rows) and what the device has instead of tiles give a row the same bits.
 void test_invariance(WeightStore& store, WeightFormat format, int n, int k, bool quantise) {
   const Problem problem(store, format, 700, n, k);
-  const std::vector<float> all = run_f32(problem, 700, quantise);
-  for (const int t : {1, 3, 8, 9, 16, 17, 33, 64, 192}) {
-    const std::vector<float> some = run_f32(problem, t, quantise);
-    char what[128];
-    std::snprintf(what, sizeof what, "%s N=%d K=%d%s: rows of T=%d equal those of T=700 to the bit", name_of(format), n, k,
-                  quantise ? " quantised" : "", t);
-    expect(std::equal(some.begin(), some.end(), all.begin(), [](float a, float b) { return std::memcmp(&a, &b, 4) == 0; }), what);
+  const std::vector<float> all = run_f32(problem, 700, quantise, 0);
+  for (const int t : {1, 3, 8, 9, 16, 17, 33, 64, 96, 192, 700}) {
+    for (const int arch : {0, cuda::device_info().arch}) {
+      const std::vector<float> some = run_f32(problem, t, quantise, arch);
+      char what[128];
+      std::snprintf(what, sizeof what, "%s N=%d K=%d%s, arch %d: rows of T=%d equal those of T=700 to the bit", name_of(format), n,
+                    k, quantise ? " quantised" : "", arch, t);
+      expect(std::equal(some.begin(), some.end(), all.begin(), [](float a, float b) { return std::memcmp(&a, &b, 4) == 0; }), what);
+    }
   }
 }
 
@@ -127,6 +130,7 @@ void test_segments(WeightStore& store, int t) {
   const DeviceArray<bf16> device_x(x), y(static_cast<size_t>(t) * kGroups * kRows), scratch(x.size());
   y.poison();
   GemmParams p;
+  p.arch = cuda::device_info().arch;
   p.rows = t;
   p.cols = kCols;
   p.ldx = p.x_cols = kGroups * kCols;
@@ -160,9 +164,11 @@ void test_paired(WeightStore& store, int t, int n, int k) {
   const HostMatrix gate(WeightFormat::kFp8Block128, n, k), up(WeightFormat::kFp8Block128, n, k);
   const Linear device_gate = store.linear(gate.view()), device_up = store.linear(up.view());
   const std::vector<bf16> x = random_bf16(static_cast<size_t>(t) * k, 4.0f);
-  const DeviceArray<bf16> device_x(x), y(static_cast<size_t>(t) * n);
+  const DeviceArray<bf16> device_x(x), y(static_cast<size_t>(t) * n), scratch(x.size());
   y.poison();
   GemmParams p;
+  p.arch = cuda::device_info().arch;
+  p.quantised = scratch;
   p.rows = t;
   p.cols = p.ldx = k;
   p.paired = true;

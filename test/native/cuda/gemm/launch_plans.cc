@@ -7,6 +7,7 @@
 #include "common/device.h"
 #include "gemm/fp8_gemm.h"
 #include "gemm/gemm.h"
+#include "gemm/warpgroup_gemm.h"
 #include "moe/dispatch.h"
 
 using namespace twelvex;
@@ -29,7 +30,7 @@ GemmParams grouped(int tokens, int picks, int experts, int cols, int outputs) {
   static const GroupTile kSomewhere{};
   p.tiles = &kSomewhere;
   p.experts = experts;
-  p.max_tiles = max_group_tiles(p.rows, experts, group_tile_rows(p.rows, experts));
+  p.max_tiles = max_group_tiles(p.rows, experts, group_tile_rows(p.rows, experts, p.arch));
   return p;
 }
 
@@ -85,11 +86,39 @@ TEST("a short prompt takes smaller tiles, so that more multiprocessors work") {
   CHECK_EQ(plan_tile(dense(WeightFormat::kFp8Block128, 4096, 4096, {4096})).rows_m, 128);
 }
 
+TEST("warpgroups take products of many rows on sm_90a when there is room for their input in operand order") {
+  GemmParams p = dense(WeightFormat::kFp8Block128, 17, 4096, {4096});
+  __nv_bfloat16 somewhere[8];
+  CHECK(!takes_warpgroup(p));
+  p.arch = 90;
+  CHECK(!takes_warpgroup(p));
+  p.quantised = somewhere;
+  CHECK(takes_warpgroup(p));
+  p.rows = 16;
+  CHECK(!takes_warpgroup(p));
+  p.rows = 17;
+  p.arch = 120;
+  CHECK(!takes_warpgroup(p));
+}
+
+TEST("blocks of a warpgroup launch have the rows that fill the last round best") {
+  const auto rows_of = [](int rows, int outputs) { return plan_warpgroup(dense(WeightFormat::kFp8Block128, rows, 4096, {outputs})); };
+  CHECK_EQ(rows_of(4096, 4096).rows_m, 128);
+  CHECK_EQ(rows_of(1036, 4096).rows_m, 96);  // 11 x 32 blocks in three rounds, as many as of 9 x 32 larger ones
+  CHECK_EQ(rows_of(20, 4096).rows_m, 32);
+  for (int rows : {17, 64, 100, 1036, 4096}) {
+    const TilePlan plan = rows_of(rows, 1536);
+    CHECK(plan.rows_m * plan.grid_m >= rows && plan.rows_m * (plan.grid_m - 1) < rows);
+  }
+}
+
 TEST("group tiles follow the average number of rows an expert has") {
-  CHECK_EQ(group_tile_rows(6, 256), 8);
-  CHECK_EQ(group_tile_rows(192 * 6, 256), 8);
-  CHECK_EQ(group_tile_rows(1024 * 6, 256), 64);
-  CHECK_EQ(group_tile_rows(4096 * 6, 256), 128);
+  CHECK_EQ(group_tile_rows(6, 256, 0), 8);
+  CHECK_EQ(group_tile_rows(192 * 6, 256, 0), 8);
+  CHECK_EQ(group_tile_rows(1024 * 6, 256, 0), 64);
+  CHECK_EQ(group_tile_rows(4096 * 6, 256, 0), 128);
+  CHECK_EQ(group_tile_rows(192 * 6, 256, 90), 8);
+  CHECK_EQ(group_tile_rows(1024 * 6, 256, 90), 128);
   CHECK_EQ(plan_tile(grouped(1024, 6, 256, 4096, 4096)).rows_m, 64);
 }
 

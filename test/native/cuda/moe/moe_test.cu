@@ -186,7 +186,7 @@ std::vector<float> run(const Layer& layer, int tokens, const Inputs& in, Mode mo
                      .picks = layer.picks,
                      .limit = 10,
                      .quantise = mode != Mode::kExact,
-                     .arch = mode == Mode::kFp8 ? 120 : 0,
+                     .arch = mode == Mode::kFp8 ? 120 : cuda::device_info().arch < 120 ? cuda::device_info().arch : 0,
                      .decode_tokens = decode_tokens,
                      .weights = &layer.weights,
                      .hidden = in.x,
@@ -325,8 +325,9 @@ void bench() {
     const DeviceArray<int32_t> d_ids(ids);
     const DeviceArray<float> routing(random_f32(static_cast<size_t>(tokens) * kPicks));
     const double us = time_graph_us(kTurns, [&](int i, cudaStream_t stream) {
-      cuda::run_experts({.tokens = tokens, .picks = kPicks, .limit = 10, .quantise = true, .weights = &weights, .hidden = x,
-                         .ids = d_ids + static_cast<size_t>(i) * tokens * kPicks, .routing = routing, .output = y,
+      cuda::run_experts({.tokens = tokens, .picks = kPicks, .limit = 10, .quantise = true, .arch = cuda::device_info().arch,
+                         .weights = &weights, .hidden = x, .ids = d_ids + static_cast<size_t>(i) * tokens * kPicks,
+                         .routing = routing, .output = y,
                          .workspace = cuda::carve_moe_workspace(workspace, shape), .num_sms = cuda::device_info().multiprocessors,
                          .stream = stream});
     });
