@@ -99,8 +99,19 @@ export async function allocateCache(native: NativeModel, options: EngineOptions,
   return plan;
 }
 
-function defaultBudget(native: NativeModel, { device }: EngineOptions, demand: Omit<CacheDemand, 'budgetBytes'>): number {
+/** Bytes for the cache of each rank. */
+export function defaultBudget(
+  native: Pick<NativeModel, 'memory'>,
+  { device, devices }: Pick<EngineOptions, 'device' | 'devices'>,
+  demand: Omit<CacheDemand, 'budgetBytes'>,
+): number {
   // Pages of cached files count as available, and a container's limit is known; the native figure knows neither.
   if (device === 'cpu') return Math.min(roomyBytes(demand), process.availableMemory() * CPU_CACHE_SHARE);
-  return Math.min(...native.memory().map(({ freeBytes }) => freeBytes)) * CUDA_CACHE_SHARE;
+  const free = Math.min(...native.memory().map(({ freeBytes }) => freeBytes));
+  return (free * CUDA_CACHE_SHARE) / mostRanksOnOneDevice(devices);
+}
+
+/** Ranks that share a device share its free memory. */
+function mostRanksOnOneDevice(devices: readonly number[]): number {
+  return Math.max(1, ...devices.map((device) => devices.filter((other) => other === device).length));
 }

@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { resolveSettings } from '../../../engine/load-settings.ts';
+import { defaultBudget, resolveSettings } from '../../../engine/load-settings.ts';
 import type { CheckpointInfo } from '../../../engine/native.ts';
 import type { EngineOptions } from '../../../engine/types.ts';
 import { demoOptions } from '../../helpers/demo-engine.ts';
@@ -65,4 +65,22 @@ test('a tokenizer that stands in for the own one says nothing about the length, 
     code: 'BAD_OPTIONS',
     message: /64 tokens, the model only 63.*--tokenizer/,
   });
+});
+
+test('ranks that share a GPU share its memory', () => {
+  const memory = () => [
+    { freeBytes: 100, totalBytes: 200 },
+    { freeBytes: 80, totalBytes: 200 },
+  ];
+  const demand = {
+    bytes: { windowBlockBytes: 1, contextBlockBytes: 1, slotBytes: 1 },
+    slots: 1,
+    stepTokens: 1,
+    mtp: 0,
+    maxModelLen: 1,
+  };
+  const budget = (devices: number[]) => defaultBudget({ memory }, { device: 'cuda', devices }, demand);
+  assert.equal(budget([0, 1]), 80 * 0.95);
+  assert.equal(budget([]), 80 * 0.95);
+  assert.equal(budget([1, 1]), 40 * 0.95);
 });
