@@ -12,7 +12,6 @@
 
 using namespace twelvex;
 using namespace twelvex::test;
-using cuda::AllReduceParams;
 using cuda::AllReducePath;
 using cuda::Communicator;
 using cuda::PeerPointers;
@@ -25,16 +24,14 @@ constexpr int kCalls = 20;
 
 struct Case {
   AllReducePath path;
-  int64_t rows = 1, cols = 0, stride = 0;
-  int blocks = 48;
+  int64_t count = 0;
+  int blocks = cuda::kTwoShotBlocks;
 
-  int64_t bytes() const { return rows * cols * 2; }
+  int64_t bytes() const { return count * 2; }
   std::string name() const {
     switch (path) {
       case AllReducePath::kPacked: return "packed";
-      case AllReducePath::kOneShot: return "one shot";
       case AllReducePath::kNccl: return "NCCL";
-      case AllReducePath::kPushed: return "pushed, " + std::to_string(blocks);
       default: return "two shots, " + std::to_string(blocks);
     }
   }
@@ -49,25 +46,12 @@ struct Result {
 std::vector<Case> cases(bool nccl, bool quick) {
   std::vector<Case> list;
   for (int64_t bytes = 8 << 10; bytes <= static_cast<int64_t>(kLargest); bytes *= 2) {
-    const auto add = [&](AllReducePath path, int blocks = 48) { list.push_back({path, 1, bytes / 2, bytes / 2, blocks}); };
-    if (bytes <= cuda::kPackedBytes) add(AllReducePath::kPacked);
-    if (bytes <= cuda::kOneShotBytes) add(AllReducePath::kOneShot);
-    if (quick || bytes < 1 << 20) {
-      add(AllReducePath::kTwoShot);
-      add(AllReducePath::kPushed);
-    } else {
-      for (const int blocks : {8, 16, 24, 32, 48, 96}) {
-        add(AllReducePath::kTwoShot, blocks);
-        if (bytes <= cuda::kStagingBytes) add(AllReducePath::kPushed, blocks);
-      }
-    }
-    if (nccl) add(AllReducePath::kNccl);
+    if (bytes <= cuda::kPackedBytes) list.push_back({AllReducePath::kPacked, bytes / 2});
+    list.push_back({AllReducePath::kTwoShot, bytes / 2});
+    for (const int blocks : {8, 16, 48})
+      if (!quick && bytes >= 1 << 20) list.push_back({AllReducePath::kTwoShot, bytes / 2, blocks});
+    if (nccl) list.push_back({AllReducePath::kNccl, bytes / 2});
   }
-  for (const int64_t tokens : {2048, 4096, 8192})  // column slabs of a [tokens, 4096] output
-    for (const int blocks : {8, 12, 16, 24, 32, 48})
-      for (const AllReducePath path : {AllReducePath::kTwoShot, AllReducePath::kPushed})
-        if (tokens * 2048 <= cuda::kStagingBytes || path != AllReducePath::kPushed)
-          list.push_back({path, tokens, 1024, 4096, blocks});
   return list;
 }
 
@@ -127,8 +111,7 @@ class Rank {
   }
 
   void reduce(const Case& c) {
-    comm_.all_reduce({.array = peers_, .rows = c.rows, .cols = c.cols, .stride = c.stride, .path = c.path,
-                      .max_blocks = c.blocks, .stream = stream_});
+    comm_.all_reduce({.array = peers_, .count = c.count, .path = c.path, .max_blocks = c.blocks, .stream = stream_});
   }
 
   void check_sum(const Case& c, Result& result) {
@@ -138,19 +121,17 @@ class Rank {
     reduce(c);
     check(cudaStreamSynchronize(stream_), "all_reduce");
     comm_.check_alive();
-    std::vector<bf16> got(static_cast<size_t>((c.rows - 1) * c.stride + c.cols));
+    std::vector<bf16> got(static_cast<size_t>(c.count));
     check(cudaMemcpy(got.data(), array_, got.size() * 2, cudaMemcpyDeviceToHost), "download");
     result.hash = 14695981039346656037ull;
-    for (int64_t r = 0; r < c.rows; ++r) {
-      for (int64_t i = r * c.stride; i < r * c.stride + c.cols; ++i) {
-        float sum = 0;
-        for (const auto& input : inputs_) sum += __bfloat162float(input[static_cast<size_t>(i)]);
-        uint16_t bits, want;
-        const bf16 rounded = __float2bfloat16(sum);
-        std::memcpy(&bits, &got[static_cast<size_t>(i)], 2), std::memcpy(&want, &rounded, 2);
-        result.wrong += bits != want;
-        result.hash = (result.hash ^ bits) * 1099511628211ull;
-      }
+    for (size_t i = 0; i < got.size(); ++i) {
+      float sum = 0;
+      for (const auto& input : inputs_) sum += __bfloat162float(input[i]);
+      uint16_t bits, want;
+      const bf16 rounded = __float2bfloat16(sum);
+      std::memcpy(&bits, &got[i], 2), std::memcpy(&want, &rounded, 2);
+      result.wrong += bits != want;
+      result.hash = (result.hash ^ bits) * 1099511628211ull;
     }
     comm_.exchange(nullptr);
   }
@@ -222,7 +203,7 @@ int main(int argc, char** argv) {
           const double rate = self.copy_rate(all, devices.data());
           if (rank == 0) std::printf("  peer copy of 64 MB, %s: %.1f GB/s\n", all ? "both directions" : "one direction", rate);
         }
-        if (rank == 0) std::printf("  %-14s %10s %14s %10s %10s %9s\n", "bytes", "", "path", "launched", "graph", "GB/s");
+        if (rank == 0) std::printf("  %-10s %14s %10s %10s %9s\n", "bytes", "path", "launched", "graph", "GB/s");
         for (const Case& c : cases(comm.has_nccl(), quick)) {
           const Result r = self.run(c);
           hashes[static_cast<size_t>(rank)] = r.hash;
@@ -230,8 +211,8 @@ int main(int argc, char** argv) {
           if (rank == 0) {
             const bool equal = std::count(hashes.begin(), hashes.end(), hashes[0]) == static_cast<int64_t>(hashes.size());
             failures += !equal || (r.wrong > 0 && c.path != AllReducePath::kNccl);
-            std::printf("  %-14lld %10s %14s %7.1f us %7.1f us %9.1f  ranks %s, %zu elements not as the host's\n",
-                        static_cast<long long>(c.bytes()), c.rows > 1 ? "slab" : "", c.name().c_str(), r.plain_us, r.graph_us,
+            std::printf("  %-10lld %14s %7.1f us %7.1f us %9.1f  ranks %s, %zu elements not as the host's\n",
+                        static_cast<long long>(c.bytes()), c.name().c_str(), r.plain_us, r.graph_us,
                         static_cast<double>(c.bytes()) / r.graph_us / 1e3, equal ? "equal" : "DIFFER", r.wrong);
             std::fflush(stdout);
           }

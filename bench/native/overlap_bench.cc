@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: MIT
-// What slabs hide: the output projection and the experts of DeepSeek-V4-Flash on a rank of two, without their all-reduce, with
-// it behind them, and with the all-reduce of a slab of columns beside the next slab. The bits of all are compared.
+// What pieces of rows hide: the output projection and the experts of DeepSeek-V4-Flash on a rank of two and the mHC crossing that
+// reads their sums, without the all-reduce, with it between them, and with the all-reduce of a piece of rows beside the crossing
+// of the piece before (and the combination of the next). The bits of all are compared.
 //   overlap_bench [--devices 0,1]
 #include <cstdlib>
 #include <thread>
 
-#include "comm/slab_reduction.h"
+#include "comm/communicator.h"
 #include "common/device.h"
+#include "hyper/hyper.h"
 #include "moe/experts.h"
 #include "runtime/error.h"
 #include "support.h"
@@ -19,7 +21,6 @@ using cuda::Communicator;
 using cuda::GemmParams;
 using cuda::MoeParams;
 using cuda::PeerPointers;
-using cuda::SlabReduction;
 using bf16 = __nv_bfloat16;
 
 namespace {
@@ -58,15 +59,15 @@ std::vector<bf16> activations(unsigned seed) {
 }
 
 struct Plan {
-  int slabs = 0;  // 0: no reduction, 1: behind the product
-  AllReducePath path = AllReducePath::kPushed;
+  int piece = 0;      // rows; 0: no reduction
   int blocks = 16;
+  bool combine = false;  // the experts' combination in pieces too
 };
 
 class Rank {
  public:
   Rank(Communicator& comm, int rank)
-      : comm_(comm), reduction_(comm), seed_(static_cast<unsigned>(rank) + 1),
+      : comm_(comm), seed_(static_cast<unsigned>(rank) + 1),
         wo_b_(WeightFormat::kFp8Block128, 1, kHidden, kLowRank, seed_),
         gate_up_(WeightFormat::kFp4Group32, kExperts, 2 * kWidth, kHidden, seed_),
         down_(WeightFormat::kFp4Group32, kExperts, kHidden, kWidth, seed_),
@@ -76,7 +77,13 @@ class Rank {
         input_(activations(seed_)), quantised_(size_t{kMaxTokens} * kHidden),
         output_(size_t{kMaxTokens} * kHidden), workspace_(cuda::moe_workspace_bytes(shape())) {
     check(cudaStreamCreateWithFlags(&queue_, cudaStreamNonBlocking), "cudaStreamCreate");
-    cudaEventCreate(&begin_), cudaEventCreate(&end_);
+    cudaEventCreate(&begin_), cudaEventCreate(&end_), cudaEventCreateWithFlags(&ready_, cudaEventDisableTiming);
+    for (cudaEvent_t& event : reduced_) cudaEventCreateWithFlags(&event, cudaEventDisableTiming);
+    int lowest = 0, highest = 0;
+    cudaDeviceGetStreamPriorityRange(&lowest, &highest);
+    check(cudaStreamCreateWithPriority(&comm_queue_, cudaStreamNonBlocking, highest), "stream");
+    check(cudaMemset(streams_, 0, streams_.size() * 2), "streams");
+    check(cudaMemset(mix_, 0, mix_.size() * 4), "mix");
     peers_ = comm.exchange(output_);
     weights_.gate.cols = kHidden;
     weights_.experts = {.count = kExperts, .gate_up = gate_up_.view, .down = down_.view};
@@ -96,24 +103,22 @@ class Rank {
   }
 
   void project(int tokens, const Plan& plan) {
-    each_slab(tokens, plan, [&](int first, int cols) {
-      GemmParams g;
-      g.format = wo_b_.view.format;
-      g.rows = tokens;
-      g.cols = g.ldx = kLowRank;
-      g.quantise = true;
-      g.quantised = quantised_;
-      g.copied = first > 0;
-      g.num_segments = 1;
-      const auto* data = static_cast<const uint8_t*>(wo_b_.view.data);
-      const auto* scale = static_cast<const uint8_t*>(wo_b_.view.scale);
-      g.segments[0] = {.weights = data + cuda::weight_bytes(g.format, first, kLowRank),
-                       .scales = scale + cuda::scale_bytes(g.format, first, kLowRank), .x = input_,
-                       .y = output_.get() + first, .rows = cols, .ldy = kHidden};
-      g.num_sms = sms_;
-      g.stream = queue_;
-      cuda::run_gemm(g);
-    });
+    GemmParams g;
+    g.format = wo_b_.view.format;
+    g.rows = tokens;
+    g.cols = g.ldx = kLowRank;
+    g.quantise = true;
+    g.quantised = quantised_;
+    g.num_segments = 1;
+    g.segments[0] = {.weights = static_cast<const uint8_t*>(wo_b_.view.data),
+                     .scales = static_cast<const uint8_t*>(wo_b_.view.scale), .x = input_, .y = output_, .rows = kHidden,
+                     .ldy = kHidden};
+    g.num_sms = sms_;
+    g.arch = 90;
+    g.stream = queue_;
+    cuda::run_gemm(g);
+    for (int first = 0; plan.piece != 0 && first < tokens; first += plan.piece) reduce(tokens, first, plan);
+    cross(tokens, plan);
   }
 
   void experts(int tokens, const Plan& plan) {
@@ -122,6 +127,7 @@ class Rank {
     p.picks = kPicks;
     p.limit = 10;
     p.quantise = true;
+    p.arch = 90;
     p.weights = &weights_;
     p.hidden = input_;
     p.ids = ids_;
@@ -131,7 +137,52 @@ class Rank {
     p.num_sms = sms_;
     p.stream = queue_;
     cuda::begin_experts(p);
-    each_slab(tokens, plan, [&](int first, int cols) { cuda::finish_experts(p, first, cols); });
+    const int step = plan.combine && plan.piece ? plan.piece : tokens;
+    for (int first = 0; first < tokens; first += step) {
+      cuda::finish_experts(p, first, std::min(step, tokens - first));
+      if (plan.combine && plan.piece) reduce(tokens, first, plan);
+    }
+    for (int first = 0; !plan.combine && plan.piece != 0 && first < tokens; first += plan.piece) reduce(tokens, first, plan);
+    cross(tokens, plan);
+  }
+
+  void reduce(int tokens, int first, const Plan& plan) {
+    const bool whole = plan.piece >= tokens;
+    const int rows = std::min(plan.piece, tokens - first);
+    AllReduceParams p;
+    p.array = peers_.behind(static_cast<int64_t>(first) * kHidden * 2);
+    p.count = static_cast<int64_t>(rows) * kHidden;
+    p.path = AllReducePath::kTwoShot;
+    p.max_blocks = plan.blocks;
+    p.stream = whole ? queue_ : comm_queue_;
+    if (!whole) {
+      check(cudaEventRecord(ready_, queue_), "event");
+      check(cudaStreamWaitEvent(comm_queue_, ready_), "event");
+    }
+    comm_.all_reduce(p);
+    if (!whole) check(cudaEventRecord(reduced_[first / plan.piece], comm_queue_), "event");
+  }
+
+  void cross(int tokens, const Plan& plan) {
+    const int piece = plan.piece ? plan.piece : tokens;
+    for (int first = 0; first < tokens; first += piece) {
+      const auto at = static_cast<size_t>(first);
+      if (plan.piece != 0 && plan.piece < tokens) check(cudaStreamWaitEvent(queue_, reduced_[first / piece]), "event");
+      cuda::HyperParams h;
+      h.tokens = std::min(piece, tokens - first);
+      h.dim = kHidden;
+      h.leave = h.enter = true;
+      h.streams = streams_.get() + at * 4 * kHidden;
+      h.output = output_.get() + at * kHidden;
+      h.mix = mix_.get() + at * cuda::kHyperKept;
+      h.fn = fn_;
+      h.base = fn_;
+      h.scale = fn_;
+      h.norm = fn_;
+      h.hidden = hidden_.get() + at * kHidden;
+      h.partial = partial_;
+      cuda::run_hyper(h, queue_);
+    }
   }
 
   double time(const std::function<void()>& work) {
@@ -165,30 +216,15 @@ class Rank {
     return {.tokens = kMaxTokens, .hidden = kHidden, .experts = kExperts, .picks = kPicks, .width = kWidth, .shared_width = kWidth};
   }
 
-  template <class Product>
-  void each_slab(int tokens, const Plan& plan, const Product& product) {
-    const int slabs = std::max(plan.slabs, 1), cols = kHidden / slabs;
-    for (int s = 0; s < slabs; ++s) {
-      product(s * cols, cols);
-      AllReduceParams slab;
-      for (int r = 0; r < comm_.ranks(); ++r) slab.array.at[r] = static_cast<bf16*>(peers_.at[r]) + s * cols;
-      slab.rows = tokens;
-      slab.cols = cols;
-      slab.stride = kHidden;
-      slab.path = plan.path;
-      slab.max_blocks = plan.blocks;
-      slab.stream = queue_;
-      if (plan.slabs == 1) comm_.all_reduce(slab);
-      if (plan.slabs > 1) reduction_.begin(slab, queue_);
-    }
-    if (plan.slabs > 1) reduction_.join(queue_);
-  }
-
   Communicator& comm_;
-  SlabReduction reduction_;
   const unsigned seed_;
   Weights wo_b_, gate_up_, down_, shared_gate_, shared_up_, shared_down_;
   DeviceArray<bf16> input_, quantised_, output_;
+  DeviceArray<bf16> streams_{size_t{kMaxTokens} * 4 * kHidden}, hidden_{size_t{kMaxTokens} * kHidden};
+  DeviceArray<float> mix_{size_t{kMaxTokens} * cuda::kHyperKept}, partial_{cuda::hyper_scratch_floats(kHidden)};
+  DeviceArray<float> fn_{std::vector<float>(size_t{24} * 4 * kHidden, 0.01f)};
+  cudaStream_t comm_queue_ = nullptr;
+  cudaEvent_t ready_ = nullptr, reduced_[64] = {};
   DeviceArray<uint8_t> workspace_;
   DeviceArray<int32_t> ids_;
   DeviceArray<float> routing_;
@@ -201,17 +237,18 @@ class Rank {
 
 /// Both products of `tokens` tokens under every plan; `print` by the first rank.
 void measure(Rank& rank, RankGroup& group, std::vector<uint64_t>& hashes, size_t self) {
-  for (const int tokens : {1024, 2048, 4096, 8192}) {
+  for (const int tokens : {2048, 4096, 8192}) {
     for (const bool moe : {false, true}) {
       const auto time = [&](const Plan& plan) {
         return rank.time([&] { moe ? rank.experts(tokens, plan) : rank.project(tokens, plan); });
       };
-      std::vector<Plan> plans = {{1, AllReducePath::kTwoShot, 48}, {1, AllReducePath::kTwoShot, 24}};
-      for (const int slabs : {2, 4, 8})
-        for (const int blocks : {8, 16, 32}) plans.push_back({slabs, AllReducePath::kTwoShot, blocks});
-      for (const int blocks : {8, 16, 32}) plans.push_back({4, AllReducePath::kPushed, blocks});
+      std::vector<Plan> plans = {{tokens, 32}, {tokens, 16}};
+      for (const int piece : {512, 1024, 2048})
+        for (const int blocks : {8, 16, 32})
+          for (const bool combine : {false, true})
+            if (piece < tokens && (moe || !combine)) plans.push_back({piece, blocks, combine});
       const double alone = time({});
-      if (self == 0) std::printf("  %s, %d tokens: %.0f us without the all-reduce\n", moe ? "experts" : "wo_b", tokens, alone);
+      if (self == 0) std::printf("  %s, %d tokens: %.0f us without the all-reduce\n", moe ? "experts + mHC" : "wo_b + mHC", tokens, alone);
       double behind = 0;
       uint64_t expected = 0;
       for (const Plan& plan : plans) {
@@ -222,9 +259,9 @@ void measure(Rank& rank, RankGroup& group, std::vector<uint64_t>& hashes, size_t
           if (behind == 0) behind = us, expected = hashes[0];
           const bool equal = hashes[0] == hashes[1] && hashes[0] == expected;
           failures += !equal;
-          std::printf("    %d slabs, %-8s %2d blocks: %8.0f us, hidden %4.0f %%  %s\n", plan.slabs,
-                      plan.path == AllReducePath::kPushed ? "pushed" : "pulled", plan.blocks, us,
-                      100 * (behind - us) / (behind - alone), equal ? "same bits" : "BITS DIFFER");
+          std::printf("    pieces of %4d, %2d blocks%s: %8.0f us, hidden %4.0f %%  %s\n", plan.piece, plan.blocks,
+                      plan.combine ? ", combined in pieces" : "", us, 100 * (behind - us) / (behind - alone),
+                      equal ? "same bits" : "BITS DIFFER");
           std::fflush(stdout);
         }
         group.wait();

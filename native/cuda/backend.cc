@@ -70,6 +70,7 @@ CudaOps::CudaOps(const BackendOptions& options) : options_(options), config_(opt
   weights_ = std::make_unique<WeightStore>(queue_);
   if (options.shape.ranks == 1) return;
   comm_ = std::make_unique<Communicator>(options.group, options.shape.rank, options.device);
+  pieces_ = std::make_unique<PieceReduction>(*comm_);
   listener_ = options.group->listen([comm = comm_.get()](bool failed) { failed ? comm->abandon() : comm->recover(); });
 }
 

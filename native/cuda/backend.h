@@ -6,10 +6,12 @@
 #include <cuda_bf16.h>
 #include <cuda_runtime_api.h>
 
+#include <functional>
 #include <memory>
 #include <vector>
 
 #include "comm/communicator.h"
+#include "comm/piece_reduction.h"
 #include "gemm/gemm.h"
 #include "moe/experts.h"
 #include "runtime/backend.h"
@@ -59,10 +61,10 @@ class CudaOps : public Ops {
   /// Also allocates everything else that a step needs but the cache.
   Activations reserve(const Limits& limits) override;
   void allocate_cache(const CacheLayout& layout, const CachePlan& plan) override;
-
-  cudaStream_t queue() const { return queue_; }
   /// One for every graph that a step can meet.
   std::vector<DecodeShape> decode_shapes() const override;
+
+  cudaStream_t queue() const { return queue_; }
 
   Batch begin_step(const StepInput& input) override;
   Batch draft_batch(int pass) override;
@@ -104,8 +106,6 @@ class CudaOps : public Ops {
     int prompt_count = 0, width = 0;
   };
 
-  template <class T>
-  T* allocate(size_t count, const char* purpose) {
   /// One use of the head: what it reads and the logits it writes.
   struct HeadPass {
     const HeadWeights& head;
@@ -113,6 +113,8 @@ class CudaOps : public Ops {
     Array streams, logits;
   };
 
+  template <class T>
+  T* allocate(size_t count, const char* purpose) {
     return static_cast<T*>(allocate_bytes(count * sizeof(T), purpose));
   }
   void* allocate_bytes(size_t bytes, const char* purpose);
@@ -126,14 +128,14 @@ class CudaOps : public Ops {
   void keep_slice(const DeviceBatch& batch, const float* logits, int first, int rows);
   void prompt_logprobs(const float* logits, int first, int count);
   int max_logit_rows() const;
+  /// Whether steps of so many rows with their places are captured.
+  bool fits_graph(int padded) const;
 
   /// Decides where products run (gemm.h).
   virtual int product_arch() const;
   bool scores_in_fp8() const;
   /// One product (or several of equal format and width) of `rows` rows, the first `decode_rows` of them of decode. Quantises
   /// activations where the numerics ask for it.
-  /// Whether steps of so many rows with their places are captured.
-  bool fits_graph(int padded) const;
   GemmParams product(const Linear& weights, int rows, int decode_rows, int ldx) const;
   static void add_segment(GemmParams& gemm, const Linear& weights, const void* x, void* y, int ldy, bool f32 = false);
 
@@ -144,6 +146,11 @@ class CudaOps : public Ops {
   RowPages context_pages(int layer, bool index) const;
   void gather(const DeviceBatch& batch, const PrefillChunk& chunk, int layer, LayerKind kind, cudaStream_t queue);
   bool gathers(const PrefillChunk& chunk, LayerKind kind) const;
+  /// Rows of the pieces in which a sub-layer's output is summed over ranks; all of them when the sum runs in line.
+  int reduced_piece(const Batch& batch) const;
+  void begin_reduction(const Batch& batch, int first);
+  /// Calls `use` (first row, rows) for all of a sub-layer's output, or for each piece of it behind the piece's sum.
+  void when_reduced(const Batch& batch, const std::function<void(int, int)>& use);
   void hyper(const Batch& batch, const HyperWeights* enter, const void* norm, const void* output, Array streams, Array mix,
              void* hidden);
 
@@ -164,12 +171,16 @@ class CudaOps : public Ops {
   size_t streams_tail_at_ = 0;
   std::unique_ptr<Communicator> comm_;  // several ranks
   int listener_ = -1;           // of the group, ends this rank's waits on the device
+  std::unique_ptr<PieceReduction> pieces_;
+  bool overlap_reductions_ = true;  // tests and measurements compare without
+  bool reducing_ = false;           // the output of this sub-layer, in pieces
   PeerPointers output_peers_, logits_peers_, selection_peers_;
   StepGraphs graphs_;
   bool in_graph_ = false;       // this step is captured or replayed
   bool replaying_ = false;      // its operations are in the graph already
   bool gather_begun_ = false;   // the next attend of a csa layer joins the gather queue
   int overlapped_ = 0, inline_ = 0;                          // gathers of this step
+  int reductions_overlapped_ = 0, reductions_inline_ = 0;
   std::vector<float> all_logits_, all_mtp_logits_;  // of rows with kRowAllLogits
 };
 

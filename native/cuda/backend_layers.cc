@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Everything of a layer but attention: embeddings, mHC, experts, all-reduce, and the input of the draft block.
+#include <algorithm>
+
 #include "backend.h"
 #include "common/check.h"
 #include "common/device.h"
@@ -35,8 +37,12 @@ void CudaOps::embed(const Batch& batch, const ModelWeights& weights, Array outpu
 
 void CudaOps::spread(const Batch& batch, Array hidden, Array streams) {
   if (replaying_) return;
-  run_spread({.tokens = batch.tokens, .dim = config_.hidden_size, .hidden = bf16_of(hidden), .streams = bf16_of(streams)},
-             queue_);
+  when_reduced(batch, [&](int first, int rows) {
+    const size_t at = static_cast<size_t>(first) * static_cast<size_t>(config_.hidden_size);
+    run_spread({.tokens = rows, .dim = config_.hidden_size, .hidden = bf16_of(hidden) + at,
+                .streams = bf16_of(streams) + at * kStreams},
+               queue_);
+  });
 }
 
 // ---------------------------------------------------------------- mHC
@@ -45,25 +51,29 @@ void CudaOps::hyper(const Batch& batch, const HyperWeights* enter, const void* n
                     void* hidden) {
   if (replaying_) return;
   HyperParams p;
-  p.tokens = batch.tokens;
   p.dim = config_.hidden_size;
   p.norm_eps = config_.rms_norm_eps;
   p.hc_eps = config_.hc_eps;
   p.sinkhorn_iters = config_.hc_sinkhorn_iters;
   p.leave = output != nullptr;
   p.enter = enter != nullptr;
-  p.streams = bf16_of(streams);
-  p.output = static_cast<const bf16*>(output);
-  p.mix = static_cast<float*>(mix.data);
   if (enter) {
     p.fn = f32_of(enter->fn);
     p.base = f32_of(enter->base);
     p.scale = f32_of(enter->scale);
   }
   p.norm = static_cast<const float*>(norm);
-  p.hidden = static_cast<bf16*>(hidden);
   p.partial = scratch_.hyper;
-  run_hyper(p, queue_);
+  const auto run = [&](int first, int rows) {
+    const auto row = static_cast<size_t>(first), at = row * static_cast<size_t>(p.dim);
+    p.tokens = rows;
+    p.streams = bf16_of(streams) + at * kStreams;
+    p.output = static_cast<const bf16*>(output) + at;
+    p.mix = static_cast<float*>(mix.data) + row * kHyperKept;
+    p.hidden = static_cast<bf16*>(hidden) + at;
+    run_hyper(p, queue_);
+  };
+  p.leave ? when_reduced(batch, run) : run(0, batch.tokens);
 }
 
 void CudaOps::hyper_enter(const Batch& batch, const HyperWeights& weights, Array norm, Array streams, Array mix, Array hidden) {
@@ -85,7 +95,6 @@ void CudaOps::route(const Batch& batch, const MoeWeights& weights, Array hidden,
   if (replaying_) return;
   const BatchView& view = StepBatches::of(batch).view;
   GemmParams gemm = product(weights.gate, batch.tokens, 0, config_.hidden_size);
-  gemm.quantised = scratch_.moe.quantised;  // the other copy shares memory with the logits
   add_segment(gemm, weights.gate, hidden.data, scratch_.moe.logits, config_.num_experts, true);
   run_gemm(gemm);
   auto* ids = static_cast<int32_t*>(routing.data);
@@ -124,14 +133,50 @@ void CudaOps::run_experts(const Batch& batch, const MoeWeights& weights, Array h
   p.workspace = scratch_.moe;
   p.num_sms = device_info().multiprocessors;
   p.stream = queue_;
-  cuda::run_experts(p);
+  begin_experts(p);
+  const int piece = reduced_piece(batch);
+  for (int first = 0; first < batch.tokens; first += piece) {
+    finish_experts(p, first, std::min(piece, batch.tokens - first));
+    if (piece < batch.tokens) begin_reduction(batch, first);
+  }
+}
+
+// ---------------------------------------------------------------- sums over ranks
+
+int CudaOps::reduced_piece(const Batch& batch) const {
+  return comm_ && overlap_reductions_ ? reduction_piece(batch.tokens) : batch.tokens;
+}
+
+void CudaOps::begin_reduction(const Batch& batch, int first) {
+  const int piece = reduced_piece(batch), rows = std::min(piece, batch.tokens - first);
+  const auto dim = static_cast<int64_t>(config_.hidden_size);
+  pieces_->begin(static_cast<size_t>(first / piece), output_peers_, first * dim, rows * dim, queue_);
+  reducing_ = true;
 }
 
 void CudaOps::all_reduce(const Batch& batch, Array array) {
-  if (replaying_ || !comm_ || batch.tokens == 0) return;
+  if (!comm_ || batch.tokens == 0) return;
   // The forward pass reduces one array only, the sub-layer outputs, whose addresses the ranks have exchanged.
   TWELVEX_NEED(array.data == output_peers_.at[options_.shape.rank], true);
+  if (const int piece = reduced_piece(batch); piece < batch.tokens) {
+    const bool begun = reducing_;  // by run_experts, piece by piece
+    for (int first = 0; !begun && first < batch.tokens; first += piece) begin_reduction(batch, first);
+    ++reductions_overlapped_;
+    return;
+  }
+  ++reductions_inline_;
+  if (replaying_) return;
   comm_->all_reduce(output_peers_, static_cast<int64_t>(batch.tokens) * config_.hidden_size, queue_);
+}
+
+void CudaOps::when_reduced(const Batch& batch, const std::function<void(int, int)>& use) {
+  if (!reducing_) return use(0, batch.tokens);
+  const int piece = reduced_piece(batch);
+  for (int first = 0; first < batch.tokens; first += piece) {
+    pieces_->wait(static_cast<size_t>(first / piece), queue_);
+    use(first, std::min(piece, batch.tokens - first));
+  }
+  reducing_ = false;
 }
 
 // ---------------------------------------------------------------- drafts
@@ -159,6 +204,7 @@ void CudaOps::draft_input(const Batch& batch, const MtpWeights& weights, Array e
   gather.tail = window_ + streams_tail_at_;
   gather.stride = layout_.streams_tail;
   gather.out = scratch_.draft_rows;
+  when_reduced(batch, [](int, int) {});
   run_gather_streams(gather, queue_);
   NormRowsParams norm;
   norm.rows = batch.tokens * kStreams;

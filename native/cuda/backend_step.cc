@@ -140,7 +140,8 @@ std::vector<DecodeShape> CudaOps::decode_shapes() const {
 
 Batch CudaOps::begin_step(const StepInput& input) {
   check(cudaSetDevice(options_.device), "cudaSetDevice");
-  overlapped_ = inline_ = 0;
+  overlapped_ = inline_ = reductions_overlapped_ = reductions_inline_ = 0;
+  reducing_ = false;
   gather_begun_ = false;
   all_logits_.clear();
   all_mtp_logits_.clear();
@@ -233,7 +234,6 @@ void CudaOps::keep_slice(const DeviceBatch& batch, const float* logits, int firs
   }
 }
 
-void CudaOps::sample_trunk(const DeviceBatch& batch, const float* logits) {
 /// Prompt log-probabilities [first, first + count), whose slice of logits is there.
 void CudaOps::prompt_logprobs(const float* logits, int first, int count) {
   SamplingArrays& s = sampling_;
@@ -251,6 +251,7 @@ void CudaOps::prompt_logprobs(const float* logits, int first, int count) {
   run_logprobs(l);
 }
 
+void CudaOps::sample_trunk(const DeviceBatch& batch, const float* logits) {
   SamplingArrays& s = sampling_;
   const int rows = batches_->sample_count(), places = 1 + limits_.mtp;
   SampleParams p;
@@ -352,6 +353,8 @@ void CudaOps::finish_step(StepOutput& output) {
   output.mtp_logits = std::move(all_mtp_logits_);
   output.gathers_overlapped = overlapped_;
   output.gathers_inline = inline_;
+  output.reductions_overlapped = reductions_overlapped_;
+  output.reductions_inline = reductions_inline_;
 }
 
 }  // namespace twelvex::cuda

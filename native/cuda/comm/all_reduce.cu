@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: MIT
-// Packed (smallest): a thread pushes 16 bytes to every rank as two vectors of (data, turn, data, turn) and waits until the turn
-// stands in the vectors that it receives; memory keeps the halves of a vector, 8 bytes, whole. One shot: a block pushes its slice
-// of the message into every rank's inbox, announces it and waits for the others' announcements. Both add in rank order, and their
-// inboxes alternate by turn: a sender writes turn n + 2 only after it has seen the receiver's message of turn n + 1, which the
-// receiver sends after it has read turn n. Two shots: barrier, then a rank adds its share of all arrays in rank order and writes
-// it to all, barrier. Blocks with the same index talk to each other alone, so no collective needs all its blocks to be resident.
+// Packed (small): a thread pushes 16 bytes to every rank as two vectors of (data, turn, data, turn) and waits until the turn
+// stands in the vectors that it receives; memory keeps the halves of a vector, 8 bytes, whole. Messages alternate between two
+// places by turn: a sender writes turn n + 2 only after it has seen the receiver's message of turn n + 1, which the receiver sends
+// after it has read turn n. Two shots (large): barrier, then a rank adds its share of all arrays in rank order and writes it to
+// all, barrier. Blocks with the same index talk to each other alone, so no collective needs all its blocks to be resident.
 #include "comm/all_reduce.h"
 #include "common/check.h"
 #include "common/convert.cuh"
@@ -71,12 +70,6 @@ __device__ __forceinline__ void add(float (&sum)[8], const uint4& v) {
   for (int i = 0; i < 8; ++i) sum[i] += x[i];
 }
 
-/// Offset in the array, in vectors, of vector i of the message.
-__device__ __forceinline__ int64_t place(const AllReduceParams& p, int64_t i) {
-  const uint32_t width = static_cast<uint32_t>(p.cols / 8), row = static_cast<uint32_t>(i) / width;
-  return row * (p.stride / 8) + (static_cast<uint32_t>(i) - row * width);
-}
-
 __device__ __forceinline__ void store_packed(uint4* to, uint32_t a, uint32_t b, uint32_t turn) {
   asm volatile("st.volatile.global.v4.u32 [%0], {%1, %3, %2, %3};\n" ::"l"(to), "r"(a), "r"(b), "r"(turn) : "memory");
 }
@@ -100,9 +93,9 @@ __global__ void __launch_bounds__(kPackedVectors) packed_kernel(const AllReduceP
   Mailbox* own = c.mailbox[c.rank];
   const int block = blockIdx.x, slot = 2 * threadIdx.x;
   const int64_t i = static_cast<int64_t>(block) * kPackedVectors + threadIdx.x;
-  const uint32_t turn = own->one_shot_turn[block] + 1;
-  if (i < p.rows * (p.cols / 8)) {
-    uint4* at = static_cast<uint4*>(p.array.at[c.rank]) + place(p, i);
+  const uint32_t turn = own->packed_turn[block] + 1;
+  if (i < p.count / 8) {
+    uint4* at = static_cast<uint4*>(p.array.at[c.rank]) + i;
     const uint4 mine = *at;
     for (int peer = 0; peer < c.ranks; ++peer) {
       if (peer == c.rank) continue;
@@ -123,40 +116,7 @@ __global__ void __launch_bounds__(kPackedVectors) packed_kernel(const AllReduceP
     if (ok) *at = pack_bf16x8(sum);
   }
   __syncthreads();  // everybody has read the turn
-  if (threadIdx.x == 0) own->one_shot_turn[block] = turn;
-}
-
-__global__ void __launch_bounds__(kThreads, 1) one_shot_kernel(const AllReduceParams p) {
-  const CommView& c = p.comm;
-  Mailbox* own = c.mailbox[c.rank];
-  const int block = blockIdx.x;
-  const int64_t vectors = p.rows * (p.cols / 8);
-  const int64_t begin = vectors * block / gridDim.x, end = vectors * (block + 1) / gridDim.x;
-  const uint32_t turn = own->one_shot_turn[block] + 1;
-  uint4* array = static_cast<uint4*>(p.array.at[c.rank]);
-  for (int64_t i = begin + threadIdx.x; i < end; i += kThreads) {
-    const uint4 v = array[place(p, i)];
-    for (int peer = 0; peer < c.ranks; ++peer) {
-      reinterpret_cast<uint4*>(c.mailbox[peer]->inbox[turn % 2][c.rank][block])[i - begin] = v;
-    }
-  }
-  __threadfence_system();
-  __syncthreads();
-  bool ok = true;
-  if (static_cast<int>(threadIdx.x) < c.ranks) {
-    announce(&c.mailbox[threadIdx.x]->one_shot[c.rank][block], turn);
-    ok = wait_for(&own->one_shot[threadIdx.x][block], turn, c);
-  }
-  ok = __syncthreads_and(ok);
-  if (threadIdx.x == 0) own->one_shot_turn[block] = turn;
-  if (!ok) return;
-  for (int64_t i = begin + threadIdx.x; i < end; i += kThreads) {
-    float sum[8] = {};
-    for (int peer = 0; peer < c.ranks; ++peer) {
-      add(sum, __ldcv(reinterpret_cast<const uint4*>(own->inbox[turn % 2][peer][block]) + (i - begin)));
-    }
-    array[place(p, i)] = pack_bf16x8(sum);
-  }
+  if (threadIdx.x == 0) own->packed_turn[block] = turn;
 }
 
 __global__ void __launch_bounds__(kThreads, 1) two_shot_kernel(const AllReduceParams p) {
@@ -166,91 +126,25 @@ __global__ void __launch_bounds__(kThreads, 1) two_shot_kernel(const AllReducePa
   const uint32_t turn = turns[blockIdx.x];
   const bool ok = barrier(c, turn + 1);
   if (ok) {
-    const int64_t vectors = p.rows * (p.cols / 8);
+    const int64_t vectors = p.count / 8;
     const int64_t first = vectors * c.rank / c.ranks, share = vectors * (c.rank + 1) / c.ranks - first;
     const int64_t begin = first + share * blockIdx.x / gridDim.x, end = first + share * (blockIdx.x + 1) / gridDim.x;
-    for (int64_t base = begin + threadIdx.x; base < end; base += kThreads * kUnroll) {
-      int64_t at[kUnroll];
+    for (int64_t i = begin + threadIdx.x; i < end; i += kThreads * kUnroll) {
       float sum[kUnroll][8] = {};
-#pragma unroll
-      for (int u = 0; u < kUnroll; ++u) at[u] = base + u * kThreads < end ? place(p, base + u * kThreads) : -1;
       for (int peer = 0; peer < c.ranks; ++peer) {
-        uint4 v[kUnroll];
-#pragma unroll
-        for (int u = 0; u < kUnroll; ++u)
-          v[u] = at[u] >= 0 ? __ldcv(static_cast<const uint4*>(p.array.at[peer]) + at[u]) : uint4{};
-#pragma unroll
-        for (int u = 0; u < kUnroll; ++u) add(sum[u], v[u]);
-      }
-#pragma unroll
-      for (int u = 0; u < kUnroll; ++u) {
-        if (at[u] < 0) continue;
-        const uint4 v = pack_bf16x8(sum[u]);
-        for (int peer = 0; peer < c.ranks; ++peer) static_cast<uint4*>(p.array.at[peer])[at[u]] = v;
-      }
-    }
-  }
-  barrier(c, turn + 2);
-  if (threadIdx.x == 0) turns[blockIdx.x] = turn + 2;
-}
-
-struct Range {
-  int64_t begin, end;
-};
-
-/// This block's part of a rank's share of the message, in vectors; `first` of the share.
-__device__ __forceinline__ Range part_of(const AllReduceParams& p, int rank, int64_t& first) {
-  const int64_t vectors = p.rows * (p.cols / 8);
-  first = vectors * rank / p.comm.ranks;
-  const int64_t share = vectors * (rank + 1) / p.comm.ranks - first;
-  return {first + share * blockIdx.x / gridDim.x, first + share * (blockIdx.x + 1) / gridDim.x};
-}
-
-__global__ void __launch_bounds__(kThreads, 1) pushed_kernel(const AllReduceParams p) {
-  constexpr int kUnroll = 4;
-  const CommView& c = p.comm;
-  uint32_t* turns = c.mailbox[c.rank]->barrier_turn;
-  const uint32_t turn = turns[blockIdx.x];
-  const int64_t slot = kStagingBytes / 16 / c.ranks + 1;  // vectors of a sender's part of the staging memory
-  uint4* array = static_cast<uint4*>(p.array.at[c.rank]);
-  for (int peer = 0; peer < c.ranks; ++peer) {
-    if (peer == c.rank) continue;
-    int64_t first;
-    const Range part = part_of(p, peer, first);
-    uint4* to = reinterpret_cast<uint4*>(c.mailbox[peer]->staging) + c.rank * slot - first;
-    for (int64_t base = part.begin + threadIdx.x; base < part.end; base += kThreads * kUnroll) {
-      uint4 v[kUnroll];
-#pragma unroll
-      for (int u = 0; u < kUnroll; ++u)
-        if (base + u * kThreads < part.end) v[u] = array[place(p, base + u * kThreads)];
-#pragma unroll
-      for (int u = 0; u < kUnroll; ++u)
-        if (base + u * kThreads < part.end) to[base + u * kThreads] = v[u];
-    }
-  }
-  if (barrier(c, turn + 1)) {
-    int64_t first;
-    const Range part = part_of(p, c.rank, first);
-    const uint4* staged = reinterpret_cast<const uint4*>(c.mailbox[c.rank]->staging) - first;
-    for (int64_t base = part.begin + threadIdx.x; base < part.end; base += kThreads * kUnroll) {
-      int64_t at[kUnroll];
-      float sum[kUnroll][8] = {};
-#pragma unroll
-      for (int u = 0; u < kUnroll; ++u) at[u] = base + u * kThreads < part.end ? place(p, base + u * kThreads) : -1;
-      for (int peer = 0; peer < c.ranks; ++peer) {
+        const uint4* from = static_cast<const uint4*>(p.array.at[peer]) + i;
         uint4 v[kUnroll] = {};
 #pragma unroll
-        for (int u = 0; u < kUnroll; ++u) {
-          if (at[u] >= 0) v[u] = peer == c.rank ? array[at[u]] : __ldcv(staged + peer * slot + base + u * kThreads);
-        }
+        for (int u = 0; u < kUnroll; ++u)
+          if (i + u * kThreads < end) v[u] = __ldcv(from + u * kThreads);
 #pragma unroll
         for (int u = 0; u < kUnroll; ++u) add(sum[u], v[u]);
       }
 #pragma unroll
       for (int u = 0; u < kUnroll; ++u) {
-        if (at[u] < 0) continue;
+        if (i + u * kThreads >= end) continue;
         const uint4 v = pack_bf16x8(sum[u]);
-        for (int peer = 0; peer < c.ranks; ++peer) static_cast<uint4*>(p.array.at[peer])[at[u]] = v;
+        for (int peer = 0; peer < c.ranks; ++peer) static_cast<uint4*>(p.array.at[peer])[i + u * kThreads] = v;
       }
     }
   }
@@ -282,9 +176,7 @@ __global__ void __launch_bounds__(kThreads, 1) all_gather_kernel(const AllGather
 }  // namespace
 
 int all_reduce_blocks(AllReducePath path, int64_t bytes, int max_blocks) {
-  const int64_t per_block = path == AllReducePath::kPacked    ? kPackedVectors * 16
-                            : path == AllReducePath::kOneShot ? (bytes <= max_blocks * 4096 ? 4096 : kInboxSlice)
-                                                              : 16 * 1024;
+  const int64_t per_block = path == AllReducePath::kPacked ? kPackedVectors * 16 : 16 * 1024;
   const int64_t blocks = (bytes + per_block - 1) / per_block;
   return static_cast<int>(blocks < 1 ? 1 : blocks < max_blocks ? blocks : max_blocks);
 }
@@ -292,36 +184,25 @@ int all_reduce_blocks(AllReducePath path, int64_t bytes, int max_blocks) {
 void load_collectives() {
   cudaFuncAttributes attributes;
   check(cudaFuncGetAttributes(&attributes, packed_kernel), "packed_kernel");
-  check(cudaFuncGetAttributes(&attributes, one_shot_kernel), "one_shot_kernel");
   check(cudaFuncGetAttributes(&attributes, two_shot_kernel), "two_shot_kernel");
-  check(cudaFuncGetAttributes(&attributes, pushed_kernel), "pushed_kernel");
   check(cudaFuncGetAttributes(&attributes, all_gather_kernel<uint4>), "all_gather_kernel");
   check(cudaFuncGetAttributes(&attributes, all_gather_kernel<uint32_t>), "all_gather_kernel");
 }
 
 void run_all_reduce(const AllReduceParams& p) {
-  if (p.comm.ranks == 1 || p.rows == 0 || p.cols == 0) return;
-  TWELVEX_NEED(p.cols % 8, 0);
-  TWELVEX_NEED(p.stride % 8, 0);
+  if (p.comm.ranks == 1 || p.count == 0) return;
+  TWELVEX_NEED(p.count % 8, 0);
   TWELVEX_NEED_LE(p.max_blocks, kCommBlocks);
-  const int64_t bytes = p.rows * p.cols * 2;
+  const int64_t bytes = p.count * 2;
   if (p.path == AllReducePath::kPacked) {
     TWELVEX_NEED_LE(bytes, kPackedBytes);
     packed_kernel<<<all_reduce_blocks(p.path, bytes, kCommBlocks), kPackedVectors, 0, p.stream>>>(p);
     check_launch("packed_kernel");
-  } else if (p.path == AllReducePath::kOneShot) {
-    TWELVEX_NEED_LE(bytes, kOneShotBytes);
-    one_shot_kernel<<<all_reduce_blocks(p.path, bytes, kCommBlocks), kThreads, 0, p.stream>>>(p);
-    check_launch("one_shot_kernel");
-  } else if (p.path == AllReducePath::kPushed) {
-    TWELVEX_NEED_LE(bytes, kStagingBytes);
-    pushed_kernel<<<all_reduce_blocks(p.path, bytes, p.max_blocks), kThreads, 0, p.stream>>>(p);
-    check_launch("pushed_kernel");
-  } else {
-    TWELVEX_NEED(static_cast<int>(p.path), static_cast<int>(AllReducePath::kTwoShot));
-    two_shot_kernel<<<all_reduce_blocks(p.path, bytes, p.max_blocks), kThreads, 0, p.stream>>>(p);
-    check_launch("two_shot_kernel");
+    return;
   }
+  TWELVEX_NEED(static_cast<int>(p.path), static_cast<int>(AllReducePath::kTwoShot));
+  two_shot_kernel<<<all_reduce_blocks(p.path, bytes, p.max_blocks), kThreads, 0, p.stream>>>(p);
+  check_launch("two_shot_kernel");
 }
 
 void run_all_gather(const AllGatherParams& p) {

@@ -8,35 +8,21 @@
 
 #include <cstdint>
 
+#include "comm/paths.h"
+
 namespace twelvex::cuda {
 
 inline constexpr int kMaxRanks = 8;
-inline constexpr int kCommBlocks = 96;                          // blocks of a collective at most
-inline constexpr int kInboxSlice = 16 * 1024;                   // bytes of one block's part of a one-shot message
-inline constexpr int kPackedVectors = 256;                      // 16-byte vectors of one block's part of a packed message
-inline constexpr int64_t kOneShotBytes = int64_t{kCommBlocks} * kInboxSlice;           // longest one-shot message
-inline constexpr int64_t kPackedBytes = int64_t{kCommBlocks} * kPackedVectors * 16;    // longest packed message
-
-/// How a sum travels; all paths give the same bits.
-enum class AllReducePath : uint8_t {
-  kPacked,   // every 8 bytes carry their own announcement: no fence and no barrier, but twice the bytes
-  kOneShot,  // a message to every rank, then one announcement
-  kTwoShot,  // a rank adds its share of all arrays in place and writes it to everybody
-  kPushed,   // the same, but the shares are pushed to who adds them: nobody reads over the link
-  kNccl,     // the library; contiguous arrays only
-};
-
-inline constexpr int64_t kStagingBytes = int64_t{16} << 20;  // longest pushed message; longer ones take several turns
+inline constexpr int kCommBlocks = 128;     // blocks of a collective at most
+inline constexpr int kPackedVectors = 256;  // 16-byte vectors of one block's part of a packed message
+inline constexpr int64_t kPackedBytes = int64_t{kCommBlocks} * kPackedVectors * 16;  // longest packed message
 
 /// A rank's memory that the others write: messages and the counters that announce them.
 struct Mailbox {
   uint4 packed[2][kMaxRanks][kCommBlocks][2 * kPackedVectors];  // [turn parity][sender][block]: data, turn, data, turn
-  uint8_t inbox[2][kMaxRanks][kCommBlocks][kInboxSlice];        // [turn parity][sender][block]
-  uint8_t staging[kStagingBytes + kMaxRanks * 16];              // pushed shares, an equal part for every sender
-  uint32_t one_shot[kMaxRanks][kCommBlocks];              // turn of the sender's last message
-  uint32_t barrier[kMaxRanks][kCommBlocks];               // last barrier that the sender has reached
+  uint32_t barrier[kMaxRanks][kCommBlocks];                     // last barrier that the sender has reached
   // Own: turns taken by each block.
-  uint32_t one_shot_turn[kCommBlocks];
+  uint32_t packed_turn[kCommBlocks];
   uint32_t barrier_turn[kCommBlocks];
 };
 
@@ -52,20 +38,24 @@ struct CommView {
 /// The same buffer on every rank.
 struct PeerPointers {
   void* at[kMaxRanks] = {};
+
+  PeerPointers behind(int64_t bytes) const {
+    PeerPointers moved;
+    for (int r = 0; r < kMaxRanks; ++r) moved.at[r] = static_cast<uint8_t*>(at[r]) + bytes;
+    return moved;
+  }
 };
 
-/// array = sum over ranks in rank order, f32, rounded once. The same shape on every rank.
+/// array = sum over ranks in rank order, f32, rounded once.
 struct AllReduceParams {
   CommView comm;
-  PeerPointers array;    // [rows, cols] bf16 on every rank, rows `stride` apart; two shots read the others', the rest only this one's
-  int64_t rows = 1;
-  int64_t cols = 0;      // elements of a row, a multiple of 8
-  int64_t stride = 0;    // elements from row to row, a multiple of 8
+  PeerPointers array;   // [count] bf16 on every rank; two shots read the others', packed messages only this rank's
+  int64_t count = 0;    // a multiple of 8, the same on every rank
   AllReducePath path = AllReducePath::kTwoShot;
-  int max_blocks = 48;   // so many multiprocessors at most
+  int max_blocks = kTwoShotBlocks;  // of two shots: so many multiprocessors at most
   cudaStream_t stream = nullptr;
 };
-/// Throws kInternal for a message longer than its path takes.
+/// Throws kInternal for a packed message that is too long.
 void run_all_reduce(const AllReduceParams& params);
 
 /// Copies this rank's part of a row-major buffer to the same place on every other rank, and waits for theirs.

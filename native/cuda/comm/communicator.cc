@@ -12,8 +12,14 @@ namespace twelvex::cuda {
 namespace {
 
 constexpr uint64_t kPatienceNs = 30'000'000'000;  // longer than any step; a lost rank ends the others' waits then
-// Larger messages go through NCCL when it is there: its rings use both directions of every link.
-constexpr int64_t kNcclBytes = int64_t{4} << 20;
+
+/// Devices of one host. Only NVLink carries atomic operations of a GPU to another's memory.
+Link link_between(int a, int b) {
+  if (a == b) return Link::kSameDevice;
+  int atomics = 0;
+  check(cudaDeviceGetP2PAttribute(&atomics, cudaDevP2PAttrNativeAtomicSupported, a, b), "cudaDeviceGetP2PAttribute");
+  return atomics != 0 ? Link::kNvlink : Link::kPcie;
+}
 
 }  // namespace
 
@@ -57,6 +63,7 @@ void Communicator::enable_peers(int device) {
       if (devices[r] != devices[other])
         check(cudaDeviceCanAccessPeer(&can, devices[r], devices[other]), "cudaDeviceCanAccessPeer");
       peers_ &= can != 0;
+      link_ = std::max(link_, link_between(devices[r], devices[other]));
     }
   }
   for (int r = 0; peers_ && r < view_.ranks; ++r) {
@@ -103,21 +110,20 @@ PeerPointers Communicator::exchange(void* buffer) const {
 }
 
 void Communicator::all_reduce(const PeerPointers& array, int64_t count, cudaStream_t stream) const {
-  all_reduce({.array = array, .cols = count, .stride = count, .path = path_of(count * 2), .stream = stream});
+  all_reduce({.array = array, .count = count, .path = path_of(count * 2), .stream = stream});
 }
 
 void Communicator::all_reduce(AllReduceParams params) const {
   if (params.path == AllReducePath::kNccl) {
-    TWELVEX_NEED(nccl_ != nullptr && (params.rows == 1 || params.stride == params.cols), true);
-    return nccl_->all_reduce(params.array.at[view_.rank], params.rows * params.cols, params.stream);
+    TWELVEX_NEED(nccl_ != nullptr, true);
+    return nccl_->all_reduce(params.array.at[view_.rank], params.count, params.stream);
   }
   params.comm = view_;
   run_all_reduce(params);
 }
 
 AllReducePath Communicator::path_of(int64_t bytes) const {
-  if (bytes <= kPackedBytes) return AllReducePath::kPacked;
-  return has_nccl() && bytes > kNcclBytes ? AllReducePath::kNccl : AllReducePath::kTwoShot;
+  return all_reduce_path(link_, has_nccl(), bytes);
 }
 
 void Communicator::all_gather(AllGatherParams params, cudaStream_t stream) const {

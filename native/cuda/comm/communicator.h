@@ -25,7 +25,7 @@ class Communicator {
 
   /// Sums `count` bf16 elements over ranks, the same bits everywhere.
   void all_reduce(const PeerPointers& array, int64_t count, cudaStream_t stream) const;
-  /// The same of a part of an array, by a path of the caller's choice; `comm` is filled in here.
+  /// The same by a path of the caller's choice; `comm` is filled in here.
   void all_reduce(AllReduceParams params) const;
   /// The path of a message of so many bytes: a pure function of the devices' link, the same on every rank.
   AllReducePath path_of(int64_t bytes) const;
@@ -49,6 +49,7 @@ class Communicator {
   Mailbox* mailbox_ = nullptr;
   uint32_t* failure_ = nullptr;   // mapped host memory, owned by rank 0
   bool peers_ = true;             // all devices access each other
+  Link link_ = Link::kSameDevice;
   std::unique_ptr<Nccl> nccl_;
 };
 

@@ -124,9 +124,9 @@ __global__ void __launch_bounds__(kSmallThreads) dispatch_tiles_kernel(const Dis
 
 __global__ void __launch_bounds__(kThreads) combine_kernel(const CombineParams p) {
   const int vectors = p.cols / 8;
-  const int64_t stride = p.stride / 8, index = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  const int64_t index = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   const int token = static_cast<int>(index / vectors);
-  const int64_t at = index - static_cast<int64_t>(token) * vectors, place = token * stride + at;
+  const int64_t at = index - static_cast<int64_t>(token) * vectors;
   if (token >= p.tokens) return;
   float sum[8] = {};
   if (p.rows != nullptr) {
@@ -134,18 +134,18 @@ __global__ void __launch_bounds__(kThreads) combine_kernel(const CombineParams p
       const int row = p.row_of_slot[static_cast<int64_t>(token) * p.picks + k];
       if (row < 0) continue;
       float v[8];
-      unpack_bf16x8(reinterpret_cast<const uint4*>(p.rows)[row * stride + at], v);
+      unpack_bf16x8(reinterpret_cast<const uint4*>(p.rows)[static_cast<int64_t>(row) * vectors + at], v);
 #pragma unroll
       for (int i = 0; i < 8; ++i) sum[i] += v[i];
     }
   }
   if (p.shared != nullptr) {
     float v[8];
-    unpack_bf16x8(reinterpret_cast<const uint4*>(p.shared)[place], v);
+    unpack_bf16x8(reinterpret_cast<const uint4*>(p.shared)[index], v);
 #pragma unroll
     for (int i = 0; i < 8; ++i) sum[i] += v[i];
   }
-  reinterpret_cast<uint4*>(p.y)[place] = pack_bf16x8(sum);
+  reinterpret_cast<uint4*>(p.y)[index] = pack_bf16x8(sum);
 }
 
 }  // namespace
@@ -167,7 +167,6 @@ void run_dispatch(const DispatchParams& p) {
 void run_combine(const CombineParams& p) {
   if (p.tokens == 0) return;
   TWELVEX_NEED(p.cols % 8, 0);
-  TWELVEX_NEED(p.stride % 8, 0);
   const int64_t threads = static_cast<int64_t>(p.tokens) * (p.cols / 8);
   combine_kernel<<<static_cast<unsigned>(ceil_div(threads, kThreads)), kThreads, 0, p.stream>>>(p);
   check_launch("combine_kernel");

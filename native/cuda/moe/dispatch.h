@@ -35,8 +35,7 @@ inline int max_group_tiles(int slots, int experts, int tile_rows) {
 /// y[t] = sum over k of rows[row_of_slot[t, k]] + shared[t], f32 in this order, rounded once.
 struct CombineParams {
   int tokens = 0;                            // T
-  int cols = 0;                              // D or a part of it, a multiple of 8
-  int stride = 0;                            // elements from row to row of all three, a multiple of 8
+  int cols = 0;                              // D, a multiple of 8
   int picks = 0;                             // K
   const int32_t* row_of_slot = nullptr;      // [T, K]
   const __nv_bfloat16* rows = nullptr;       // [S, D]; null: no routed experts on this rank

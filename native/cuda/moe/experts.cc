@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT
-// Launches: [quantise] -> dispatch -> gate, up, SwiGLU, routing weight; shared gate, up, SwiGLU; then for all columns of the
-// output or a part of them at a time: down; shared down; combine.
+// Launches: [quantise] -> dispatch -> gate, up, SwiGLU, routing weight -> down; shared gate, up, SwiGLU -> down; combine.
 #include "moe/experts.h"
+
+#include <algorithm>
 
 #include "common/check.h"
 #include "gemm/fp8_cells.h"
 #include "gemm/fp8_gemm.h"
 #include "gemm/quantise.h"
-#include "gemm/warpgroup_gemm.h"
 #include "moe/dispatch.h"
 
 namespace twelvex::cuda {
@@ -51,7 +51,7 @@ GemmParams routed_product(const MoeParams& p, int cols) {
   g.tiles = p.workspace.tiles;
   g.tile_count = p.workspace.tile_count;
   g.experts = p.weights->experts.count;
-  g.max_tiles = max_group_tiles(g.rows, g.experts, group_tile_rows(g.rows, g.experts, g.arch));
+  g.max_tiles = max_group_tiles(g.rows, g.experts, group_tile_rows(g.rows, g.experts));
   g.arch = p.arch;
   g.num_sms = p.num_sms;
   g.stream = p.stream;
@@ -70,41 +70,43 @@ GemmParams shared_product(const MoeParams& p, int cols) {
   return g;
 }
 
-/// Input of both first products: quantised or put in order once when the kernels do not do it while loading.
+/// Input of both first products: quantised once when the kernels do not do it while loading.
 struct Input {
   const __nv_bfloat16* x;
   bool quantise;
-  bool fp8 = false;      // cells
-  bool ordered = false;  // operand order
+  bool fp8;  // cells
 };
 
 bool has_routed(const MoeParams& p) { return p.weights->experts.down.data != nullptr; }
 bool has_shared(const MoeParams& p) { return p.weights->shared_down.data != nullptr; }
 
 Input prepare_input(const MoeParams& p, int hidden) {
-  if (p.tokens <= 8) return {p.hidden, p.quantise};
+  if (!p.quantise || p.tokens <= 8) return {p.hidden, p.quantise, false};
   GemmParams routed = routed_product(p, hidden), shared = shared_product(p, hidden);
-  routed.quantise = shared.quantise = p.quantise;
-  routed.quantised = shared.quantised = p.workspace.quantised;
-  QuantiseParams copy = {
+  routed.quantise = shared.quantise = true;
+  const QuantiseParams copy = {
       .rows = p.tokens, .cols = hidden, .ldx = hidden, .x = p.hidden, .y = p.workspace.quantised, .stream = p.stream};
   if (has_routed(p) && takes_fp8(routed)) {
     run_quantise_fp8(copy);
     return {p.workspace.quantised, false, true};
   }
-  if (takes_warpgroup(has_routed(p) ? routed : shared)) {
-    copy.round = p.quantise;
-    copy.operand_order = true;
-    run_quantise(copy);
-    return {p.workspace.quantised, false, false, true};
-  }
-  // Routed experts of few rows quantise while they load; the shared one makes its copy itself.
-  if (!p.quantise || (has_shared(p) && (takes_fp8(shared) || takes_warpgroup(shared)))) return {p.hidden, p.quantise};
+  // Routed experts of few rows quantise while they load; the shared one makes its cells itself.
+  if (has_shared(p) && takes_fp8(shared)) return {p.hidden, true, false};
   run_quantise(copy);
-  return {p.workspace.quantised, false};
+  return {p.workspace.quantised, false, false};
 }
 
-void begin_routed(const MoeParams& p, const Input& input) {
+/// A down projection of activations that are quantised in place: nothing else reads them.
+void run_down(GemmParams g, const MoeParams& p, const Linear& down, __nv_bfloat16* act, __nv_bfloat16* y) {
+  const int hidden = static_cast<int>(down.rows);
+  g.quantise = p.quantise;
+  g.quantised = act;
+  g.num_segments = 1;
+  g.segments[0] = {.weights = bytes_of(down.data), .scales = bytes_of(down.scale), .x = act, .y = y, .rows = hidden, .ldy = hidden};
+  run_gemm(g);
+}
+
+void run_routed(const MoeParams& p, const Input& input) {
   const Experts& experts = p.weights->experts;
   const Linear& gate_up = experts.gate_up;
   const int width = static_cast<int>(experts.down.cols), hidden = static_cast<int>(experts.down.rows);
@@ -113,7 +115,7 @@ void begin_routed(const MoeParams& p, const Input& input) {
   run_dispatch({.slots = slots,
                 .picks = p.picks,
                 .experts = experts.count,
-                .tile_rows = group_tile_rows(slots, experts.count, p.arch),
+                .tile_rows = group_tile_rows(slots, experts.count),
                 .ids = p.ids,
                 .weights = p.routing,
                 .sorted_token = w.sorted_token,
@@ -126,7 +128,6 @@ void begin_routed(const MoeParams& p, const Input& input) {
   GemmParams first = routed_product(p, hidden);
   first.quantise = input.quantise;
   first.x_fp8 = input.fp8;
-  first.x_ordered = input.ordered;
   first.paired = true;
   first.limit = p.limit;
   first.gather = w.sorted_token;
@@ -140,47 +141,19 @@ void begin_routed(const MoeParams& p, const Input& input) {
                          .x = input.x, .y = w.act, .rows = width, .ldy = width};
   }
   run_gemm(first);
+  const Linear& down = experts.down;
+  GemmParams second = routed_product(p, width);
+  second.expert_weight_bytes = weight_bytes(down.format, hidden, width);
+  second.expert_scale_bytes = scale_bytes(down.format, hidden, width);
+  run_down(second, p, down, w.act, w.down);
 }
 
-/// Weights and scales of output columns [first, ...) of a down projection.
-GemmSegment down_segment(const Linear& down, int first, int cols) {
-  GemmSegment segment;
-  segment.weights = bytes_of(down.data) + weight_bytes(down.format, first, down.cols);
-  segment.scales = bytes_of(down.scale) + scale_bytes(down.format, first, down.cols);
-  segment.rows = cols;
-  segment.ldy = static_cast<int>(down.rows);
-  return segment;
-}
-
-/// A product of activations that are quantised in place (nothing else reads them): the first columns do it for all.
-void run_down(GemmParams g, const MoeParams& p, __nv_bfloat16* act, int first) {
-  g.quantise = p.quantise;
-  g.quantised = act;
-  g.x_fp8 = first > 0 && takes_fp8(g);
-  g.x_ordered = first > 0 && takes_warpgroup(g);
-  g.quantise = p.quantise && (first == 0 || stream_rows(g) == 8);
-  run_gemm(g);
-}
-
-void finish_routed(const MoeParams& p, int first, int cols) {
-  const Linear& down = p.weights->experts.down;
-  GemmParams g = routed_product(p, static_cast<int>(down.cols));
-  g.expert_weight_bytes = weight_bytes(down.format, down.rows, down.cols);
-  g.expert_scale_bytes = scale_bytes(down.format, down.rows, down.cols);
-  g.num_segments = 1;
-  g.segments[0] = down_segment(down, first, cols);
-  g.segments[0].x = p.workspace.act;
-  g.segments[0].y = p.workspace.down + first;
-  run_down(g, p, p.workspace.act, first);
-}
-
-void begin_shared(const MoeParams& p, const Input& input) {
+void run_shared(const MoeParams& p, const Input& input) {
   const Linear &gate = p.weights->shared_gate, &up = p.weights->shared_up;
   const int width = static_cast<int>(gate.rows), hidden = static_cast<int>(gate.cols);
   GemmParams g = shared_product(p, hidden);
   g.quantise = input.quantise;
   g.x_fp8 = input.fp8;
-  g.x_ordered = input.ordered;
   g.quantised = p.workspace.quantised;
   g.paired = true;
   g.limit = p.limit;
@@ -189,16 +162,7 @@ void begin_shared(const MoeParams& p, const Input& input) {
                    .rows = width, .ldy = width};
   g.segments[1] = {.weights = bytes_of(up.data), .scales = bytes_of(up.scale), .x = input.x, .rows = width};
   run_gemm(g);
-}
-
-void finish_shared(const MoeParams& p, int first, int cols) {
-  const Linear& down = p.weights->shared_down;
-  GemmParams g = shared_product(p, static_cast<int>(down.cols));
-  g.num_segments = 1;
-  g.segments[0] = down_segment(down, first, cols);
-  g.segments[0].x = p.workspace.shared_act;
-  g.segments[0].y = p.workspace.shared_down + first;
-  run_down(g, p, p.workspace.shared_act, first);
+  run_down(shared_product(p, width), p, p.weights->shared_down, p.workspace.shared_act, p.workspace.shared_down);
 }
 
 /// Tokens [first, first + tokens) with their parts of the buffers.
@@ -260,25 +224,28 @@ MoeWorkspace carve_moe_workspace(void* base, const MoeShape& shape) {
 void begin_experts(const MoeParams& params) {
   for_parts(params, [](const MoeParams& p) {
     const Input input = prepare_input(p, static_cast<int>(p.weights->gate.cols));
-    if (has_routed(p)) begin_routed(p, input);
-    if (has_shared(p)) begin_shared(p, input);
+    if (has_routed(p)) run_routed(p, input);
+    if (has_shared(p)) run_shared(p, input);
   });
 }
 
-void finish_experts(const MoeParams& params, int first, int cols) {
-  TWELVEX_NEED(first % kScaleBlock, 0);
-  for_parts(params, [first, cols](const MoeParams& p) {
-    if (has_routed(p)) finish_routed(p, first, cols);
-    if (has_shared(p)) finish_shared(p, first, cols);
-    run_combine({.tokens = p.tokens, .cols = cols, .stride = static_cast<int>(p.weights->gate.cols), .picks = p.picks,
-                 .row_of_slot = p.workspace.row_of_slot, .rows = has_routed(p) ? p.workspace.down + first : nullptr,
-                 .shared = has_shared(p) ? p.workspace.shared_down + first : nullptr, .y = p.output + first, .stream = p.stream});
+void finish_experts(const MoeParams& params, int first, int tokens) {
+  for_parts(params, [&, end = first + tokens](const MoeParams& p) {
+    const auto begin = static_cast<int>(p.ids - params.ids) / p.picks;  // of the part
+    const int from = std::max(first - begin, 0), to = std::min(end - begin, p.tokens);
+    if (from >= to) return;
+    const auto token = static_cast<size_t>(from), hidden = static_cast<size_t>(p.weights->gate.cols);
+    run_combine({.tokens = to - from, .cols = static_cast<int>(hidden), .picks = p.picks,
+                 .row_of_slot = p.workspace.row_of_slot + token * static_cast<size_t>(p.picks),
+                 .rows = has_routed(p) ? p.workspace.down : nullptr,
+                 .shared = has_shared(p) ? p.workspace.shared_down + token * hidden : nullptr, .y = p.output + token * hidden,
+                 .stream = p.stream});
   });
 }
 
 void run_experts(const MoeParams& p) {
   begin_experts(p);
-  finish_experts(p, 0, static_cast<int>(p.weights->gate.cols));
+  finish_experts(p, 0, p.tokens);
 }
 
 }  // namespace twelvex::cuda

@@ -56,9 +56,9 @@ struct MoeParams {
 };
 void run_experts(const MoeParams& params);
 
-/// The same in parts, so that finished columns can be reduced over ranks while others are computed: everything before the down
-/// projections, then columns [first, first + cols) of the output, in ascending order from 0, `first` a multiple of 128.
+/// The same in parts, so that finished rows of the output can be summed over ranks meanwhile: all products, then the combination
+/// of tokens [first, first + tokens).
 void begin_experts(const MoeParams& params);
-void finish_experts(const MoeParams& params, int first, int cols);
+void finish_experts(const MoeParams& params, int first, int tokens);
 
 }  // namespace twelvex::cuda

@@ -20,6 +20,9 @@ struct BareOptions {
   Numerics numerics = Numerics::kExact;
   Limits limits;
   size_t stream_element_bytes = 2;
+  RankShape shape = {};
+  std::shared_ptr<RankGroup> group = std::make_shared<RankGroup>(1);
+  int device = 0;
 };
 
 /// `Operations` is CudaOps or CpuOps, or derived from one.
@@ -34,10 +37,12 @@ struct BareModel {
   BareModel(const std::string& directory, const BareOptions& options)
       : config(read_config(directory).first_layers(options.layers)),
         ops(BackendOptions{.config = config,
-                           .group = std::make_shared<RankGroup>(1),
+                           .shape = options.shape,
+                           .group = options.group,
                            .numerics = options.numerics,
                            .rows = options.rows,
-                           .with_mtp = options.limits.mtp > 0}),
+                           .with_mtp = options.limits.mtp > 0,
+                           .device = options.device}),
         mtp(options.limits.mtp) {
     std::unique_ptr<TensorSource> source;
     if (options.dummy) {
@@ -45,7 +50,7 @@ struct BareModel {
     } else {
       source = Checkpoint::open(directory, read_config(directory));
     }
-    weights = load_weights({.config = config, .source = *source, .shape = {}, .with_mtp = mtp > 0, .progress = {}}, ops);
+    weights = load_weights({.config = config, .source = *source, .shape = options.shape, .with_mtp = mtp > 0, .progress = {}}, ops);
     activations = ops.reserve(options.limits);
     const int blocks = options.limits.context_tokens / kBlockTokens + 2;
     ops.allocate_cache(CacheLayout::make(config, options.rows, mtp > 0, options.stream_element_bytes),

@@ -93,33 +93,19 @@ void test_all_reduce(const std::vector<size_t>& counts, int rounds) {
   }
 }
 
-/// Column slabs of a larger array by every own path, in turn: what lies beside a slab stays.
-void test_slabs(int64_t rows, int64_t cols, int64_t stride) {
-  const Message m(static_cast<size_t>(rows * stride));
+/// A part of a larger array by both own paths in turn: what lies beside it stays.
+void test_part(int64_t first, int64_t count, int64_t all) {
+  const Message m(static_cast<size_t>(all));
   std::vector<int> wrong(devices.size(), 0);
-  const std::vector<AllReducePath> paths = {AllReducePath::kPacked, AllReducePath::kOneShot, AllReducePath::kTwoShot,
-                                            AllReducePath::kPushed};
-  const auto fits = [&](AllReducePath path) {
-    return path == AllReducePath::kPacked    ? rows * cols * 2 <= cuda::kPackedBytes
-           : path == AllReducePath::kOneShot ? rows * cols * 2 <= cuda::kOneShotBytes
-                                             : true;
-  };
   on_ranks([&](Communicator& comm, int rank, cudaStream_t stream) {
     const DeviceArray<bf16> source(m.parts[rank]), array(m.sum.size());
-    PeerPointers peers = comm.exchange(array);
-    const int64_t first = stride - cols;  // the last columns
-    for (void*& at : peers.at) at = static_cast<bf16*>(at) + first;
+    const PeerPointers peers = comm.exchange(array);
     std::vector<bf16> want = m.parts[rank];
-    for (int64_t r = 0; r < rows; ++r)
-      std::copy_n(m.sum.begin() + r * stride + first, cols, want.begin() + r * stride + first);
+    std::copy_n(m.sum.begin() + first, count, want.begin() + first);
     for (int i = 0; i < 12; ++i) {
-      const AllReducePath path = paths[static_cast<size_t>(i) % paths.size()];
-      if (!fits(path)) continue;
+      const AllReducePath path = i % 2 || count * 2 > cuda::kPackedBytes ? AllReducePath::kTwoShot : AllReducePath::kPacked;
       check(cudaMemcpyAsync(array, source, m.sum.size() * 2, cudaMemcpyDeviceToDevice, stream), "copy");
-      check(cudaStreamSynchronize(stream), "copy");
-      comm.exchange(nullptr);  // two shots read the others' arrays
-      comm.all_reduce({.array = peers, .rows = rows, .cols = cols, .stride = stride, .path = path, .max_blocks = 8 + 8 * (i % 3),
-                       .stream = stream});
+      comm.all_reduce({.array = peers.behind(first * 2), .count = count, .path = path, .max_blocks = 8 << i % 3, .stream = stream});
       check(cudaStreamSynchronize(stream), "all_reduce");
       comm.check_alive();
       wrong[rank] += !same(array.download(), want);
@@ -127,7 +113,7 @@ void test_slabs(int64_t rows, int64_t cols, int64_t stride) {
     }
   });
   expect(std::count(wrong.begin(), wrong.end(), 0) == static_cast<int64_t>(wrong.size()),
-         std::to_string(cols) + " of " + std::to_string(stride) + " columns, " + std::to_string(rows) + " rows, by every path");
+         std::to_string(count) + " elements from " + std::to_string(first) + " on, by every path of the project");
 }
 
 void test_graph(size_t count) {
@@ -250,10 +236,10 @@ int main(int argc, char** argv) {
     for (const char* at = argv[i + 1]; *at != '\0'; at += *at == ',')
       devices.push_back(static_cast<int>(std::strtol(at, const_cast<char**>(&at), 10)));
   }
-  test_all_reduce({8, 4096, 12288, 131072, 40, 131080, 5 * 4096, 1000008, 64}, 30);
-  test_slabs(3, 1024, 4096);
-  test_slabs(37, 1024, 4096);
-  test_slabs(701, 768, 3072);
+  test_all_reduce({8, 4096, 12288, 262144, 40, 262152, 5 * 4096, 1000008, 64}, 30);
+  test_part(4096, 3 * 4096, 10 * 4096);
+  test_part(8, 262144, 262144 + 64);
+  test_part(1000, 700000, 1000000);
   test_graph(4096);
   test_graph(300000);
   test_all_gather(3, 2048);

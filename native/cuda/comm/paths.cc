@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: MIT
+#include "comm/paths.h"
+
+#include "comm/all_reduce.h"
+
+namespace twelvex::cuda {
+
+namespace {
+
+/// Where packed messages end, and whether NCCL, if it is there, takes what is longer.
+struct Rule {
+  int64_t packed;
+  bool nccl;
+};
+
+// Measured for NVLink, two ranks (bench/results/2026-11-22-cuda-comm.md): the project's own paths are faster than NCCL at every
+// size. For PCIe from published measurements of 2x RTX PRO 6000 (the same page): NCCL is faster from 64 KiB on.
+constexpr Rule kRules[] = {
+    {kPackedBytes, false},  // kSameDevice
+    {kPackedBytes, false},  // kNvlink
+    {64 * 1024, true},      // kPcie
+};
+
+constexpr int kPieceTokens = 1024;  // mHC works through as many at a time (hyper.h)
+
+}  // namespace
+
+AllReducePath all_reduce_path(Link link, bool nccl, int64_t bytes) {
+  const Rule& rule = kRules[static_cast<int>(link)];
+  if (bytes <= rule.packed) return AllReducePath::kPacked;
+  return nccl && rule.nccl ? AllReducePath::kNccl : AllReducePath::kTwoShot;
+}
+
+int reduction_piece(int tokens) { return tokens < 2 * kPieceTokens ? tokens : kPieceTokens; }
+
+}  // namespace twelvex::cuda
