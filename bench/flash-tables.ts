@@ -266,8 +266,12 @@ function operationTables(run: Run): string[] {
     const here = operations.filter((o) => o.task === task);
     const layers = LAYERS.filter((layer) => here.some((o) => o.layer === layer));
     const decode = task.startsWith('decode');
-    const rate = (o: Operation): string =>
-      decode ? number(o.bytes / o.us / 1e3) : o.flops > 0 ? number(o.flops / o.us / 1e6) : `${number(o.bytes / o.us / 1e3)} GB/s`;
+    const rate = (o: Operation): string => {
+      if (o.us < 0.05) return '-';
+      const bytes = number(o.bytes / o.us / 1e3);
+      if (decode) return bytes;
+      return o.flops > 0 ? number(o.flops / o.us / 1e6) : `${bytes} GB/s`;
+    };
     const cell = (name: string, layer: string): string => {
       const found = here.find((o) => o.op === name && o.layer === layer);
       return found === undefined ? '' : `${number(found.us, 1)} (${rate(found)})`;

@@ -98,6 +98,7 @@ void OpTable::print(const BenchEngine& engine, double copy) const {
   std::stable_sort(sorted.begin(), sorted.end(), [](const OpTotal& a, const OpTotal& b) { return a.group < b.group; });
   for (const OpTotal& t : sorted) {
     const double n = layers_of(engine.config(), t.group), us = t.us / n;
+    if (us < 0.05) continue;  // nothing was queued
     std::printf("  %-11s %-17s %6.0f %10.1f %9.2f %9.1f %9.1f %8.0f %6.1f\n", group_name(t.group), t.op.c_str(), t.calls, us,
                 t.cost.flops / n / 1e9, t.cost.flops / t.us * 1e-6, t.cost.bytes / n / 1e6, t.cost.bytes / t.us * 1e-3,
                 t.cost.bytes / (t.us * 1e-6) / copy * 100);
