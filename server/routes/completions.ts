@@ -5,7 +5,7 @@ import type { FastifyInstance } from 'fastify';
 import type { Engine, GenerationRequest, PromptInput } from '../../engine/index.ts';
 import { requestedModel } from '../model-names.ts';
 import { CompletionBody, unsupportedCompletionFields } from '../schemas/completions.ts';
-import { parseBody } from '../schemas/parse.ts';
+import { readBody } from '../schemas/parse.ts';
 import type { JsonBody } from '../schemas/parse.ts';
 import { CompletionAnswer, CompletionChunks } from '../stream/completion-pieces.ts';
 import { streamAnswer, wholeAnswer } from './answer.ts';
@@ -21,7 +21,7 @@ export function completionsRoute(app: FastifyInstance, context: RouteContext): v
   app.post('/v1/completions', async (request, reply) => {
     const engine = context.lifecycle.engine();
     const source = request.body as JsonBody | undefined;
-    const body = parseBody(CompletionBody, source);
+    const body = await readBody(CompletionBody, source);
     refuseUnsupported(source?.value, unsupportedCompletionFields);
     const model = requestedModel(body.model, context.config, engine.info.id);
     const inputs = promptInputs(body, engine.info);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // What an answer has to look like: response_format, vLLM's structured_outputs, and the older guided_* fields.
 
-import { member, parseLossless, sourceText } from '../../engine/index.ts';
+import { member, parseMember, sourceText } from '../../engine/index.ts';
 import type { ChatInput, GenerationRequest, GrammarSpec, JsonNode, JsonText } from '../../engine/index.ts';
 import { invalid, unsupported } from '../errors.ts';
 import type { ChatCompletionBody } from '../schemas/chat-completions.ts';
@@ -56,7 +56,7 @@ export function responseFormat(body: ChatCompletionBody, source: JsonBody): Answ
   const given = body.response_format;
   if (given === undefined) return undefined;
   if (given.type !== 'json_schema' && given.type !== 'structural_tag' && given.schema === undefined) return { type: given.type };
-  const node = member(parseLossless(source.text), 'response_format');
+  const node = parseMember(source.text, 'response_format');
   if (given.type === 'structural_tag') return { type: given.type, node };
   const named = member(node, 'json_schema');
   const schema = member(named, 'schema') ?? member(node, 'schema');
@@ -83,7 +83,7 @@ function structuredOutputs(body: ChatCompletionBody | CompletionBody, source: Js
   const given = body.structured_outputs;
   if (given === undefined) return [];
   const written = (given.json ?? given.structural_tag ?? undefined) !== undefined;
-  const node = written ? member(parseLossless(source.text), 'structured_outputs') : undefined;
+  const node = written ? parseMember(source.text, 'structured_outputs') : undefined;
   const specs = specsOf({ ...given, jsonNode: givenMember(node, 'json'), param: 'structured_outputs.' }, source);
   const tag = givenMember(node, 'structural_tag');
   if (tag !== undefined) specs.push({ spec: tagSpec(tag, source), param: 'structured_outputs.structural_tag' });
@@ -93,7 +93,7 @@ function structuredOutputs(body: ChatCompletionBody | CompletionBody, source: Js
 
 function guided(body: ChatCompletionBody | CompletionBody, source: JsonBody): Grammar[] {
   const { guided_json: json, guided_regex: regex, guided_choice: choice, guided_grammar: grammar } = body;
-  const jsonNode = (json ?? undefined) === undefined ? undefined : member(parseLossless(source.text), 'guided_json');
+  const jsonNode = (json ?? undefined) === undefined ? undefined : parseMember(source.text, 'guided_json');
   return specsOf({ jsonNode, regex, choice, grammar, param: 'guided_' }, source);
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // From the body of POST /v1/messages to the engine's protocol-free input.
 
-import { elements, member, parseLossless, sourceText } from '../../engine/index.ts';
+import { elements, member, parseMember, sourceText } from '../../engine/index.ts';
 import type {
   ChatInput,
   ChatMessage,
@@ -26,13 +26,12 @@ const billingHeader = 'x-anthropic-billing-header';
 
 /** @throws HttpError naming the field that cannot be served. */
 export function messagesInput(body: CountTokensBody, source: JsonBody, context: ChatContext): ChatInput {
-  const root = parseLossless(source.text);
-  const tools = toolsOf(body, source, root);
+  const tools = toolsOf(body, source);
   const thinking =
     body.thinking === undefined ? (context.model.thinking ?? context.config.thinking) : body.thinking.type !== 'disabled';
   const effort = thinking ? effortFor(body.output_config?.effort, context) : undefined;
   const system = systemOf(body);
-  const nodes = elements(member(root, 'messages'));
+  const nodes = body.messages.some(hasCalls) ? elements(parseMember(source.text, 'messages')) : [];
   const messages = body.messages.flatMap((message, index) =>
     message.role === 'assistant'
       ? [assistantOf(message, { at: `messages[${index}]`, node: nodes[index], source, last: index === body.messages.length - 1 })]
@@ -72,9 +71,14 @@ function systemOf(body: CountTokensBody): string {
   return texts.filter((text) => !text.startsWith(billingHeader)).join('\n\n');
 }
 
+/** Arguments of calls are rendered as the client spelled them. */
+function hasCalls({ content }: Message): boolean {
+  return typeof content !== 'string' && content.some((block) => 'input' in block);
+}
+
 /** Tools in the OpenAI shape the model was trained on; schemas keep the client's spelling. */
-function toolsOf(body: CountTokensBody, source: JsonBody, root: JsonNode): JsonText[] {
-  const nodes = elements(member(root, 'tools'));
+function toolsOf(body: CountTokensBody, source: JsonBody): JsonText[] {
+  const nodes = body.tools === undefined ? [] : elements(parseMember(source.text, 'tools'));
   return (body.tools ?? []).flatMap((tool, index) => {
     // Tools that the provider runs itself (web search, code execution…) have a dated type and no schema.
     const schema = member(nodes[index], 'input_schema');

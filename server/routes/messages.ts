@@ -7,7 +7,7 @@ import type { HttpError } from '../errors.ts';
 import { requestedModel } from '../model-names.ts';
 import type { RequestedModel } from '../model-names.ts';
 import { CountTokensBody, MessagesBody } from '../schemas/messages.ts';
-import { parseBody } from '../schemas/parse.ts';
+import { readBody } from '../schemas/parse.ts';
 import type { JsonBody } from '../schemas/parse.ts';
 import { MessageAnswer, MessageEvents } from '../stream/message-events.ts';
 import { streamAnswer, wholeAnswer } from './answer.ts';
@@ -48,7 +48,7 @@ export function messagesRoute(app: FastifyInstance, context: RouteContext): void
   app.post('/v1/messages', routeOptions, async (request, reply) => {
     const engine = context.lifecycle.engine();
     const source = request.body as JsonBody | undefined;
-    const body = parseBody(MessagesBody, source);
+    const body = await readBody(MessagesBody, source);
     const chat = chatContext(body.model, context);
     const generation: GenerationRequest = {
       id: engineRequestId(request.id),
@@ -69,7 +69,7 @@ export function messagesRoute(app: FastifyInstance, context: RouteContext): void
 
   app.post('/v1/messages/count_tokens', routeOptions, async (request) => {
     const source = request.body as JsonBody | undefined;
-    const body = parseBody(CountTokensBody, source);
+    const body = await readBody(CountTokensBody, source);
     const tokens = await context.lifecycle.engine().encode(messagesInput(body, source!, chatContext(body.model, context)));
     return { input_tokens: tokens.length };
   });

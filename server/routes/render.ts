@@ -7,7 +7,7 @@ import type { Engine, PromptInput } from '../../engine/index.ts';
 import { requestedModel } from '../model-names.ts';
 import { ChatCompletionBody } from '../schemas/chat-completions.ts';
 import { CompletionBody, unsupportedCompletionFields } from '../schemas/completions.ts';
-import { parseBody } from '../schemas/parse.ts';
+import { readBody } from '../schemas/parse.ts';
 import type { JsonBody } from '../schemas/parse.ts';
 import { chatInput } from './chat-request.ts';
 import { promptInputs } from './completion-request.ts';
@@ -23,7 +23,7 @@ export function renderRoutes(app: FastifyInstance, { lifecycle, config }: RouteC
   app.post('/v1/chat/completions/render', async (request) => {
     const engine = lifecycle.engine();
     const source = request.body as JsonBody | undefined;
-    const body = parseBody(ChatCompletionBody, source);
+    const body = await readBody(ChatCompletionBody, source);
     refuseUnsupported(source?.value);
     const model = requestedModel(body.model, config, engine.info.id);
     const input = chatInput(body, source!, { config, info: engine.info, model });
@@ -34,7 +34,7 @@ export function renderRoutes(app: FastifyInstance, { lifecycle, config }: RouteC
   app.post('/v1/completions/render', async (request) => {
     const engine = lifecycle.engine();
     const source = request.body as JsonBody | undefined;
-    const body = parseBody(CompletionBody, source);
+    const body = await readBody(CompletionBody, source);
     refuseUnsupported(source?.value, unsupportedCompletionFields);
     requestedModel(body.model, config, engine.info.id);
     return Promise.all(promptInputs(body, engine.info).map((input) => rendered(engine, input)));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // From the body of POST /v1/responses to the engine's protocol-free input.
 
-import { member, parseLossless } from '../../engine/index.ts';
+import { member, parseMember } from '../../engine/index.ts';
 import type { ChatInput, ChatMessage, ContentPart, SamplingOptions } from '../../engine/index.ts';
 import { unsupported } from '../errors.ts';
 import type { JsonBody } from '../schemas/parse.ts';
@@ -75,8 +75,7 @@ export function responsesSampling(body: ResponsesBody, { info }: ChatContext): S
 function formatOf(body: ResponsesBody, source: JsonBody): AnswerFormat | undefined {
   const given = body.text?.format;
   if (given === undefined) return undefined;
-  const schema =
-    given.schema === undefined ? undefined : member(member(member(parseLossless(source.text), 'text'), 'format'), 'schema');
+  const schema = given.schema === undefined ? undefined : member(member(parseMember(source.text, 'text'), 'format'), 'schema');
   return { type: given.type, schema, strict: given.strict };
 }
 

@@ -2,7 +2,7 @@
 // Tools of POST /v1/responses. Codex puts functions of one source (an MCP server, its own agents) into a namespace; to the
 // model they are functions whose names begin with it.
 
-import { elements, member, parseLossless, sourceText } from '../../engine/index.ts';
+import { elements, member, parseMember, sourceText } from '../../engine/index.ts';
 import type { ChatInput, JsonNode, JsonText } from '../../engine/index.ts';
 import { invalid, unsupported } from '../errors.ts';
 import type { JsonBody } from '../schemas/parse.ts';
@@ -38,7 +38,7 @@ export function clientNames(body: ResponsesBody): (written: string) => { name: s
  */
 export function functionTools(body: ResponsesBody, source: JsonBody): JsonText[] {
   if (body.tools === undefined || body.tools.length === 0) return [];
-  const nodes = elements(member(parseLossless(source.text), 'tools'));
+  const nodes = elements(parseMember(source.text, 'tools'));
   return body.tools.flatMap((tool, index) => {
     const at = `tools[${index}]`;
     if (tool.type === 'function') return [functionTool(tool, { at, node: nodes[index], source })];

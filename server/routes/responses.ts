@@ -8,7 +8,7 @@ import type { GenerationRequest } from '../../engine/index.ts';
 import type { HttpError } from '../errors.ts';
 import { requestedModel } from '../model-names.ts';
 import { RecentItems } from '../recent-items.ts';
-import { parseBody } from '../schemas/parse.ts';
+import { readBody } from '../schemas/parse.ts';
 import type { JsonBody } from '../schemas/parse.ts';
 import { ResponsesBody, unsupportedResponsesFields } from '../schemas/responses.ts';
 import { ResponseEvents } from '../stream/response-events.ts';
@@ -32,7 +32,7 @@ export function responsesRoute(app: FastifyInstance, context: RouteContext): voi
   app.post('/v1/responses', { config: { errorBody: responsesError } }, async (request, reply) => {
     const engine = context.lifecycle.engine();
     const source = request.body as JsonBody | undefined;
-    const body = parseBody(ResponsesBody, source && { ...source, value: withItems(source.value, recent) });
+    const body = await readBody(ResponsesBody, source && { ...source, value: withItems(source.value, recent) });
     refuseUnsupported(source?.value, unsupportedResponsesFields);
     const model = requestedModel(body.model, context.config, engine.info.id);
     const chat = { config: context.config, info: engine.info, model };

@@ -5,7 +5,7 @@ import type { FastifyInstance } from 'fastify';
 import type { Engine, PromptInput } from '../../engine/index.ts';
 import type { Config } from '../config.ts';
 import { requestedModel } from '../model-names.ts';
-import { parseBody } from '../schemas/parse.ts';
+import { readBody } from '../schemas/parse.ts';
 import type { JsonBody } from '../schemas/parse.ts';
 import { DetokenizeBody, TokenizeChatBody, TokenizeTextBody } from '../schemas/tokenize.ts';
 import { chatInput } from './chat-request.ts';
@@ -15,7 +15,7 @@ import { checkedTokens } from './generation-request.ts';
 export function tokenizeRoute(app: FastifyInstance, { lifecycle, config }: RouteContext): void {
   app.post('/tokenize', async (request) => {
     const engine = lifecycle.engine();
-    const { input, strings } = tokenizeInput(request.body as JsonBody | undefined, engine, config);
+    const { input, strings } = await tokenizeInput(request.body as JsonBody | undefined, engine, config);
     const tokens = await engine.encode(input);
     return {
       count: tokens.length,
@@ -27,21 +27,25 @@ export function tokenizeRoute(app: FastifyInstance, { lifecycle, config }: Route
 
   app.post('/detokenize', async (request) => {
     const engine = lifecycle.engine();
-    const body = parseBody(DetokenizeBody, request.body as JsonBody | undefined);
+    const body = await readBody(DetokenizeBody, request.body as JsonBody | undefined);
     requestedModel(body.model, config, engine.info.id);
     return { prompt: await engine.decode(Int32Array.from(checkedTokens(body.tokens, 'tokens', engine.info))) };
   });
 }
 
 /** A plain prompt, or the messages of a chat request rendered as its completion would be. */
-function tokenizeInput(source: JsonBody | undefined, engine: Engine, config: Config): { input: PromptInput; strings: boolean } {
+async function tokenizeInput(
+  source: JsonBody | undefined,
+  engine: Engine,
+  config: Config,
+): Promise<{ input: PromptInput; strings: boolean }> {
   const isChat = (source?.value as { messages?: unknown } | null | undefined)?.messages !== undefined;
   if (!isChat) {
-    const body = parseBody(TokenizeTextBody, source);
+    const body = await readBody(TokenizeTextBody, source);
     requestedModel(body.model, config, engine.info.id);
     return { input: { kind: 'text', text: body.prompt }, strings: body.return_token_strs ?? false };
   }
-  const body = parseBody(TokenizeChatBody, source);
+  const body = await readBody(TokenizeChatBody, source);
   const model = requestedModel(body.model, config, engine.info.id);
   return { input: chatInput(body, source!, { config, info: engine.info, model }), strings: body.return_token_strs ?? false };
 }

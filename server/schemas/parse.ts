@@ -2,6 +2,7 @@
 // A request body against its schema; the first mistake becomes the 400 that names the field.
 
 import type { z } from 'zod';
+import { letOthersRun } from '../../engine/index.ts';
 import { invalid } from '../errors.ts';
 
 /** A JSON body with its source text, which keeps what parsing loses: key order and the spelling of numbers. */
@@ -11,6 +12,16 @@ export interface JsonBody {
 }
 
 type Issue = z.core.$ZodIssue;
+
+/**
+ * A body that conforms to the schema. What is done with it next waits for the next turn of the event loop if it is large.
+ * @throws HttpError as parseBody
+ */
+export async function readBody<T>(schema: z.ZodType<T>, body: JsonBody | undefined): Promise<T> {
+  const parsed = parseBody(schema, body);
+  await letOthersRun(body?.text.length ?? 0);
+  return parsed;
+}
 
 /** @throws HttpError 400 with `param` as a path such as messages[2].content. */
 export function parseBody<T>(schema: z.ZodType<T>, body: JsonBody | undefined): T {

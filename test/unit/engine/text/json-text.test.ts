@@ -10,6 +10,7 @@ import {
   MAX_JSON_DEPTH,
   member,
   parseLossless,
+  parseMember,
   pythonJson,
   pythonNumber,
   sourceText,
@@ -179,4 +180,29 @@ test('the source text of a value inside a body is available as it was sent', () 
 test("Python's non-finite numbers are accepted on request only", () => {
   assert.equal(pythonJson(parseLossless('[NaN, -Infinity]', { nonFinite: true })), '[NaN, -Infinity]');
   assert.throws(() => parseLossless('[NaN]'), JsonSyntaxError);
+});
+
+test('one member of an object is the one that reading everything gives', () => {
+  const hostile = fc.constantFrom('"', '\\\\', '\\\\"', '}', ']', ',', '{"a":', '\\u0022');
+  const key = fc.constantFrom('a', 'b', '"', 'tools', 'ü');
+  const value = fc.oneof(fc.jsonValue({ maxDepth: 3 }), hostile, fc.array(hostile), fc.dictionary(hostile, hostile));
+  const members = fc.array(fc.tuple(key, value, fc.constantFrom('', ' ', '\n\t')), { maxLength: 6 });
+  fc.assert(
+    fc.property(members, key, (given, wanted) => {
+      const parts = given.map(
+        ([name, content, space]) => `${JSON.stringify(name)}${space}:${space}${JSON.stringify(content)}${space}`,
+      );
+      const text = ` {${parts.join(', ')}} `;
+      assert.deepEqual(parseMember(text, wanted), member(parseLossless(text), wanted), text);
+    }),
+    { numRuns: 2000 },
+  );
+  for (const text of ['[{"a":1}]', '"a"', 'null', '{}', ' 1 ']) assert.equal(parseMember(text, 'a'), undefined, text);
+});
+
+test('a member beside megabytes of escapes is found in linear time', () => {
+  const text = JSON.stringify({ a: '\\'.repeat(1_000_000), b: '"'.repeat(1_000_000), c: [1] });
+  const started = performance.now();
+  assert.equal(pythonJson(parseMember(text, 'c')!), '[1]');
+  assert.ok(performance.now() - started < 1000);
 });
