@@ -57,6 +57,10 @@ function bytesOf(runs: readonly Run[], task: string, layer: string): number {
   return here.reduce((sum, { bytes }) => sum + bytes, 0);
 }
 
+/** Whole prefills with the product's kernels, outside of the A/B. */
+const productPrefills = (runs: readonly Run[]): (Prefill & { run: string })[] =>
+  all<Prefill>(runs, 'prefill').filter(({ attention, run }) => attention === 'product' && !run.startsWith('ab'));
+
 /** Every table of a page, by the name that the page gives it. */
 export const TABLES: Record<string, (runs: readonly Run[]) => string> = {
   runs: (runs) =>
@@ -67,23 +71,11 @@ export const TABLES: Record<string, (runs: readonly Run[]) => string> = {
 
   prefill: (runs) =>
     table(
-      [
-        'prompt',
-        'model',
-        'MTP',
-        'attention',
-        'ms (median of three)',
-        'first run',
-        'tok/s',
-        '43 layers by the model, ms',
-        'tok/s',
-        'run',
-      ],
-      all<Prefill>(runs, 'prefill').map((p) => [
+      ['prompt', 'model', 'MTP', 'ms (median of three)', 'first run', 'tok/s', '43 layers by the model, ms', 'tok/s', 'run'],
+      productPrefills(runs).map((p) => [
         number(p.tokens),
         shape(p),
         String(p.mtp),
-        p.attention,
         number(p.ms, 1),
         number(p.first_ms, 1),
         number(perSecond(p.tokens, p.ms)),
@@ -149,36 +141,40 @@ export const TABLES: Record<string, (runs: readonly Run[]) => string> = {
 
   added: (runs) => table(['step', 'layers', 'added', 'us a layer', 'MB a layer', '% of the copy'], addedLayers(runs)),
 
-  memory: (runs) =>
-    runs
-      .map((run) => {
-        const rows = of<Labels & { what: string; bytes: number }>(run, 'memory');
-        if (rows.length === 0) return '';
-        const load = of<{ seconds: number }>(run, 'load')[0];
-        const total = rows.reduce((sum, { bytes }) => sum + bytes, 0);
-        const head = `${run.name} (${shape(rows[0]!)}, MTP ${rows[0]!.mtp}), GB a rank; loaded in ${load?.seconds ?? '?'} s`;
-        const listed = rows.map(({ what, bytes }) => [what, number(bytes / 1e9, 3)]);
-        return table([head, ''], [...listed, ['all', number(total / 1e9, 3)]]);
-      })
-      .filter(Boolean)
-      .join('\n\n'),
+  memory: (runs) => {
+    const list = runs.map((run) => ({ run, rows: of<Labels & { what: string; bytes: number }>(run, 'memory') }));
+    const shown = list.filter(({ rows }) => rows.length > 0);
+    const kinds = [...new Set(shown.flatMap(({ rows }) => rows.map(({ what }) => what)))].sort();
+    const cell = (rows: { what: string; bytes: number }[], what: string): string => {
+      const found = rows.find((row) => row.what === what);
+      return found === undefined ? '' : number(found.bytes / 1e9, 3);
+    };
+    const head = shown.map(({ run, rows }) => `${run.name}: ${shape(rows[0]!)}, MTP ${rows[0]!.mtp}`);
+    return table(
+      ['GB a rank', ...head],
+      [
+        ...kinds.map((what) => [what, ...shown.map(({ rows }) => cell(rows, what))]),
+        ['all', ...shown.map(({ rows }) => number(rows.reduce((sum, { bytes }) => sum + bytes, 0) / 1e9, 3))],
+        ['loaded in, s', ...shown.map(({ run }) => number(of<{ seconds: number }>(run, 'load')[0]?.seconds ?? NaN, 1))],
+      ],
+    );
+  },
 
   model: (runs) => {
-    const measured = all<Prefill>(runs, 'prefill').filter((p) => p.layers_run === WHOLE_LAYERS && p.attention === 'product');
-    const rows = measured.flatMap((whole) =>
-      all<Prefill>(runs, 'prefill')
-        .filter(
-          (p) => p.layers_run < WHOLE_LAYERS && p.tokens === whole.tokens && p.mtp === whole.mtp && p.attention === 'product',
-        )
-        .map((cut) => [
-          `prefill ${number(cut.tokens)}, MTP ${cut.mtp}`,
-          `${shape(cut)} (${cut.run})`,
-          number(cut.whole_ms, 1),
-          `${shape(whole)} (${whole.run})`,
-          number(whole.ms, 1),
-          `${number((cut.whole_ms / whole.ms - 1) * 100, 1)} %`,
-        ]),
-    );
+    const rows = productPrefills(runs)
+      .filter((whole) => whole.layers_run === WHOLE_LAYERS)
+      .flatMap((whole) =>
+        productPrefills(runs)
+          .filter((cut) => cut.layers_run < WHOLE_LAYERS && cut.tokens === whole.tokens && cut.mtp === whole.mtp)
+          .map((cut) => [
+            `prefill ${number(cut.tokens)}, MTP ${cut.mtp}`,
+            `${shape(cut)} (${cut.run})`,
+            number(cut.whole_ms, 1),
+            `${shape(whole)} (${whole.run})`,
+            number(whole.ms, 1),
+            `${number((cut.whole_ms / whole.ms - 1) * 100, 1)} %`,
+          ]),
+      );
     const steps = all<Decode>(runs, 'decode').filter((d) => d.layers_run === WHOLE_LAYERS);
     const more = steps.flatMap((whole) =>
       all<Decode>(runs, 'decode')
@@ -195,6 +191,25 @@ export const TABLES: Record<string, (runs: readonly Run[]) => string> = {
         ]),
     );
     return table(['', 'model from', 'ms', 'measured', 'ms', 'model is off by'], [...rows, ...more]);
+  },
+
+  whole: (runs) => {
+    const lines = all<Prefill>(runs, 'prefill').filter(({ run }) => run.startsWith('ab'));
+    const product = (tokens: number): number =>
+      lines.find((p) => p.tokens === tokens && p.attention === 'product')?.whole_ms ?? NaN;
+    return table(
+      ['prompt', 'attention', 'layers', 'ms (three runs)', 'median', '43 layers by the model, ms', 'tok/s', 'product / this'],
+      lines.map((p) => [
+        number(p.tokens),
+        p.attention,
+        String(p.layers_run),
+        p.runs_ms.map((ms) => number(ms, 1)).join(', '),
+        number(p.ms, 1),
+        number(p.whole_ms, 1),
+        number(perSecond(p.tokens, p.whole_ms)),
+        `${number(p.whole_ms / product(p.tokens), 2)}x`,
+      ]),
+    );
   },
 
   kernels: (runs) =>

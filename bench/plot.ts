@@ -51,6 +51,8 @@ const PALETTE = [
   '#c49a00',
   '#4b3fa0',
   '#999',
+  '#d48fb3',
+  '#8fb3d4',
 ];
 const PANEL = { width: 620, height: 440 };
 
