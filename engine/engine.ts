@@ -121,11 +121,16 @@ export class ServingEngine implements Engine {
     while (this.#choices.size > 0) await new Promise((resolve) => setTimeout(resolve, POLL_MS));
   }
 
-  async close(): Promise<void> {
+  /** Ends all requests and the step loop; what the engine was made of stays open. */
+  async stop(): Promise<void> {
     await this.drain(0);
     this.#stop = true;
     this.#wake?.();
     await this.#loop;
+  }
+
+  async close(): Promise<void> {
+    await this.stop();
     await Promise.all([this.#parts.constraints.close(), this.#parts.tokenizer.close()]);
     await this.#parts.native.close();
   }
@@ -277,9 +282,10 @@ export class ServingEngine implements Engine {
   }
 
   #commit(result: StepResult): ComputedStep | undefined {
-    this.#stats.addStep(result);
     try {
-      return { outcomes: this.#parts.scheduler.commit(result, result.micros / 1000), result };
+      const outcomes = this.#parts.scheduler.commit(result, result.micros / 1000);
+      this.#stats.addStep(result, outcomes);
+      return { outcomes, result };
     } catch (cause) {
       this.#fail(fromNative(cause));
       return undefined;

@@ -2,14 +2,20 @@
 
 import type { KvCache } from './cache/kv-cache.ts';
 import type { StepResult } from './native.ts';
+import type { StepOutcome } from './scheduler/commit.ts';
 import type { Scheduler } from './scheduler/scheduler.ts';
 import type { EngineStats, FinishReason, GenerationEvent, Usage } from './types.ts';
+
+/** Upper bounds of the counts in `stepTokens`; the last count has none. They are vLLM's for its iterations. */
+const STEP_TOKEN_BOUNDS = [1, 8, ...Array.from({ length: 11 }, (_, power) => 16 * 2 ** power)];
 
 /** The counters of an engine; gauges are read off scheduler and cache. */
 export class StatsKeeper {
   readonly #scheduler: Scheduler;
   readonly #cache: KvCache;
   readonly #finished: Record<FinishReason, number> = { stop: 0, length: 0, tool_calls: 0, aborted: 0, error: 0 };
+  readonly #stepTokenCounts = new Array<number>(STEP_TOKEN_BOUNDS.length + 1).fill(0);
+  #stepTokenSum = 0;
   #steps = 0;
   #gathersOverlapped = 0;
   #gathersInline = 0;
@@ -24,8 +30,12 @@ export class StatsKeeper {
     this.#cache = cache;
   }
 
-  addStep(result: StepResult): void {
+  addStep(result: StepResult, outcomes: readonly StepOutcome[]): void {
     this.#steps += 1;
+    const tokens = outcomes.reduce((sum, outcome) => sum + promptTokens(outcome) + outcome.tokens.length, 0);
+    const bound = STEP_TOKEN_BOUNDS.findIndex((most) => tokens <= most);
+    this.#stepTokenCounts[bound < 0 ? STEP_TOKEN_BOUNDS.length : bound]! += 1;
+    this.#stepTokenSum += tokens;
     this.#gathersOverlapped += result.gathersOverlapped;
     this.#gathersInline += result.gathersInline;
     this.#reductionsOverlapped += result.reductionsOverlapped;
@@ -53,6 +63,7 @@ export class StatsKeeper {
     return {
       running: running.length,
       waiting: waiting.length + preparing,
+      preparing,
       kvUsage: Math.max(held(contextPool), held(windowPool)),
       promptTokens: this.#promptTokens,
       cachedPromptTokens: this.#cachedPromptTokens,
@@ -65,6 +76,7 @@ export class StatsKeeper {
       acceptedTokens: counters.acceptedPerPosition.reduce((sum, count) => sum + count, 0),
       acceptedPerPosition: [...counters.acceptedPerPosition],
       steps: this.#steps,
+      stepTokens: { bounds: STEP_TOKEN_BOUNDS, counts: [...this.#stepTokenCounts], sum: this.#stepTokenSum },
       gathersOverlapped: this.#gathersOverlapped,
       gathersInline: this.#gathersInline,
       reductionsOverlapped: this.#reductionsOverlapped,
@@ -75,4 +87,9 @@ export class StatsKeeper {
       freeSlots,
     };
   }
+}
+
+/** Tokens of its prompt that a step computed for a sequence. */
+function promptTokens({ sequence, position, count }: StepOutcome): number {
+  return Math.max(0, Math.min(position + count, sequence.request.prompt.length) - position);
 }

@@ -200,6 +200,8 @@ export interface ModelInfo {
 export interface EngineStats {
   running: number;
   waiting: number;
+  /** Those of the waiting that are still being tokenised or have their grammar compiled. */
+  preparing: number;
   /** 0..1, the fuller of the two block pools (blocks held by live sequences). */
   kvUsage: number;
   promptTokens: number;
@@ -213,6 +215,8 @@ export interface EngineStats {
   acceptedTokens: number;
   acceptedPerPosition: number[];
   steps: number;
+  /** Steps by their prompt and generated tokens: counts[i] have at most bounds[i], the last ones more. */
+  stepTokens: { bounds: readonly number[]; counts: readonly number[]; sum: number };
   gathersOverlapped: number;
   gathersInline: number;
   /** Sums over ranks that ran beside the product before them, and behind it; 0 with one rank. */

@@ -3,6 +3,7 @@
 // under twelvex:. The engine's own counters are read when somebody scrapes; requests are timed as they pass.
 
 import { Counter, Gauge, Histogram, Registry } from 'prom-client';
+import type { Metric } from 'prom-client';
 import type { EngineStats, FinishReason } from '../engine/index.ts';
 import type { Lifecycle } from './lifecycle.ts';
 import { defineHistograms, RequestMeter } from './request-meter.ts';
@@ -131,6 +132,18 @@ export class ServerMetrics {
   }
 
   #defineLabelled(stats: () => EngineStats, registers: Registry[]): void {
+    this.#registry.registerMetric(stepTokens(stats));
+    new Gauge({
+      name: 'vllm:num_requests_waiting_by_reason',
+      help: 'Sequences waiting, for a seat (capacity) or because they are still being prepared (deferred).',
+      labelNames: ['reason'],
+      registers,
+      collect(): void {
+        const { waiting, preparing } = stats();
+        this.set({ reason: 'capacity' }, waiting - preparing);
+        this.set({ reason: 'deferred' }, preparing);
+      },
+    });
     new Counter({
       name: 'vllm:request_success_total',
       help: 'Choices that ended, by reason.',
@@ -157,6 +170,22 @@ export class ServerMetrics {
       },
     });
   }
+}
+
+/** A histogram that the engine keeps; prom-client has no way to set the counts of one of its own. */
+function stepTokens(stats: () => EngineStats): Metric {
+  const name = 'vllm:iteration_tokens_total';
+  const get = async (): Promise<object> => {
+    const { bounds, counts, sum } = stats().stepTokens;
+    let total = 0;
+    const buckets = counts.map((count, index) => {
+      total += count;
+      return { metricName: `${name}_bucket`, labels: { le: bounds[index] ?? '+Inf' }, value: total };
+    });
+    const values = [...buckets, { metricName: `${name}_sum`, value: sum }, { metricName: `${name}_count`, value: total }];
+    return { name, help: 'Prompt and generated tokens of a step.', type: 'histogram', values };
+  };
+  return { name, get } as unknown as Metric;
 }
 
 /** The engine counts for itself; a counter here repeats its value. */

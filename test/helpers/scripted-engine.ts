@@ -147,6 +147,7 @@ abstract class FakeEngine implements ScriptedEngine {
     return {
       running: this.active,
       waiting: 0,
+      preparing: 0,
       kvUsage: 0,
       promptTokens: this.promptTokens,
       cachedPromptTokens: 0,
@@ -159,6 +160,7 @@ abstract class FakeEngine implements ScriptedEngine {
       acceptedTokens: 0,
       acceptedPerPosition: [],
       steps: this.generatedTokens,
+      stepTokens: { bounds: [1, 8], counts: [this.generatedTokens, 0, 0], sum: this.generatedTokens },
       gathersOverlapped: 0,
       gathersInline: 0,
       reductionsOverlapped: 0,

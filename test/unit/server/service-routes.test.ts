@@ -113,6 +113,13 @@ describe('metrics', () => {
     }
     for (const name of ['steps_total', 'gathers_overlapped_total', 'reductions_overlapped_total', 'free_slots'])
       assert.ok(sample(text, `twelvex:${name}`) !== undefined);
+    for (const reason of ['capacity', 'deferred']) {
+      assert.equal(sample(text, 'vllm:num_requests_waiting_by_reason', `reason="${reason}"`), 0);
+    }
+    assert.match(text, /# TYPE vllm:iteration_tokens_total histogram/);
+    for (const edge of ['1', '8', '+Inf']) assert.equal(sample(text, 'vllm:iteration_tokens_total_bucket', `le="${edge}"`), 2);
+    assert.equal(sample(text, 'vllm:iteration_tokens_total_sum'), 2);
+    assert.equal(sample(text, 'vllm:iteration_tokens_total_count'), 2);
     assert.match(text, /vllm:num_requests_running\{model_name="scripted",engine="0"\}/);
   });
 
