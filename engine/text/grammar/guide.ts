@@ -17,6 +17,8 @@ const NEAR = 16;
 export class Guide {
   /** xgrammar's masks alone allow more than the grammar. */
   readonly needed: boolean;
+  /** States tell apart all that xgrammar does; a grammar of a client's own may be followed more roughly. */
+  readonly faithful: boolean;
   readonly recogniser: Recogniser;
   private readonly near: number;
 
@@ -25,6 +27,7 @@ export class Guide {
     const network = new Network(readEbnf(source.exact ?? source.ebnf, { byteClasses: source.own }));
     this.recogniser = new Recogniser(network);
     this.needed = source.exact !== undefined;
+    this.faithful = source.own;
     this.near = NEAR + 2 * network.largestRise;
   }
 
@@ -32,15 +35,18 @@ export class Guide {
     return this.recogniser.start;
   }
 
+  /** Takes the tokens out of a mask that exceed a count. */
+  keepCounts(row: Uint32Array, state: State, costs: TokenCosts): void {
+    if (!this.needed) return;
+    const fits = costs.fitting(this.recogniser, state);
+    for (let i = 0; i < row.length; i++) row[i] = (row[i] as number) & (fits[i] as number);
+  }
+
   /**
-   * Takes tokens out of a mask.
+   * Takes the tokens out of a mask after which the end would be too far.
    * @param left tokens that may still be sampled, this one and the end token included
    */
-  narrow(row: Uint32Array, state: State, { costs, left }: { costs: TokenCosts; left: number }): void {
-    if (this.needed) {
-      const fits = costs.fitting(this.recogniser, state);
-      for (let i = 0; i < row.length; i++) row[i] = (row[i] as number) & (fits[i] as number);
-    }
+  keepEnd(row: Uint32Array, state: State, { costs, left }: { costs: TokenCosts; left: number }): void {
     // Free text may be cut wherever it could end. No way is longer than its bytes.
     if ((state.complete && this.start.complete) || left > state.least + 1 + this.near) return;
     const way = costs.toEnd(this.recogniser, state);
@@ -70,8 +76,10 @@ function shortWays(row: Uint32Array, behind: Uint16Array, most: number): Uint32A
   return kept;
 }
 
-/** States whose tokens are remembered: completions stay in the same one while they write a string. */
-const MAX_KEPT = 32;
+/** States whose costs are remembered: completions stay in the same one while they write a string. */
+const KEPT_COSTS = 32;
+/** States whose masks are. */
+const KEPT_MASKS = 256;
 
 /** What the tokens of a vocabulary lead to from states of grammars. */
 export class TokenCosts {
@@ -79,8 +87,9 @@ export class TokenCosts {
   private readonly vocabulary: Vocabulary;
   private readonly words: number;
   private readonly ways = new WeakMap<State, number>();
-  private readonly masks = new RecentStates<Uint32Array>();
-  private readonly costs = new RecentStates<Uint16Array>();
+  /** What may follow at a state, as xgrammar and the counts have it. */
+  readonly masks = new RecentStates<Uint32Array>(KEPT_MASKS);
+  private readonly costs = new RecentStates<Uint16Array>(KEPT_COSTS);
 
   constructor(vocabulary: Vocabulary, vocabSize: number, stopToken: number) {
     this.vocabulary = vocabulary;
@@ -107,33 +116,42 @@ export class TokenCosts {
 
   /** Mask of the tokens that fit, the end token included. */
   fitting(recogniser: Recogniser, state: State): Uint32Array {
-    return this.masks.get(state, () => {
-      const mask = this.vocabulary.fitting(recogniser, state, this.words);
-      const word = this.stopToken >> 5;
-      if (state.complete) mask[word] = (mask[word] as number) | (1 << (this.stopToken & 31));
-      return mask;
-    });
+    const mask = this.vocabulary.fitting(recogniser, state, this.words);
+    const word = this.stopToken >> 5;
+    if (state.complete) mask[word] = (mask[word] as number) | (1 << (this.stopToken & 31));
+    return mask;
   }
 
   /** Tokens to the end behind each token; NO_WAY of those that do not fit. */
   behindAll(recogniser: Recogniser, state: State): Uint16Array {
-    return this.costs.get(state, () => {
-      const behind = new Uint16Array(this.words * 32).fill(NO_WAY);
-      this.vocabulary.follow(recogniser, state, (token, end) => (behind[token] = this.toEnd(recogniser, end)));
-      return behind;
-    });
+    const known = this.costs.find(state);
+    if (known !== undefined) return known;
+    const behind = new Uint16Array(this.words * 32).fill(NO_WAY);
+    this.vocabulary.follow(recogniser, state, (token, end) => (behind[token] = this.toEnd(recogniser, end)));
+    this.costs.keep(state, behind);
+    return behind;
   }
 }
 
+/** Values of the states that were asked for last. */
 class RecentStates<T> {
+  private readonly size: number;
   private readonly kept = new Map<State, T>();
 
-  get(state: State, make: () => T): T {
-    const value = this.kept.get(state) ?? make();
+  constructor(size: number) {
+    this.size = size;
+  }
+
+  find(state: State): T | undefined {
+    const value = this.kept.get(state);
+    if (value !== undefined) this.keep(state, value);
+    return value;
+  }
+
+  keep(state: State, value: T): void {
     this.kept.delete(state);
     this.kept.set(state, value);
     const [oldest] = this.kept.keys();
-    if (this.kept.size > MAX_KEPT && oldest !== undefined) this.kept.delete(oldest);
-    return value;
+    if (this.kept.size > this.size && oldest !== undefined) this.kept.delete(oldest);
   }
 }

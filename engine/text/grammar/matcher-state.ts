@@ -130,12 +130,23 @@ export class MatcherState {
       setBit(row, this.stopToken);
       return true;
     }
-    row.set(new Uint32Array((await this.matcher.getNextTokenBitmask()).buffer));
-    if (this.hidden !== undefined) clearBit(row, this.hidden);
-    if (this.guidance !== undefined && this.place !== undefined) {
-      this.guidance.guide.narrow(row, this.place, { costs: this.guidance.costs, left: this.left });
-    }
+    row.set(await this.allowed());
+    const { guidance, place, left } = this;
+    if (guidance !== undefined && place !== undefined) guidance.guide.keepEnd(row, place, { costs: guidance.costs, left });
     return row.some((word) => word !== 0);
+  }
+
+  /** The tokens that may follow, as long as there is room. The same for all completions at the same place of a grammar. */
+  private async allowed(): Promise<Uint32Array> {
+    const { guidance, place } = this;
+    const known = place === undefined ? undefined : guidance?.costs.masks.find(place);
+    if (known !== undefined) return known;
+    const mask = new Uint32Array((await this.matcher.getNextTokenBitmask()).buffer);
+    if (this.hidden !== undefined) clearBit(mask, this.hidden);
+    if (guidance === undefined || place === undefined) return mask;
+    guidance.guide.keepCounts(mask, place, guidance.costs);
+    if (guidance.guide.faithful) guidance.costs.masks.keep(place, mask);
+    return mask;
   }
 }
 

@@ -101,3 +101,27 @@ test('a tool call that has begun ends within the tokens', async () => {
     assert.ok((await randomCompletion(service, grammar, tokenizer, options)) !== undefined);
   }
 });
+
+test('masks are those of the text, whatever was written at the same place before', async () => {
+  const fresh = new GrammarService({ tokenizer, vocabSize: tokenizer.vocabSize });
+  const masksAlong = async (at: GrammarService, spec: GrammarSpec, ids: readonly number[]): Promise<Uint32Array[]> => {
+    const matcher = await at.open(await at.compile(spec, 'x'));
+    const masks = [];
+    for (let i = 0; i <= ids.length; i++) {
+      masks.push((await at.step([{ matcher, accepted: ids.slice(Math.max(0, i - 1), i), drafts: [] }])).masks);
+    }
+    at.release(matcher);
+    return masks;
+  };
+  for (const [i, schema] of fc.sample(randomSchema, { seed: 11, numRuns: 30 }).entries()) {
+    const spec = schemaSpec(schema);
+    const grammar = await service.compile(spec, 'x');
+    const options = { random: randomSource(i), limit: 120 };
+    const [, ids = []] = [
+      await randomCompletion(service, grammar, tokenizer, options),
+      await randomCompletion(service, grammar, tokenizer, options),
+    ];
+    assert.deepEqual(await masksAlong(service, spec, ids), await masksAlong(fresh, spec, ids));
+  }
+  await fresh.close();
+});
