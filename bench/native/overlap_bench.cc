@@ -61,7 +61,7 @@ std::vector<bf16> activations(unsigned seed) {
 struct Plan {
   int piece = 0;      // rows; 0: no reduction
   int blocks = 16;
-  bool combine = false;  // the experts' combination in pieces too
+  int parts = 1;      // of the output projection, or 4: the experts' combination in pieces
 };
 
 class Rank {
@@ -103,21 +103,25 @@ class Rank {
   }
 
   void project(int tokens, const Plan& plan) {
-    GemmParams g;
-    g.format = wo_b_.view.format;
-    g.rows = tokens;
-    g.cols = g.ldx = kLowRank;
-    g.quantise = true;
-    g.quantised = quantised_;
-    g.num_segments = 1;
-    g.segments[0] = {.weights = static_cast<const uint8_t*>(wo_b_.view.data),
-                     .scales = static_cast<const uint8_t*>(wo_b_.view.scale), .x = input_, .y = output_, .rows = kHidden,
-                     .ldy = kHidden};
-    g.num_sms = sms_;
-    g.arch = 90;
-    g.stream = queue_;
-    cuda::run_gemm(g);
-    for (int first = 0; plan.piece != 0 && first < tokens; first += plan.piece) reduce(tokens, first, plan);
+    const int rows = tokens / plan.parts;
+    for (int part = 0; part < tokens; part += rows) {
+      const size_t at = static_cast<size_t>(part) * kHidden;
+      GemmParams g;
+      g.format = wo_b_.view.format;
+      g.rows = rows;
+      g.cols = g.ldx = kLowRank;
+      g.quantise = true;
+      g.quantised = quantised_.get() + at;
+      g.num_segments = 1;
+      g.segments[0] = {.weights = static_cast<const uint8_t*>(wo_b_.view.data),
+                       .scales = static_cast<const uint8_t*>(wo_b_.view.scale), .x = input_.get() + at,
+                       .y = output_.get() + at, .rows = kHidden, .ldy = kHidden};
+      g.num_sms = sms_;
+      g.arch = 90;
+      g.stream = queue_;
+      cuda::run_gemm(g);
+      for (int first = part; plan.piece != 0 && first < part + rows; first += plan.piece) reduce(tokens, first, plan);
+    }
     cross(tokens, plan);
   }
 
@@ -137,12 +141,12 @@ class Rank {
     p.num_sms = sms_;
     p.stream = queue_;
     cuda::begin_experts(p);
-    const int step = plan.combine && plan.piece ? plan.piece : tokens;
+    const int step = plan.parts > 1 && plan.piece ? plan.piece : tokens;
     for (int first = 0; first < tokens; first += step) {
       cuda::finish_experts(p, first, std::min(step, tokens - first));
-      if (plan.combine && plan.piece) reduce(tokens, first, plan);
+      if (plan.parts > 1 && plan.piece) reduce(tokens, first, plan);
     }
-    for (int first = 0; !plan.combine && plan.piece != 0 && first < tokens; first += plan.piece) reduce(tokens, first, plan);
+    for (int first = 0; plan.parts == 1 && plan.piece != 0 && first < tokens; first += plan.piece) reduce(tokens, first, plan);
     cross(tokens, plan);
   }
 
@@ -243,10 +247,10 @@ void measure(Rank& rank, RankGroup& group, std::vector<uint64_t>& hashes, size_t
         return rank.time([&] { moe ? rank.experts(tokens, plan) : rank.project(tokens, plan); });
       };
       std::vector<Plan> plans = {{tokens, 32}, {tokens, 16}};
-      for (const int piece : {512, 1024, 2048})
-        for (const int blocks : {8, 16, 32})
-          for (const bool combine : {false, true})
-            if (piece < tokens && (moe || !combine)) plans.push_back({piece, blocks, combine});
+      for (const int piece : {1024, 2048, 4096})
+        for (const int blocks : {12, 16, 24})
+          for (const int parts : {1, 2, 4})
+            if (piece < tokens && (moe ? parts != 2 : piece <= tokens / parts)) plans.push_back({piece, blocks, parts});
       const double alone = time({});
       if (self == 0) std::printf("  %s, %d tokens: %.0f us without the all-reduce\n", moe ? "experts + mHC" : "wo_b + mHC", tokens, alone);
       double behind = 0;
@@ -260,7 +264,7 @@ void measure(Rank& rank, RankGroup& group, std::vector<uint64_t>& hashes, size_t
           const bool equal = hashes[0] == hashes[1] && hashes[0] == expected;
           failures += !equal;
           std::printf("    pieces of %4d, %2d blocks%s: %8.0f us, hidden %4.0f %%  %s\n", plan.piece, plan.blocks,
-                      plan.combine ? ", combined in pieces" : "", us, 100 * (behind - us) / (behind - alone),
+                      plan.parts == 1 ? "" : moe ? ", combined in pieces" : plan.parts == 2 ? ", product in 2 parts" : ", product in 4 parts", us, 100 * (behind - us) / (behind - alone),
                       equal ? "same bits" : "BITS DIFFER");
           std::fflush(stdout);
         }

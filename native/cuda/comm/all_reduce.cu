@@ -175,12 +175,6 @@ __global__ void __launch_bounds__(kThreads, 1) all_gather_kernel(const AllGather
 
 }  // namespace
 
-int all_reduce_blocks(AllReducePath path, int64_t bytes, int max_blocks) {
-  const int64_t per_block = path == AllReducePath::kPacked ? kPackedVectors * 16 : 16 * 1024;
-  const int64_t blocks = (bytes + per_block - 1) / per_block;
-  return static_cast<int>(blocks < 1 ? 1 : blocks < max_blocks ? blocks : max_blocks);
-}
-
 void load_collectives() {
   cudaFuncAttributes attributes;
   check(cudaFuncGetAttributes(&attributes, packed_kernel), "packed_kernel");
@@ -211,7 +205,7 @@ void run_all_gather(const AllGatherParams& p) {
   // Every rank has to launch the same number of blocks, whatever its part: the barriers pair them.
   const bool wide = (p.row_bytes | p.offset | p.bytes) % 16 == 0;
   const auto kernel = wide ? all_gather_kernel<uint4> : all_gather_kernel<uint32_t>;
-  kernel<<<all_reduce_blocks(AllReducePath::kTwoShot, p.rows * p.row_bytes, 48), kThreads, 0, p.stream>>>(p);
+  kernel<<<all_reduce_blocks(AllReducePath::kTwoShot, p.rows * p.row_bytes, kTwoShotBlocks), kThreads, 0, p.stream>>>(p);
   check_launch("all_gather_kernel");
 }
 

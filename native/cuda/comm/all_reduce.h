@@ -74,7 +74,4 @@ void run_all_gather(const AllGatherParams& params);
 /// waiting for this launch, neither would end.
 void load_collectives();
 
-/// Blocks of a reduction of `bytes`; a pure function, the same on every rank.
-int all_reduce_blocks(AllReducePath path, int64_t bytes, int max_blocks);
-
 }  // namespace twelvex::cuda

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "comm/paths.h"
 
+#include <algorithm>
+
 #include "comm/all_reduce.h"
 
 namespace twelvex::cuda {
@@ -22,6 +24,7 @@ constexpr Rule kRules[] = {
 };
 
 constexpr int kPieceTokens = 1024;  // mHC works through as many at a time (hyper.h)
+constexpr int kPieces = 4;          // more only delay each other
 
 }  // namespace
 
@@ -31,6 +34,15 @@ AllReducePath all_reduce_path(Link link, bool nccl, int64_t bytes) {
   return nccl && rule.nccl ? AllReducePath::kNccl : AllReducePath::kTwoShot;
 }
 
-int reduction_piece(int tokens) { return tokens < 2 * kPieceTokens ? tokens : kPieceTokens; }
+int reduction_piece(int tokens) {
+  if (tokens < 2 * kPieceTokens) return tokens;
+  return std::max(tokens / (kPieces * kPieceTokens), 1) * kPieceTokens;
+}
+
+int all_reduce_blocks(AllReducePath path, int64_t bytes, int max_blocks) {
+  const int64_t per_block = path == AllReducePath::kPacked ? kPackedVectors * 16 : 16 * 1024;
+  const int64_t blocks = (bytes + per_block - 1) / per_block;
+  return static_cast<int>(blocks < 1 ? 1 : blocks < max_blocks ? blocks : max_blocks);
+}
 
 }  // namespace twelvex::cuda

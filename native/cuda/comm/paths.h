@@ -27,4 +27,7 @@ int reduction_piece(int tokens);
 // multiprocessors (bench/results/2026-11-22-cuda-comm.md).
 inline constexpr int kTwoShotBlocks = 32, kPieceBlocks = 16;
 
+/// Blocks of a sum of `bytes`, at most `max_blocks`.
+int all_reduce_blocks(AllReducePath path, int64_t bytes, int max_blocks);
+
 }  // namespace twelvex::cuda

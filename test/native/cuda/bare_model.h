@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "runtime/backend.h"
 #include "runtime/checkpoint.h"
 #include "runtime/dummy.h"
 #include "runtime/forward.h"

@@ -18,11 +18,13 @@ TEST("sums go packed while they are short, then in two shots; NCCL takes the lon
   CHECK(all_reduce_path(Link::kPcie, false, 64 * 1024 + 16) == AllReducePath::kTwoShot);
 }
 
-TEST("sums of 2,048 tokens and more are cut into pieces of 1,024") {
+TEST("sums of 2,048 tokens and more are cut into about four pieces of whole 1,024 tokens") {
   CHECK_EQ(reduction_piece(1), 1);
   CHECK_EQ(reduction_piece(2047), 2047);
   CHECK_EQ(reduction_piece(2048), 1024);
-  CHECK_EQ(reduction_piece(8192), 1024);
+  CHECK_EQ(reduction_piece(4096), 1024);
+  CHECK_EQ(reduction_piece(8191), 1024);
+  CHECK_EQ(reduction_piece(8192), 2048);
 }
 
 TEST("a sum has blocks for its bytes, up to its path's limit") {
