@@ -10,6 +10,7 @@ import { fromNative } from './native-error.ts';
 import { loadAddon } from './native.ts';
 import type { CheckpointInfo, NativeModel } from './native.ts';
 import { Prompts } from './prompts.ts';
+import type { QueueLimits } from './scheduler/admission.ts';
 import { Scheduler } from './scheduler/scheduler.ts';
 import type { SchedulerLimits } from './scheduler/scheduler.ts';
 import { THINK_CLOSE } from './text/chat-constants.ts';
@@ -87,32 +88,37 @@ async function startEngine(loaded: LoadedParts, report: Report): Promise<Engine>
     maxModelLen: plan.maxModelLen,
     maxItlMs: options.maxItlMs,
   };
-  report('warmup', 'first step');
-  await warmUp(native, limits, plan);
   const info = await describeModel({ options, checkpoint, tokenizer, native, plan, nativeOptions: settings.native });
-  logger.info({ model: info.id, maxModelLen: info.maxModelLen, cache: info.cache, mtp: info.mtp }, 'engine is ready');
-  const cache = new KvCache({ ...plan, mtp: native.mtp });
   const thinkCloseToken = tokenizer.controlId(THINK_CLOSE);
-  return new ServingEngine({
+  const shared = {
     info,
     native,
-    cache,
-    scheduler: new Scheduler(limits, cache),
     tokenizer,
     prompts: new Prompts(tokenizer, info.encoderRevision, native.vocabSize),
-    limits: {
-      vocabSize: native.vocabSize,
-      maxModelLen: plan.maxModelLen,
-      eosToken: info.eosToken,
-      thinkCloseToken,
-    },
-    queue: options,
+    limits: { vocabSize: native.vocabSize, maxModelLen: plan.maxModelLen, eosToken: info.eosToken, thinkCloseToken },
     constraints: new Constraints(
       new GrammarService({ tokenizer, vocabSize: native.vocabSize }),
       native.vocabSize,
       thinkCloseToken,
     ),
-    prefixCache: options.prefixCache,
     logger,
-  });
+  };
+  const engineWith = (queue: QueueLimits, prefixCache: boolean): ServingEngine => {
+    const cache = new KvCache({ ...plan, mtp: native.mtp });
+    return new ServingEngine({ ...shared, cache, scheduler: new Scheduler(limits, cache), queue, prefixCache });
+  };
+  report('warmup', 'preparing decode steps');
+  await native.warmUp();
+  report('warmup', 'first requests');
+  const first = engineWith({ maxQueuedRequests: 1, maxQueuedTokens: Infinity }, false);
+  try {
+    await warmUp(first, limits);
+  } catch (cause) {
+    await shared.constraints.close();
+    throw cause;
+  } finally {
+    await first.stop();
+  }
+  logger.info({ model: info.id, maxModelLen: info.maxModelLen, cache: info.cache, mtp: info.mtp }, 'engine is ready');
+  return engineWith(options, options.prefixCache);
 }

@@ -1,37 +1,40 @@
 // SPDX-License-Identifier: MIT
 
-import { KvCache } from './cache/kv-cache.ts';
-import type { CachePlan } from './cache/layout.ts';
 import { EngineError } from './errors.ts';
-import type { NativeModel } from './native.ts';
-import { Scheduler } from './scheduler/scheduler.ts';
 import type { SchedulerLimits } from './scheduler/scheduler.ts';
-import type { SequenceRequest } from './scheduler/sequence.ts';
+import type { Engine, GenerationRequest } from './types.ts';
+
+/** Short requests behind the long one: what is run a few hundred times is compiled. */
+const SHORT_REQUESTS = 5;
+const SHORT_PROMPT = 16;
+const SHORT_ANSWER = 24;
 
 /**
- * Prepares every decode step, then runs a prefill and decode steps with blocks that are then forgotten, so that the first
- * request meets warm code only.
+ * Runs requests on an engine that is then forgotten, so that the first real one meets warm code and memory: one whose prompt
+ * fills a step, since the first use of memory takes time too, and some short ones.
+ * @throws EngineError of the step that failed.
  */
-export async function warmUp(native: NativeModel, limits: SchedulerLimits, plan: CachePlan): Promise<void> {
-  await native.warmUp();
-  const scheduler = new Scheduler(limits, new KvCache({ ...plan, mtp: native.mtp }));
-  // As long as a step takes: the first use of memory costs time too.
-  const length = Math.min(limits.stepTokens, limits.maxModelLen - 2);
-  const sequence = scheduler.add(warmUpRequest(length, native.vocabSize));
-  while (sequence.phase !== 'finished') {
-    const step = scheduler.schedule();
-    if (step === undefined) throw new EngineError('INTERNAL', 'the warm-up sequence cannot run');
-    const result = await native.step(step);
-    scheduler.commit(result, result.micros / 1000);
+export async function warmUp(engine: Engine, limits: SchedulerLimits): Promise<void> {
+  const room = limits.maxModelLen;
+  await run(engine, request(Math.min(limits.stepTokens, room - 2), 2, limits.vocabSize));
+  const prompt = Math.min(SHORT_PROMPT, room - 2);
+  const answer = Math.min(SHORT_ANSWER, room - prompt);
+  for (let i = 0; i < SHORT_REQUESTS; i++) await run(engine, request(prompt, answer, limits.vocabSize));
+}
+
+async function run(engine: Engine, asked: GenerationRequest): Promise<void> {
+  for await (const batch of engine.generate(asked)) {
+    for (const event of batch) {
+      if (event.kind !== 'end' || event.reason === 'length') continue;
+      throw event.error ?? new EngineError('INTERNAL', `a request of the warm-up ended with ${event.reason}`);
+    }
   }
 }
 
-function warmUpRequest(length: number, vocabSize: number): SequenceRequest {
+function request(length: number, maxTokens: number, vocabSize: number): GenerationRequest {
   return {
-    prompt: Int32Array.from({ length }, (_, i) => i % vocabSize),
-    maxTokens: 2,
-    minTokens: 0,
-    stopTokens: new Set(),
+    id: 'warm-up',
+    input: { kind: 'tokens', tokens: Int32Array.from({ length }, (_, i) => i % vocabSize) },
     sampling: {
       temperature: 0,
       topP: 1,
@@ -40,12 +43,11 @@ function warmUpRequest(length: number, vocabSize: number): SequenceRequest {
       repetitionPenalty: 1,
       presencePenalty: 0,
       frequencyPenalty: 0,
-      seed: 0n,
-      bias: { tokens: new Int32Array(0), values: new Float32Array(0) },
     },
+    stop: { strings: [], tokens: [], includeInOutput: false, ignoreEos: true, minTokens: 0 },
+    maxTokens,
+    n: 1,
     logprobs: -1,
     promptLogprobs: -1,
-    priority: 0,
-    salt: '',
   };
 }
