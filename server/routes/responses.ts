@@ -44,7 +44,7 @@ export function responsesRoute(app: FastifyInstance, context: RouteContext): voi
       stop: { strings: [], tokens: [], includeInOutput: false, ignoreEos: false, minTokens: 0 },
       ...(body.max_output_tokens !== undefined && { maxTokens: body.max_output_tokens }),
       n: 1,
-      logprobs: -1,
+      logprobs: logprobsOf(body),
       promptLogprobs: -1,
       ...(grammar !== undefined && { grammar }),
       ...placementOf(body),
@@ -54,6 +54,7 @@ export function responsesRoute(app: FastifyInstance, context: RouteContext): voi
       itemKey: randomUUID().replaceAll('-', ''),
       created: Math.floor(Date.now() / 1e3),
       model: model.name,
+      endToken: engine.info.eosToken,
       echo: echoOf(body, source!, generation),
       toolName: clientNames(body),
       ...(body.store !== false && { onItem: (item) => recent.add(item) }),
@@ -76,6 +77,11 @@ export function responsesRoute(app: FastifyInstance, context: RouteContext): voi
   });
 }
 
+/** Alternatives of each token of the answer; asking for some asks for log-probabilities too. -1: none. */
+function logprobsOf({ include, top_logprobs: top = 0 }: ResponsesBody): number {
+  return top > 0 || include?.includes('message.output_text.logprobs') === true ? top : -1;
+}
+
 /** The request's own fields as the response repeats them, with what was used where it named none. */
 function echoOf(body: ResponsesBody, source: JsonBody, { sampling }: GenerationRequest): Record<string, unknown> {
   const { tools, text } = source.value as { tools?: unknown; text?: { format?: unknown } | null };
@@ -93,6 +99,7 @@ function echoOf(body: ResponsesBody, source: JsonBody, { sampling }: GenerationR
     text: { format: text?.format ?? { type: 'text' } },
     tool_choice: body.tool_choice ?? 'auto',
     tools: tools ?? [],
+    top_logprobs: body.top_logprobs ?? 0,
     top_p: sampling.topP,
     truncation: 'disabled',
   };

@@ -81,6 +81,7 @@ export const ResponsesBody = z.object({
       { error: 'expected an object' },
     ),
   ),
+  top_logprobs: optional(integerIn(0, 20)),
   include: optional(z.array(string(), { error: 'expected an array of strings' })),
   stream: optional(boolean()),
   store: optional(boolean()),
@@ -99,14 +100,6 @@ export const unsupportedResponsesFields = {
   background: { message: 'background is not supported; use stream', harmless: (value: unknown) => value === false },
   prompt: { message: 'prompt templates are not supported; use instructions and input' },
   truncation: { message: 'truncation is not supported; shorten the input', harmless: (value: unknown) => value === 'disabled' },
-  top_logprobs: {
-    message: 'top_logprobs is not supported; log-probabilities are served on /v1/chat/completions',
-    harmless: (value: unknown) => value === 0,
-  },
-  include: {
-    message: 'message.output_text.logprobs is not supported; log-probabilities are served on /v1/chat/completions',
-    harmless: (value: unknown) => !Array.isArray(value) || !value.includes('message.output_text.logprobs'),
-  },
 };
 
 export type ResponsesBody = z.infer<typeof ResponsesBody>;

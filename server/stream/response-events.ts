@@ -4,8 +4,11 @@
 // Every item is announced, filled and finished before the next begins; Codex keeps only what output_item.done carries.
 // Reasoning goes out as reasoning_text. What is sent without a stream is the same response without its events.
 
-import type { GenerationEvent } from '../../engine/index.ts';
+import type { GenerationEvent, TokenLogprob } from '../../engine/index.ts';
 import type { HttpError } from '../errors.ts';
+import { AnswerLogprobs } from './answer-logprobs.ts';
+import { chatLogprobs } from './wire.ts';
+import type { WireLogprobs } from './wire.ts';
 
 export interface ResponseHeader {
   /** Without prefix. */
@@ -19,6 +22,8 @@ export interface ResponseHeader {
   echo: Record<string, unknown>;
   /** Reasoning items carry what is needed to send them back without keeping their content. */
   packReasoning: boolean;
+  /** Token that ends a completion. */
+  endToken: number;
   /** A function as the client names it, from the name that the model writes. */
   toolName: (name: string) => { name: string; namespace?: string };
   /** Told of every item that is complete. */
@@ -32,9 +37,13 @@ export type OutputItem =
   | { type: 'message'; id: string; status: Status; role: 'assistant'; content: object[] }
   | { type: 'function_call'; id: string; status: Status; call_id: string; name: string; namespace?: string; arguments: string };
 
+type Logprobs = WireLogprobs['content'];
+
 interface OpenItem {
   item: OutputItem;
   text: string;
+  /** Of the tokens of a message; empty when none are asked for. */
+  logprobs: Logprobs;
 }
 
 const packMark = 'reasoning.';
@@ -49,19 +58,20 @@ export function unpackReasoning(packed: string): string | undefined {
   return packed.startsWith(packMark) ? Buffer.from(packed.slice(packMark.length), 'base64url').toString() : undefined;
 }
 
-const outputText = (text: string): object => ({ type: 'output_text', text, annotations: [], logprobs: [] });
+const outputText = (text: string, logprobs: Logprobs): object => ({ type: 'output_text', text, annotations: [], logprobs });
 const reasoningText = (text: string): object => ({ type: 'reasoning_text', text });
 
 /** The item with its text or arguments so far. */
-function filled(item: OutputItem, text: string): OutputItem {
+function filled({ item, text, logprobs }: OpenItem): OutputItem {
   if (item.type === 'function_call') return { ...item, arguments: text };
-  return { ...item, content: [item.type === 'message' ? outputText(text) : reasoningText(text)] };
+  return { ...item, content: [item.type === 'message' ? outputText(text, logprobs) : reasoningText(text)] };
 }
 
 export class ResponseEvents {
   readonly #header: ResponseHeader;
   readonly #output: OutputItem[] = [];
   #open: OpenItem | undefined;
+  readonly #logprobs: AnswerLogprobs;
   #sequence = 0;
   #started = false;
   #cut = false;
@@ -72,6 +82,7 @@ export class ResponseEvents {
 
   constructor(header: ResponseHeader) {
     this.#header = header;
+    this.#logprobs = new AnswerLogprobs(header.endToken);
   }
 
   from(_prompt: number, events: readonly GenerationEvent[]): object[] {
@@ -104,7 +115,7 @@ export class ResponseEvents {
       error: null,
       incomplete_details: this.#cut ? { reason: 'max_output_tokens' } : null,
       model,
-      output: this.#output.map((item) => (item === this.#open?.item ? filled(item, this.#open.text) : item)),
+      output: this.#output.map((item) => (item === this.#open?.item ? filled(this.#open) : item)),
       usage: this.#usage,
       ...echo,
     };
@@ -123,27 +134,32 @@ export class ResponseEvents {
         return [];
       case 'reasoning':
         this.#reasoning += event.text;
+        this.#logprobs.skipThinking();
         return this.#text('reasoning', event.text);
       case 'answer':
-        return this.#text('message', event.text);
+        return this.#text('message', event.text, this.#logprobs.take());
       case 'tool-call':
+        this.#logprobs.skip();
         return [...this.#close('completed'), ...this.#openCall(event.id, event.name)];
       case 'tool-arguments':
         return this.#delta('response.function_call_arguments.delta', event.text);
       case 'tool-end':
+        this.#logprobs.skip();
         return this.#close('completed');
       case 'end':
         return this.#end(event);
-      case 'progress':
       case 'tokens':
+        this.#logprobs.add(event.logprobs ?? []);
+        return [];
+      case 'progress':
         return [];
     }
   }
 
-  #text(type: 'reasoning' | 'message', text: string): object[] {
+  #text(type: 'reasoning' | 'message', text: string, logprobs: readonly TokenLogprob[] = []): object[] {
     const opening = this.#open?.item.type === type ? [] : [...this.#close('completed'), ...this.#openText(type)];
     const name = type === 'reasoning' ? 'response.reasoning_text.delta' : 'response.output_text.delta';
-    return [...opening, ...this.#delta(name, text)];
+    return [...opening, ...this.#delta(name, text, chatLogprobs(logprobs).content)];
   }
 
   #openText(type: 'reasoning' | 'message'): object[] {
@@ -151,7 +167,7 @@ export class ResponseEvents {
       type === 'reasoning'
         ? { type, id: this.#itemId('rs'), status: 'in_progress', summary: [], content: [] }
         : { type, id: this.#itemId('msg'), status: 'in_progress', role: 'assistant', content: [] };
-    const part = type === 'reasoning' ? reasoningText('') : outputText('');
+    const part = type === 'reasoning' ? reasoningText('') : outputText('', []);
     return [...this.#begin(item), this.#itemEvent('response.content_part.added', { content_index: 0, part })];
   }
 
@@ -167,48 +183,48 @@ export class ResponseEvents {
 
   #begin(item: OutputItem): object[] {
     this.#output.push(item);
-    this.#open = { item, text: '' };
+    this.#open = { item, text: '', logprobs: [] };
     return [this.#event('response.output_item.added', { output_index: this.#output.length - 1, item })];
   }
 
-  #delta(name: string, delta: string): object[] {
+  #delta(name: string, delta: string, logprobs: Logprobs = []): object[] {
     const open = this.#open;
     if (open === undefined) return [];
     open.text += delta;
+    open.logprobs.push(...logprobs);
     if (open.item.type === 'function_call') return [this.#itemEvent(name, { delta })];
-    const logprobs = open.item.type === 'message' ? { logprobs: [] } : {};
-    return [this.#itemEvent(name, { content_index: 0, delta, ...logprobs })];
+    return [this.#itemEvent(name, { content_index: 0, delta, ...(open.item.type === 'message' && { logprobs }) })];
   }
 
   /** Finishes the open item, if there is one. */
   #close(status: Status): object[] {
     const open = this.#open;
     if (open === undefined) return [];
-    const text = open.text === '' && open.item.type === 'function_call' ? '{}' : open.text;
-    const item = { ...filled(open.item, text), status };
-    if (item.type === 'reasoning' && this.#header.packReasoning) item.encrypted_content = packReasoning(text);
-    const done = this.#contentDone(item, text);
+    const item = { ...filled(open), status };
+    if (item.type === 'function_call' && item.arguments === '') item.arguments = '{}';
+    if (item.type === 'reasoning' && this.#header.packReasoning) item.encrypted_content = packReasoning(open.text);
+    const done = this.#contentDone(item, open);
     this.#output[this.#output.length - 1] = item;
     this.#open = undefined;
     if (status === 'completed') this.#header.onItem?.(item);
     return [...done, this.#event('response.output_item.done', { output_index: this.#output.length - 1, item })];
   }
 
-  #contentDone(item: OutputItem, text: string): object[] {
+  #contentDone(item: OutputItem, { text, logprobs }: OpenItem): object[] {
     if (item.type === 'function_call') {
-      return [this.#itemEvent('response.function_call_arguments.done', { name: item.name, arguments: text })];
+      return [this.#itemEvent('response.function_call_arguments.done', { name: item.name, arguments: item.arguments })];
     }
-    const [name, logprobs] =
-      item.type === 'message' ? ['response.output_text.done', { logprobs: [] }] : ['response.reasoning_text.done', {}];
+    const [name, more] =
+      item.type === 'message' ? ['response.output_text.done', { logprobs }] : ['response.reasoning_text.done', {}];
     return [
-      this.#itemEvent(name, { content_index: 0, text, ...logprobs }),
+      this.#itemEvent(name, { content_index: 0, text, ...more }),
       this.#itemEvent('response.content_part.done', { content_index: 0, part: item.content[0] }),
     ];
   }
 
   #end({ reason, usage, reasoningIsAnswer }: GenerationEvent & { kind: 'end' }): object[] {
     if (reason === 'error' || reason === 'aborted') return [];
-    const answer = reasoningIsAnswer === true ? this.#text('message', this.#reasoning) : [];
+    const answer = reasoningIsAnswer === true ? this.#text('message', this.#reasoning, this.#logprobs.takeThinking()) : [];
     this.#cut = reason === 'length';
     const closed = this.#close(this.#cut ? 'incomplete' : 'completed');
     this.#finished = true;

@@ -62,6 +62,7 @@ const required = [
   'usage: cached_tokens, prompt_cache_hit_tokens, reasoning_tokens',
   'timings',
   'logprobs.content[].bytes',
+  'logprobs of /v1/responses (include, top_logprobs)',
   'logprobs of reasoning and tool calls',
   'tool_calls: types of arguments',
   'tool_calls: broken markup',
