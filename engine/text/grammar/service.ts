@@ -20,6 +20,9 @@ export interface GrammarOptions {
   maxQueued?: number;
 }
 
+/** Masks that take longer are given up with the thread, and all matchers with it: the steps of all others wait for them. */
+const STEP_LIMIT_MS = 15_000;
+
 type GrammarThread = RequestWorker<WorkerRequest, StepMasks | undefined>;
 
 /** A grammar known to compile. */
@@ -90,7 +93,7 @@ export class GrammarService {
    */
   async step(rows: readonly StepRow[]): Promise<StepMasks> {
     try {
-      const result = await this.hostThread().request({ kind: 'step', rows });
+      const result = await this.hostThread().request({ kind: 'step', rows }, { timeLimitMs: STEP_LIMIT_MS });
       if (result !== undefined) return result;
     } catch {
       this.host = undefined;

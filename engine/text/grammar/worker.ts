@@ -6,7 +6,7 @@ import { alphabetText } from '../byte-alphabet.ts';
 import { UnreadableGrammar } from './ebnf-reader.ts';
 import { Guide, TokenCosts } from './guide.ts';
 import { MatcherState } from './matcher-state.ts';
-import type { StepMasks, StepRow, WorkerRequest, WorkerSetup } from './protocol.ts';
+import type { OpenOptions, StepMasks, StepRow, WorkerRequest, WorkerSetup } from './protocol.ts';
 import { answerRequests, FatalError } from '../request-worker.ts';
 import { sourceKey, type GrammarSource } from './specs.ts';
 import { tokenTable, Vocabulary, type TokenTable } from './token-costs.ts';
@@ -14,6 +14,12 @@ import { loadXGrammar, type CompiledGrammar, type GrammarCompiler, type XGrammar
 
 /** Stands for the DSML token: one byte that no JSON text and no tool argument contains. */
 const ESCAPE = 0x1b;
+/** Tokens that a new grammar is tried with. */
+const TRIAL_TOKENS = 24;
+/** Masks take about a millisecond, the first ones at a place of a large grammar some tens of it. */
+const USUAL_MASK_MS = 100;
+/** A completion may take this much longer in all: others wait for its masks. */
+const MAX_SLOW_MS = 1500;
 
 interface Compiled {
   grammar: CompiledGrammar;
@@ -28,7 +34,7 @@ class GrammarWorker {
   private readonly library: XGrammar;
   private readonly compiler: Promise<GrammarCompiler>;
   private readonly compiled = new Map<string, Compiled>();
-  private readonly matchers = new Map<number, MatcherState>();
+  private readonly matchers = new Map<number, { state: MatcherState; slowness: Slowness }>();
 
   constructor(setup: WorkerSetup) {
     this.setup = setup;
@@ -41,21 +47,16 @@ class GrammarWorker {
     switch (request.kind) {
       case 'start':
         await this.compiler;
+        this.costs ??= this.tokenCosts();
         return undefined;
-      case 'compile': {
-        const { grammar } = await this.compile(request.source);
-        const matcher = await this.library.GrammarMatcher.createGrammarMatcher(grammar);
-        const start = await matcher.getNextTokenBitmask();
-        matcher.dispose();
-        if (start.every((word) => word === 0)) throw new Error('the grammar allows nothing');
-        return undefined;
-      }
+      case 'compile':
+        return this.tryOut(request.source);
       case 'open':
         return this.open(request);
       case 'step':
         return this.step(request.rows);
       case 'release':
-        this.matchers.get(request.matcher)?.dispose();
+        this.matchers.get(request.matcher)?.state.dispose();
         this.matchers.delete(request.matcher);
         return undefined;
     }
@@ -69,10 +70,7 @@ class GrammarWorker {
     let offset = 0;
     for (const row of rows) {
       const end = offset + (1 + row.drafts.length) * words;
-      const state = this.matchers.get(row.matcher);
-      const fits =
-        state !== undefined && state.advance(row.accepted) && (await state.fill(masks.subarray(offset, end), row.drafts));
-      if (!fits) {
+      if (!(await this.fill(row, masks.subarray(offset, end)))) {
         failed.push(row.matcher);
         masks.fill(0xffffffff, offset, end);
       }
@@ -81,14 +79,51 @@ class GrammarWorker {
     return { masks, failed };
   }
 
-  private async open({ matcher: id, source, options }: Extract<WorkerRequest, { kind: 'open' }>): Promise<undefined> {
+  /** @returns false when the completion does not fit its grammar, or the grammar takes too much of everybody's time */
+  private async fill(row: StepRow, masks: Uint32Array): Promise<boolean> {
+    const matcher = this.matchers.get(row.matcher);
+    if (matcher === undefined) return false;
+    const start = performance.now();
+    const fits = matcher.state.advance(row.accepted) && (await matcher.state.fill(masks, row.drafts));
+    return fits && !matcher.slowness.exceeded(performance.now() - start);
+  }
+
+  private async open({ matcher, source, options }: Extract<WorkerRequest, { kind: 'open' }>): Promise<undefined> {
+    this.matchers.set(matcher, { state: await this.matcherOf(source, options), slowness: new Slowness() });
+  }
+
+  private async matcherOf(source: GrammarSource, options: OpenOptions): Promise<MatcherState> {
     const { grammar, guide } = await this.compile(source);
-    const matcher = await this.library.GrammarMatcher.createGrammarMatcher(grammar);
-    const { vocabSize, stopToken, dsmlToken } = this.setup;
-    this.costs ??= new TokenCosts(new Vocabulary(this.tokens), vocabSize, stopToken);
-    const hidden = source.markup ? undefined : dsmlToken;
-    const guidance = guide && { guide, costs: this.costs };
-    this.matchers.set(id, new MatcherState(matcher, this.setup, { ...options, hidden, guidance }));
+    this.costs ??= this.tokenCosts();
+    return new MatcherState(await this.library.GrammarMatcher.createGrammarMatcher(grammar), this.setup, {
+      ...options,
+      hidden: source.markup ? undefined : this.setup.dsmlToken,
+      guidance: guide && { guide, costs: this.costs },
+    });
+  }
+
+  /** Compiles a grammar and writes some random tokens under it: what can be read in very many ways has slow masks. */
+  private async tryOut(source: GrammarSource): Promise<undefined> {
+    const state = await this.matcherOf(source, {});
+    const { vocabSize, stopToken } = this.setup;
+    const mask = new Uint32Array(Math.ceil(vocabSize / 32));
+    const slowness = new Slowness();
+    try {
+      for (let i = 0; i < TRIAL_TOKENS; i++) {
+        const start = performance.now();
+        const possible = await state.fill(mask, []);
+        if (i === 0 && !possible) throw new Error('the grammar allows nothing');
+        if (slowness.exceeded(performance.now() - start)) throw new Error('finding out what fits takes too long');
+        const token = someToken(mask, { from: (i * 7919) % vocabSize, vocabSize, stopToken });
+        if (token === undefined || !state.advance([token])) return;
+      }
+    } finally {
+      state.dispose();
+    }
+  }
+
+  private tokenCosts(): TokenCosts {
+    return new TokenCosts(new Vocabulary(this.tokens), this.setup.vocabSize, this.setup.stopToken);
   }
 
   /** Least recently used grammars go first; matchers keep theirs alive. */
@@ -115,6 +150,28 @@ class GrammarWorker {
     const info = await this.library.TokenizerInfo.createTokenizerInfo(vocabulary, 'byte_level', false, vocabSize, [stopToken]);
     return this.library.GrammarCompiler.createGrammarCompiler(info, false);
   }
+}
+
+/** Adds up the time of masks beyond what one may take. */
+class Slowness {
+  private ms = 0;
+
+  exceeded(maskMs: number): boolean {
+    this.ms += Math.max(0, maskMs - USUAL_MASK_MS);
+    return this.ms > MAX_SLOW_MS;
+  }
+}
+
+/** The first token that a mask allows, looked for from one on; not the stop token. */
+function someToken(
+  mask: Uint32Array,
+  { from, vocabSize, stopToken }: { from: number; vocabSize: number; stopToken: number },
+): number | undefined {
+  for (let i = 0; i < vocabSize; i++) {
+    const token = (from + i) % vocabSize;
+    if (token !== stopToken && (((mask[token >> 5] as number) >>> (token & 31)) & 1) === 1) return token;
+  }
+  return undefined;
 }
 
 /** The tokens as grammars see them. */

@@ -379,6 +379,31 @@ test('a grammar that aborts the compiler, or takes too long, is refused; matcher
   assert.deepEqual([behind.failed, behind.masks], [[], before.masks]);
 });
 
+/** Texts of it can be read in thousands of ways. */
+const AMBIGUOUS = '([a-z ]{0,20} [a-z ]{0,20} "."?){1,40}';
+
+test('a grammar whose masks take too long is refused', async () => {
+  await refused({ kind: 'ebnf', grammar: `root ::= ${AMBIGUOUS}` }, /finding out what fits takes too long|longer than 3000 ms/);
+});
+
+test('where masks become slow only later, the completion fails, and others go on', async () => {
+  const slow = await service.open(await service.compile({ kind: 'ebnf', grammar: `root ::= "0"{100} ${AMBIGUOUS}` }, 'x'));
+  const other = await service.open(await service.compile({ kind: 'ebnf', grammar: 'root ::= [a-z]*' }, 'x'));
+  let accepted = [...(await tokenizer.encodeText('0'.repeat(100), { control: false }))];
+  const words = await tokenizer.encodeText('the little cat went to the garden and the little dog went home', { control: false });
+  const failed = [];
+  for (const word of words) {
+    const step = await service.step([
+      { matcher: slow, accepted, drafts: [] },
+      { matcher: other, accepted: [], drafts: [] },
+    ]);
+    failed.push(...step.failed);
+    if (failed.length > 0) break;
+    accepted = [word];
+  }
+  assert.deepEqual(failed, [slow]);
+});
+
 test('grammars beyond the queue are refused', async () => {
   const small = new GrammarService({ tokenizer, vocabSize: tokenizer.vocabSize, maxQueued: 1 });
   const first = small.compile({ kind: 'choice', choices: ['a'] }, 'x');
