@@ -275,7 +275,7 @@ export class ServingEngine implements Engine {
       if (matcher === undefined || !failed.has(matcher) || choice.ended) continue;
       this.#leave(choice, {
         reason: 'error',
-        error: new EngineError('INTERNAL', 'the output does not fit its grammar any more'),
+        error: new EngineError('INTERNAL', 'the grammar of the output cannot be followed any further'),
       });
     }
     return native.step(plan);
