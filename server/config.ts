@@ -184,6 +184,10 @@ const serverOptions = {
     about: 'Name of the thinking text in answers.',
     value: 'NAME',
   }),
+  forceIncludeUsage: option(onOff.default(false), {
+    group: 'Server',
+    about: 'Send usage at the end of every stream, asked for or not.',
+  }),
   keepaliveIntervalMs: option(duration.default(10_000), {
     group: 'Server',
     about: 'Silence on a stream after which a comment is sent, so that proxies keep it open.',

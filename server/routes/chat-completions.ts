@@ -28,11 +28,9 @@ export function chatCompletionsRoute(app: FastifyInstance, context: RouteContext
     const options = {
       n: body.n ?? 1,
       logprobs: body.logprobs ?? false,
-      ...streamOptionsOf(body),
+      ...streamOptionsOf(body, context.config, () => reply.elapsedTime),
       reasoningField: context.config.reasoningField,
       includeReasoning: body.include_reasoning ?? body.separate_reasoning ?? true,
-      timings: body.return_timings ?? false,
-      ...(body.return_progress === true && { progress: { elapsedMs: () => Math.round(reply.elapsedTime) } }),
     };
     const grammar = grammarOf(body, source!);
     const generation = generationOf({ body, input, grammar, info: engine.info, id: engineRequestId(request.id) });

@@ -4,7 +4,7 @@
 import type { FastifyInstance } from 'fastify';
 import type { Engine, GenerationRequest, PromptInput } from '../../engine/index.ts';
 import { requestedModel } from '../model-names.ts';
-import { CompletionBody, unsupportedCompletionFields } from '../schemas/completions.ts';
+import { CompletionBody } from '../schemas/completions.ts';
 import { readBody } from '../schemas/parse.ts';
 import type { JsonBody } from '../schemas/parse.ts';
 import { CompletionAnswer, CompletionChunks } from '../stream/completion-pieces.ts';
@@ -22,13 +22,13 @@ export function completionsRoute(app: FastifyInstance, context: RouteContext): v
     const engine = context.lifecycle.engine();
     const source = request.body as JsonBody | undefined;
     const body = await readBody(CompletionBody, source);
-    refuseUnsupported(source?.value, unsupportedCompletionFields);
+    refuseUnsupported(source?.value);
     const model = requestedModel(body.model, context.config, engine.info.id);
     const inputs = promptInputs(body, engine.info);
     const options = {
       n: body.n ?? 1,
       logprobs: body.logprobs !== undefined,
-      ...streamOptionsOf(body),
+      ...streamOptionsOf(body, context.config, () => reply.elapsedTime),
       tokenText: (token: number) => Buffer.from(engine.tokenBytes(token)).toString('utf8'),
       ...(body.echo === true && { echo: await Promise.all(inputs.map((input) => promptText(engine, input))) }),
     };
@@ -60,6 +60,7 @@ function generationOf(body: CompletionBody, input: PromptInput, { info }: Engine
     n: body.n ?? 1,
     logprobs,
     promptLogprobs: body.echo === true ? logprobs : -1,
+    ...(body.return_progress === true && { progress: true }),
     ...placementOf(body),
   };
 }

@@ -2,6 +2,7 @@
 // What both completion endpoints translate alike: sampling, stopping, refusals of what is not served.
 
 import type { GenerationRequest, ModelInfo, SamplingOptions, StopOptions } from '../../engine/index.ts';
+import type { Config } from '../config.ts';
 import { invalid, unsupported } from '../errors.ts';
 import { unsupportedFields } from '../schemas/common.ts';
 import type { ChatCompletionBody } from '../schemas/chat-completions.ts';
@@ -78,17 +79,28 @@ export function placementOf(
 export interface StreamOptions {
   includeUsage: boolean;
   continuousUsage: boolean;
+  timings: boolean;
+  progress?: { elapsedMs: () => number };
 }
 
-/** @throws HttpError when options of a stream are given without one. */
-export function streamOptionsOf(body: Body): StreamOptions {
+/**
+ * What is told beside the text.
+ * @param elapsedMs time since the request came in
+ * @throws HttpError when options of a stream are given without one.
+ */
+export function streamOptionsOf(body: Body, { forceIncludeUsage }: Config, elapsedMs: () => number): StreamOptions {
   const options = body.stream_options;
-  if ('return_progress' in body && body.return_progress === true && body.stream !== true) {
+  if (body.return_progress === true && body.stream !== true) {
     throw invalid('return_progress is only allowed with stream: true', 'return_progress');
   }
   if (options !== undefined && body.stream !== true) {
     throw invalid('stream_options is only allowed with stream: true', 'stream_options');
   }
   const continuousUsage = options?.continuous_usage_stats ?? false;
-  return { includeUsage: options?.include_usage ?? false, continuousUsage };
+  return {
+    includeUsage: forceIncludeUsage || (options?.include_usage ?? false),
+    continuousUsage,
+    timings: body.return_timings ?? false,
+    ...(body.return_progress === true && { progress: { elapsedMs: () => Math.round(elapsedMs()) } }),
+  };
 }

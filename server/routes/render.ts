@@ -6,7 +6,7 @@ import type { FastifyInstance } from 'fastify';
 import type { Engine, PromptInput } from '../../engine/index.ts';
 import { requestedModel } from '../model-names.ts';
 import { ChatCompletionBody } from '../schemas/chat-completions.ts';
-import { CompletionBody, unsupportedCompletionFields } from '../schemas/completions.ts';
+import { CompletionBody } from '../schemas/completions.ts';
 import { readBody } from '../schemas/parse.ts';
 import type { JsonBody } from '../schemas/parse.ts';
 import { chatInput } from './chat-request.ts';
@@ -35,7 +35,7 @@ export function renderRoutes(app: FastifyInstance, { lifecycle, config }: RouteC
     const engine = lifecycle.engine();
     const source = request.body as JsonBody | undefined;
     const body = await readBody(CompletionBody, source);
-    refuseUnsupported(source?.value, unsupportedCompletionFields);
+    refuseUnsupported(source?.value);
     requestedModel(body.model, config, engine.info.id);
     return Promise.all(promptInputs(body, engine.info).map((input) => rendered(engine, input)));
   });

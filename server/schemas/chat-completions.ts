@@ -86,8 +86,6 @@ export const ChatCompletionBody = z.object({
   ),
   continue_final_message: optional(boolean()),
   add_generation_prompt: optional(boolean()),
-  return_timings: optional(boolean()),
-  return_progress: optional(boolean()),
   response_format: optional(
     z.object({
       type: string(),

@@ -107,6 +107,9 @@ export const generationFields = {
   priority: optional(z.int({ error: 'expected a whole number' })),
   cache_salt: optional(string().max(512, 'longer than 512 characters')),
   user_id: optional(string().max(512, 'longer than 512 characters')),
+  /** llama.cpp's: times and draft counts with the answer, and how far the prompt is computed in a stream. */
+  return_timings: optional(boolean()),
+  return_progress: optional(boolean()),
 };
 
 /** Fields that are known and not served; naming them beats silence. A value that asks for nothing is let through. */

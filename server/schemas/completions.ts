@@ -2,7 +2,7 @@
 // Body of POST /v1/completions.
 
 import { z } from 'zod';
-import { boolean, generationFields, integerIn, limits, optional, string, unsupportedFields } from './common.ts';
+import { boolean, generationFields, integerIn, limits, optional, string } from './common.ts';
 
 const tokens = z.array(integerIn(0, 2 ** 31 - 1), { error: 'expected an array of token ids' }).min(1, 'must not be empty');
 const tooMany = `at most ${limits.prompts} prompts`;
@@ -21,14 +21,5 @@ export const CompletionBody = z.object({
   echo: optional(boolean()),
   logprobs: optional(integerIn(0, 20)),
 });
-
-const chatOnly = 'is served on /v1/chat/completions only';
-
-/** Fields that are known and not served here. */
-export const unsupportedCompletionFields = {
-  ...unsupportedFields,
-  return_timings: { message: `return_timings ${chatOnly}`, harmless: (value: unknown) => value === false },
-  return_progress: { message: `return_progress ${chatOnly}`, harmless: (value: unknown) => value === false },
-};
 
 export type CompletionBody = z.infer<typeof CompletionBody>;

@@ -9,8 +9,8 @@ import type { GenerationEvent, TokenLogprob } from '../../engine/index.ts';
 import { TextTemplate } from './text-template.ts';
 import { TimingsTotal } from './timings.ts';
 import type { WireTimings } from './timings.ts';
-import { chatLogprobs, finishReason, UsageTotal } from './wire.ts';
-import type { AnswerHeader, WireLogprobs, WireUsage } from './wire.ts';
+import { chatLogprobs, finishReason, UsageTotal, wireProgress } from './wire.ts';
+import type { AnswerHeader, WireLogprobs, WireProgress, WireUsage } from './wire.ts';
 
 export type ReasoningField = 'reasoning_content' | 'reasoning' | 'both';
 
@@ -43,7 +43,7 @@ export interface ChatChunk {
   }[];
   usage?: WireUsage | null;
   timings?: WireTimings;
-  prompt_progress?: { total: number; cache: number; processed: number; time_ms: number };
+  prompt_progress?: WireProgress;
 }
 
 /** Names of the field as a text delta carries them: the one with text, or null where there is none. */
@@ -144,8 +144,7 @@ export class ChatChunks {
   #progress(event: GenerationEvent & { kind: 'progress' }): ChatChunk[] {
     const { progress } = this.#options;
     if (progress === undefined || event.choice !== 0) return [];
-    const { promptTokens: total, cachedTokens: cache, computedTokens: processed } = event;
-    return [{ ...this.#chunk(0, {}, null), prompt_progress: { total, cache, processed, time_ms: progress.elapsedMs() } }];
+    return [{ ...this.#chunk(0, {}, null), prompt_progress: wireProgress(event, progress.elapsedMs()) }];
   }
 
   #arguments(choice: number, index: number, text: string): ChatChunk[] {

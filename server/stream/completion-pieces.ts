@@ -2,8 +2,9 @@
 // Engine events of a text completion → pieces of its choices, and those → chunks or one text_completion. Pure.
 
 import type { FinishReason, GenerationEvent, TokenLogprob } from '../../engine/index.ts';
-import { finiteLogprob, finishReason, UsageTotal } from './wire.ts';
-import type { AnswerHeader, WireUsage } from './wire.ts';
+import { TimingsTotal } from './timings.ts';
+import { finiteLogprob, finishReason, UsageTotal, wireProgress } from './wire.ts';
+import type { AnswerHeader, WireProgress, WireUsage } from './wire.ts';
 
 export interface CompletionOptions {
   n: number;
@@ -12,6 +13,10 @@ export interface CompletionOptions {
   logprobs: boolean;
   includeUsage: boolean;
   continuousUsage: boolean;
+  /** Times and draft counts behind each finish reason, of all choices that have ended. */
+  timings: boolean;
+  /** How far the prompts are computed, as it goes on; the clock is the caller's. */
+  progress?: { elapsedMs: () => number };
   /** Text of one token. */
   tokenText: (token: number) => string;
 }
@@ -30,6 +35,7 @@ interface Piece {
   logprobs: LegacyLogprobs | null;
   reason?: FinishReason;
   stop?: string | number;
+  progress?: WireProgress;
 }
 
 interface ChoiceState {
@@ -45,6 +51,7 @@ class CompletionPieces {
   readonly #options: CompletionOptions;
   readonly #choices = new Map<number, ChoiceState>();
   readonly usage = new UsageTotal();
+  readonly timings = new TimingsTotal();
 
   constructor(options: CompletionOptions) {
     this.#options = options;
@@ -72,8 +79,14 @@ class CompletionPieces {
       case 'end': {
         choice.tokens = 0;
         this.usage.addCompletion(event.usage);
+        this.timings.add(event.choice, event.usage, event.timing);
         const stop = event.stop === undefined ? {} : { stop: event.stop };
         return [{ index, text: '', logprobs: this.#takeLogprobs(index), reason: event.reason, ...stop }];
+      }
+      case 'progress': {
+        const { progress } = this.#options;
+        if (progress === undefined || event.choice !== 0) return [];
+        return [{ index, text: '', logprobs: null, progress: wireProgress(event, progress.elapsedMs()) }];
       }
       default:
         return [];
@@ -153,9 +166,15 @@ export class CompletionChunks {
     return events
       .flatMap((event) => this.#pieces.from(prompt, event))
       .filter(({ reason }) => reason !== 'error' && reason !== 'aborted')
-      .map(({ index, text, logprobs, reason, stop }) => {
+      .map(({ index, text, logprobs, reason, stop, progress }) => {
         const end = { finish_reason: reason === undefined ? null : finishReason(reason), stop_reason: stop ?? null };
-        return { ...frame(this.#header), choices: [{ index, text, logprobs, ...end }], ...this.#usage() };
+        return {
+          ...frame(this.#header),
+          choices: [{ index, text, logprobs, ...end }],
+          ...this.#usage(),
+          ...(reason !== undefined && this.#options.timings && { timings: this.#pieces.timings.wire() }),
+          ...(progress !== undefined && { prompt_progress: progress }),
+        };
       });
   }
 
@@ -173,11 +192,13 @@ export class CompletionChunks {
 /** The whole completion as one object. */
 export class CompletionAnswer {
   readonly #header: AnswerHeader;
+  readonly #timings: boolean;
   readonly #pieces: CompletionPieces;
   readonly #choices = new Map<number, Piece>();
 
   constructor(header: AnswerHeader, options: CompletionOptions) {
     this.#header = header;
+    this.#timings = options.timings;
     this.#pieces = new CompletionPieces(options);
   }
 
@@ -197,6 +218,7 @@ export class CompletionAnswer {
         return { index, text, logprobs, finish_reason: finishReason(reason ?? 'stop'), stop_reason: stop ?? null };
       }),
       usage: this.#pieces.usage.wire(),
+      ...(this.#timings && { timings: this.#pieces.timings.wire() }),
     };
   }
 }

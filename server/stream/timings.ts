@@ -20,19 +20,21 @@ export interface WireTimings {
 
 /** Timings of an answer from those of its choices, which are computed side by side: counts add up, times do not. */
 export class TimingsTotal {
-  #queuedMs = 0;
+  #queuedMs = Infinity;
   #firstTokenMs = 0;
   #totalMs = 0;
-  #prompt = { computed: 0, cached: 0 };
+  readonly #prompt = { computed: 0, cached: 0 };
   #predicted = 0;
   #drafted = 0;
   #accepted = 0;
 
+  /** Adds choice `choice` of a prompt. The first choice of each tells about the prompt; several prompts begin at the first. */
   add(choice: number, usage: Usage, timing: Timing): void {
     if (choice === 0) {
-      this.#prompt = { computed: usage.promptTokens - usage.cachedTokens, cached: usage.cachedTokens };
-      this.#queuedMs = timing.queuedMs;
-      this.#firstTokenMs = timing.firstTokenMs;
+      this.#prompt.computed += usage.promptTokens - usage.cachedTokens;
+      this.#prompt.cached += usage.cachedTokens;
+      this.#queuedMs = Math.min(this.#queuedMs, timing.queuedMs);
+      this.#firstTokenMs = Math.max(this.#firstTokenMs, timing.firstTokenMs);
     }
     this.#totalMs = Math.max(this.#totalMs, timing.totalMs);
     this.#predicted += usage.completionTokens;
@@ -41,10 +43,11 @@ export class TimingsTotal {
   }
 
   wire(): WireTimings {
-    const promptMs = this.#firstTokenMs - this.#queuedMs;
+    const queuedMs = Math.min(this.#queuedMs, this.#firstTokenMs);
+    const promptMs = this.#firstTokenMs - queuedMs;
     const predictedMs = this.#totalMs - this.#firstTokenMs;
     return {
-      queue_ms: this.#queuedMs,
+      queue_ms: queuedMs,
       cache_n: this.#prompt.cached,
       prompt_n: this.#prompt.computed,
       prompt_ms: promptMs,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Pieces of wire objects that chat and text completions share.
 
-import type { FinishReason, TokenLogprob, Usage } from '../../engine/index.ts';
+import type { FinishReason, GenerationEvent, TokenLogprob, Usage } from '../../engine/index.ts';
 
 /** What is the same in every chunk of an answer. */
 export interface AnswerHeader {
@@ -54,6 +54,19 @@ export class UsageTotal {
       prompt_cache_miss_tokens: this.#prompt - this.#cached,
     };
   }
+}
+
+/** How far a prompt is computed, in llama.cpp's field names. */
+export interface WireProgress {
+  total: number;
+  cache: number;
+  processed: number;
+  time_ms: number;
+}
+
+export function wireProgress(event: GenerationEvent & { kind: 'progress' }, elapsedMs: number): WireProgress {
+  const { promptTokens: total, cachedTokens: cache, computedTokens: processed } = event;
+  return { total, cache, processed, time_ms: elapsedMs };
 }
 
 /** Reasons that an answer can end with; the others are errors and never reach this. */

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// What chat completions take and give beyond OpenAI's fields.
+// What completions take and give beyond OpenAI's fields.
 
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
@@ -11,7 +11,8 @@ import type { ScriptedEngine } from '../../helpers/scripted-engine.ts';
 const hello = { messages: [{ role: 'user', content: 'Hello' }] };
 
 interface Chunk {
-  choices: { delta: Record<string, unknown>; finish_reason: string | null }[];
+  choices: { index: number; delta: Record<string, unknown>; text: string; finish_reason: string | null }[];
+  usage?: object | null;
   timings?: Record<string, number>;
   prompt_progress?: Record<string, number>;
 }
@@ -63,6 +64,65 @@ describe('timings', () => {
       ],
     );
   });
+});
+
+describe('text completions', () => {
+  const path = '/v1/completions';
+
+  test('have timings too, prompts added up', async (t) => {
+    const { url } = await testServer(t, measured(scriptedEngine([answer('Hi')])));
+    const body = { prompt: ['a', 'b'], return_timings: true };
+    const both = { ...timings, cache_n: 20, prompt_n: 40, prompt_per_second: 1000 };
+    const all = { ...both, predicted_n: 10, predicted_per_second: 100, draft_n: 8, draft_n_accepted: 6 };
+    assert.deepEqual(((await (await post(`${url}${path}`, body)).json()) as Chunk).timings, all);
+    const chunks = await chunksOf<Chunk>(await post(`${url}${path}`, { ...body, stream: true }));
+    const told = chunks.filter((chunk) => chunk.timings !== undefined);
+    assert.deepEqual(
+      told.map(({ choices, timings: at }) => [choices[0]?.finish_reason, at]),
+      [
+        ['stop', timings],
+        ['stop', all],
+      ],
+    );
+    assert.ok(!('timings' in ((await (await post(`${url}${path}`, { prompt: 'a' })).json()) as Chunk)));
+  });
+
+  test('tell the progress of each prompt in chunks without text', async (t) => {
+    const engine = scriptedEngine([progress(1), answer('Hi')]);
+    const { url } = await testServer(t, engine);
+    const body = { prompt: ['ab', 'c'], stream: true, return_progress: true };
+    const chunks = await chunksOf<Chunk>(await post(`${url}${path}`, body));
+    const told = chunks.filter((chunk) => chunk.prompt_progress !== undefined);
+    const seen = told.map(({ choices: [choice], prompt_progress: at }) => [
+      choice?.index,
+      choice?.text,
+      at?.['processed'],
+      at?.['total'],
+    ]);
+    assert.deepEqual(
+      seen.sort((a, b) => Number(a[0]) - Number(b[0])),
+      [
+        [0, '', 1, 2],
+        [1, '', 1, 1],
+      ],
+    );
+    assert.ok(engine.requests.every((request) => request.progress === true));
+  });
+});
+
+describe('usage of streams', () => {
+  for (const [path, body] of [
+    ['/v1/chat/completions', hello],
+    ['/v1/completions', { prompt: 'x' }],
+  ] as const) {
+    test(`comes last on ${path} when the server sends it unasked`, async (t) => {
+      const { url } = await testServer(t, scriptedEngine([answer('Hi')]), { forceIncludeUsage: true });
+      const chunks = await chunksOf<Chunk>(await post(`${url}${path}`, { ...body, stream: true }));
+      const last = chunks.at(-1);
+      assert.deepEqual(last?.choices, []);
+      assert.ok(last?.usage);
+    });
+  }
 });
 
 describe('progress of the prompt', () => {

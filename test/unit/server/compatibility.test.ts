@@ -42,6 +42,7 @@ const required = [
   'tool_choice: required, named',
   'parallel_tool_calls: false',
   'stream, stream_options.include_usage',
+  'usage in every stream',
   'stream_options.continuous_usage_stats',
   'reasoning_effort',
   'thinking',

@@ -149,7 +149,7 @@ describe('text completion', () => {
     ['max_tokens 0 without echo', { prompt: 'x', max_tokens: 0 }, 'max_tokens', 'invalid_value'],
     ['a suffix to token ids', { prompt: [1], suffix: 'y' }, 'suffix', 'unsupported_parameter'],
     ['a suffix with echo', { prompt: 'x', suffix: 'y', echo: true }, 'echo', 'unsupported_parameter'],
-    ['timings', { prompt: 'x', return_timings: true }, 'return_timings', 'unsupported_parameter'],
+    ['progress without a stream', { prompt: 'x', return_progress: true }, 'return_progress', 'invalid_value'],
     ['an id outside the vocabulary', { prompt: [1, 256] }, 'prompt[1]', 'invalid_value'],
     ['no prompt', {}, 'prompt', 'missing_required_parameter'],
     ['an empty list', { prompt: [] }, 'prompt', 'invalid_value'],

@@ -107,7 +107,7 @@ describe('streamed response', () => {
       },
       ...{ background: false, instructions: null, max_output_tokens: null, metadata: {}, parallel_tool_calls: true },
       ...{ previous_response_id: null, reasoning: { effort: null, summary: null }, service_tier: 'default', store: false },
-      ...{ temperature: 0.7, text: { format: { type: 'text' } }, tool_choice: 'auto', tools: [], top_p: 0.95 },
+      ...{ temperature: 0.7, text: { format: { type: 'text' } }, tool_choice: 'auto', tools: [], top_logprobs: 0, top_p: 0.95 },
       truncation: 'disabled',
     });
     assert.deepEqual(
