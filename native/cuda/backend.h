@@ -137,6 +137,7 @@ class CudaOps : public Ops {
   /// One product (or several of equal format and width) of `rows` rows, the first `decode_rows` of them of decode. Quantises
   /// activations where the numerics ask for it.
   GemmParams product(const Linear& weights, int rows, int decode_rows, int ldx) const;
+  GemmParams first_output_product(const Batch& batch, const AttentionWeights& weights) const;
   static void add_segment(GemmParams& gemm, const Linear& weights, const void* x, void* y, int ldy, bool f32 = false);
 
   void project_indexer(const DeviceBatch& b, const IndexerWeights& weights, Array hidden, Array latent, int first, int tokens);
@@ -148,7 +149,8 @@ class CudaOps : public Ops {
   bool gathers(const PrefillChunk& chunk, LayerKind kind) const;
   /// Rows of the pieces in which a sub-layer's output is summed over ranks; all of them when the sum runs in line.
   int reduced_piece(const Batch& batch) const;
-  void begin_reduction(const Batch& batch, int first);
+  /// Starts to sum the pieces of rows [first, first + rows); `first` is where one begins.
+  void begin_reductions(const Batch& batch, int first, int rows);
   /// Calls `use` (first row, rows) for all of a sub-layer's output, or for each piece of it behind the piece's sum.
   void when_reduced(const Batch& batch, const std::function<void(int, int)>& use);
   void hyper(const Batch& batch, const HyperWeights* enter, const void* norm, const void* output, Array streams, Array mix,

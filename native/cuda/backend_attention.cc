@@ -12,6 +12,7 @@
 #include "compressor/compressor.h"
 #include "elementwise/norm_rope.h"
 #include "gemm/fp8_cells.h"
+#include "gemm/fp8_gemm.h"
 #include "runtime/shard.h"
 
 namespace twelvex::cuda {
@@ -290,6 +291,7 @@ void CudaOps::attend(const Batch& batch, int layer, const AttentionWeights& weig
   p.sinks = f32_of(weights.sinks);
   p.rope = rope_of(b, kind);
   p.attended = bf16_of(attended);
+  p.cells = weights.groups > 0 && takes_fp8(first_output_product(batch, weights));
   for (const PrefillChunk& chunk : b.chunks) {
     p.kv = kv_source(b, layer, kind);
     if (gather_begun_) {
@@ -308,6 +310,14 @@ void CudaOps::attend(const Batch& batch, int layer, const AttentionWeights& weig
   gather_begun_ = false;
 }
 
+/// wo_a, without its groups.
+GemmParams CudaOps::first_output_product(const Batch& batch, const AttentionWeights& weights) const {
+  GemmParams down = product(weights.wo_a, batch.tokens, StepBatches::of(batch).decode_tokens, weights.heads * kHeadDim);
+  down.x_rows = batch.tokens;
+  down.x_cols = weights.heads * kHeadDim;
+  return down;
+}
+
 void CudaOps::project_output(const Batch& batch, const AttentionWeights& weights, Array attended, Array output) {
   if (replaying_) return;
   if (weights.groups == 0) {
@@ -317,10 +327,9 @@ void CudaOps::project_output(const Batch& batch, const AttentionWeights& weights
   }
   // Every group's heads meet their own rows of wo_a: one launch, a segment a group.
   const int decode = StepBatches::of(batch).decode_tokens;
-  const int heads = weights.heads / weights.groups * kHeadDim, rank = config_.o_lora_rank, width = weights.heads * kHeadDim;
-  GemmParams down = product(weights.wo_a, batch.tokens, decode, width);
-  down.x_rows = batch.tokens;
-  down.x_cols = width;
+  const int heads = weights.heads / weights.groups * kHeadDim, rank = config_.o_lora_rank;
+  GemmParams down = first_output_product(batch, weights);
+  down.x_fp8 = takes_fp8(down);  // attention wrote them
   const Linear& wo_a = weights.wo_a;
   const auto flush = [&] {
     run_gemm(down);
@@ -337,9 +346,16 @@ void CudaOps::project_output(const Batch& batch, const AttentionWeights& weights
     if (down.num_segments == kMaxSegments && g + 1 < weights.groups) flush();
   }
   flush();
-  GemmParams up = product(weights.wo_b, batch.tokens, decode, weights.groups * rank);
-  add_segment(up, weights.wo_b, scratch_.low_rank, output.data, config_.hidden_size);
-  run_gemm(up);
+  const int part = reduced_piece(batch) < batch.tokens ? reduction_part(batch.tokens) : batch.tokens;
+  for (int first = 0; first < batch.tokens; first += part) {
+    const int rows = std::min(part, batch.tokens - first), ldx = weights.groups * rank;
+    const auto row = static_cast<size_t>(first);
+    GemmParams up = product(weights.wo_b, rows, std::clamp(decode - first, 0, rows), ldx);
+    add_segment(up, weights.wo_b, scratch_.low_rank + row * static_cast<size_t>(ldx),
+                bf16_of(output) + row * static_cast<size_t>(config_.hidden_size), config_.hidden_size);
+    run_gemm(up);
+    if (part < batch.tokens) begin_reductions(batch, first, rows);
+  }
 }
 
 }  // namespace twelvex::cuda

@@ -22,7 +22,8 @@ enum class ElementA { kE4M3, kE2M1 };
 namespace emulated {
 
 __device__ __forceinline__ uint32_t multiply_pair(uint32_t a, uint32_t b) {
-  const __nv_bfloat162 product = __hmul2(*reinterpret_cast<const __nv_bfloat162*>(&a), *reinterpret_cast<const __nv_bfloat162*>(&b));
+  using Pair = __nv_bfloat162;
+  const Pair product = __hmul2(*reinterpret_cast<const Pair*>(&a), *reinterpret_cast<const Pair*>(&b));
   return *reinterpret_cast<const uint32_t*>(&product);
 }
 

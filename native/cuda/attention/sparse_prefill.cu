@@ -3,6 +3,7 @@
 
 #include "common/check.h"
 #include "common/device.h"
+#include "gemm/fp8_cells.h"
 
 namespace twelvex::cuda {
 
@@ -38,6 +39,10 @@ void run_sparse_prefill(const SparsePrefillParams& p, cudaStream_t queue) {
   const SparsePrefillPlan plan = plan_sparse_prefill(p.tokens, p.heads, device.multiprocessors, device.arch, fp8);
   if (fp8) {
     launch_heads<32, true>(p, plan, queue);
+    if (!p.cells) return;  // its kernel has no registers to spare for them
+    __nv_bfloat16* rows = p.attended + static_cast<size_t>(p.first_token) * p.heads * kHeadDim;
+    const int cols = p.heads * kHeadDim;
+    run_quantise_fp8({.rows = p.tokens, .cols = cols, .ldx = cols, .x = rows, .y = rows, .stream = queue});
   } else {
     plan.tile == 64 ? launch_heads<64, false>(p, plan, queue) : launch_heads<32, false>(p, plan, queue);
   }

@@ -27,6 +27,7 @@
 #include "common/convert.cuh"
 #include "common/device.h"
 #include "common/reduce.cuh"
+#include "gemm/fp8_cells.cuh"
 
 namespace twelvex::cuda::prefill {
 
@@ -57,7 +58,10 @@ struct alignas(128) SmemPlan {
   uint8_t rows[C::stages][C::tile][kRowStride];
   union {
     float partial[kQuarters][C::heads][C::tile + 8];
-    __nv_bfloat16 staged[kMathWarps][16][64 + 8];          // the output, 16 rows at a time
+    struct {
+      __nv_bfloat16 staged[kMathWarps][16][64 + 8];        // the output, 16 rows at a time
+      float amax[C::heads / 16][kMathWarps][16];           // of the rows in each warp's columns, for cells
+    };
   };
   __nv_bfloat16 weights[C::heads][C::tile + 8];
   float rescale[C::heads];                               // of the accumulated output; at the end 1 / denominator
@@ -351,6 +355,27 @@ __device__ __forceinline__ void value_tile(MathState<C>& r, const SmemPlan<C>& s
   }
 }
 
+/// This warp's half of a group of every staged row; its neighbour has the other half, so they exchange the largest magnitudes.
+template <class C>
+__device__ __forceinline__ void store_cells(SmemPlan<C>& s, __nv_bfloat16* attended, int heads, int m, int warp, int lane) {
+  const auto columns = [&](int row) { return *reinterpret_cast<const uint4*>(&s.staged[warp][row][lane % 8 * 8]); };
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const int row = i * 4 + lane / 8;
+    const float amax = warp_max<8>(amax_bf16x8(columns(row)));
+    if (lane % 8 == 0) s.amax[m][warp][row] = amax;
+  }
+  named_barrier(kMathBarrier, kMathThreads);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const int row = i * 4 + lane / 8;
+    if (row >= heads) continue;
+    const uint32_t byte = e8m0_scale(fmaxf(s.amax[m][warp][row], s.amax[m][warp ^ 1][row]));
+    auto* cell = reinterpret_cast<uint8_t*>(attended + row * kHeadDim + warp / 2 * kScaleBlock);
+    store_cell(cell, warp % 2 * 8 + lane % 8, columns(row), byte);
+  }
+}
+
 /// Divides by the denominator with the sink, rotates the last 64 dims back, stores this warp's 64 columns.
 template <class C>
 __device__ __forceinline__ void finish_item(const SparsePrefillParams& p, MathState<C>& r, SmemPlan<C>& s, int token, int head0,
@@ -384,13 +409,20 @@ __device__ __forceinline__ void finish_item(const SparsePrefillParams& p, MathSt
       *reinterpret_cast<uint32_t*>(&stage[g + 8][n * 8 + q * 2]) = pack_bf16(y.x, y.y);
     }
     __syncwarp();
+    __nv_bfloat16* attended = p.attended + (static_cast<size_t>(token) * p.heads + head0 + m * 16) * kHeadDim;
+    const int heads = p.heads - head0 - m * 16;
+    bool stored = false;
+    if constexpr (!C::fp8) {
+      if (p.cells) store_cells<C>(s, attended, heads, m, warp, lane);
+      stored = p.cells;
+    }
+    if (!stored) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int out_row = i * 4 + lane / 8, head = head0 + m * 16 + out_row;
-      if (head < p.heads) {
-        const uint4 v = *reinterpret_cast<const uint4*>(&stage[out_row][lane % 8 * 8]);
-        *reinterpret_cast<uint4*>(p.attended + (static_cast<size_t>(token) * p.heads + head) * kHeadDim + warp * 64 +
-                                  lane % 8 * 8) = v;
+      for (int i = 0; i < 4; ++i) {
+        const int out_row = i * 4 + lane / 8;
+        if (out_row >= heads) continue;
+        *reinterpret_cast<uint4*>(attended + out_row * kHeadDim + warp * 64 + lane % 8 * 8) =
+            *reinterpret_cast<const uint4*>(&stage[out_row][lane % 8 * 8]);
       }
     }
     __syncwarp();

@@ -20,6 +20,7 @@ struct SparsePrefillParams {
   const float* sinks = nullptr;          // [H]
   const float2* rope = nullptr;          // [T, 32] cos, sin for the inverse rotation of the output
   __nv_bfloat16* attended = nullptr;     // [T, H, 512]
+  bool cells = false;                    // attended receives cells of gemm/fp8_cells.h, for FP8 products
   int first_token = 0;              // tokens [first_token, first_token + tokens) of the batch
   int tokens = 0;
   float scale = 0.04419417382415922f;    // 512^-0.5

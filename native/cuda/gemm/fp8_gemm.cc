@@ -37,10 +37,8 @@ GemmParams with_cells(const GemmParams& p) {
   TWELVEX_NEED(p.gather == nullptr, true);
   GemmParams q = p;
   const __nv_bfloat16* from = p.segments[0].x;
-  if (!p.copied) {
-    run_quantise_fp8({.rows = p.x_rows ? p.x_rows : p.rows, .cols = input_cols(p), .ldx = p.ldx, .x = from, .y = p.quantised,
-                      .stream = p.stream});
-  }
+  run_quantise_fp8({.rows = p.x_rows ? p.x_rows : p.rows, .cols = input_cols(p), .ldx = p.ldx, .x = from, .y = p.quantised,
+                    .stream = p.stream});
   for (int s = 0; s < p.num_segments; ++s) q.segments[s].x = p.quantised + (p.segments[s].x - from);
   q.ldx = input_cols(p);
   q.quantise = false;
@@ -63,6 +61,7 @@ void run_fp8_gemm(const GemmParams& p) {
   if (p.decode_rows > 0) {
     GemmParams decode = rows_of(p, 0, p.decode_rows);
     decode.arch = 0;
+    decode.x_fp8 = false;
     run_gemm(decode);
   }
   const GemmParams rest = rows_of(p, p.decode_rows, p.rows - p.decode_rows);

@@ -1,37 +1,39 @@
 // SPDX-License-Identifier: MIT
-// Many rows on FP8 tensor cores: a block computes 128 weight rows x kRowsM activation rows (paired: 64 gate and 64 up rows), K in
-// stages of 128 columns, the reach of an activation scale, through a ring of shared-memory stages filled by cp.async.
+// Many rows on FP8 tensor cores: a block computes 128 weight rows x kRowsM activation rows, of experts 256 x 64 (paired: half of the
+// weight rows are gate, half are up rows), K in stages of 128 columns, the reach of an activation scale, through a ring of
+// shared-memory stages filled by cp.async.
 //   stage:  the weights' cells, [row tile][vector][lane], as they lie in memory; of the activations' cells (fp8_cells.h) the 128
 //           bytes of values, whose 16-byte chunk c lies at c ^ (row & 1), so that the two rows and four lanes of a quarter warp
 //           hit all banks, and the scale; of fp4 weights their scales.
 //   step:   wait for the oldest stage, barrier, refill the stage that was read before, multiply.
-// Eight warps; a warp owns 32 weight rows x kRowsM / 2 activation rows. Both operands go to the tensor cores as they are stored
+// Eight warps; a warp owns a quarter of the weight rows, 32 at a time, x kRowsM / 2 activation rows. Both operands go to the tensor cores as they are stored
 // (fp4: two shifts a word put e2m1 into bytes), scales included. The sum of a stage starts at zero and joins the totals at its
 // end: a sum over 128 columns with its scales, then f32 additions in ascending order, which is what the specification says of
 // quantised products. Four token tiles at a time share one word of scales a lane, as the instruction selects the lane.
-// Grouped: block y names a run of sorted rows of one expert; rows of x are gathered by the copies.
+// Grouped: block y names a run of sorted rows of one expert; rows of x are gathered by the copies. A paired block then has whole
+// groups of 128 output columns, which the epilogue can write as cells for the next product.
 #pragma once
 
 #include "arch/async_copy.cuh"
 #include "arch/mma_fp8.cuh"
 #include "common/device.h"
 #include "gemm/epilogue.cuh"
-#include "gemm/fp8_cells.h"
-#include "gemm/gemm.h"
+#include "gemm/fp8_cells.cuh"
+#include "gemm/fp8_gemm.h"
 
 namespace twelvex::cuda::fp8 {
 
 inline constexpr int kWarps = 8;
 inline constexpr int kThreads = kWarps * 32;
-inline constexpr int kBlockTilesN = 8;                       // row tiles of a block
-inline constexpr int kBlockRows = kBlockTilesN * kCellRows;  // 128
-inline constexpr int kStageCols = kScaleBlock;               // 128
-inline constexpr int kStageCells = kStageCols / kCellCols;   // 2
-inline constexpr int kOutStride = kBlockRows + 8;            // bf16; a row of the output tile, 16-byte aligned, banks spread
-inline constexpr int kQuadTiles = 4;                         // token tiles whose scales a lane's word selects
+inline constexpr int kStageCols = kScaleBlock;              // 128
+inline constexpr int kStageCells = kStageCols / kCellCols;  // 2
+inline constexpr int kQuadTiles = 4;                        // token tiles whose scales a lane's word selects
 
-template <WeightFormat kFormat, int kRowsM>
+template <WeightFormat kFormat, int kRowsM, bool kPaired, bool kGrouped>
 struct SmemPlan {
+  static constexpr int kBlockTilesN = kGrouped ? kFp8GroupBlockRows / kCellRows : kFp8BlockRows / kCellRows;
+  static constexpr int kOutRows = kBlockTilesN * kCellRows / (kPaired ? 2 : 1);
+  static constexpr int kOutStride = kOutRows + 8;  // bf16; a row of the output tile, 16-byte aligned, banks spread
   static constexpr bool kFp4 = kFormat == WeightFormat::kFp4Group32;
   static constexpr int kTileVectors = kStageCells * cell_bytes(kFormat) / 16;  // of a row tile in a stage
   struct Stage {
@@ -51,16 +53,17 @@ struct SmemPlan {
 
 template <WeightFormat kFormat, int kRowsM, bool kPaired, bool kGrouped>
 struct Tile {
-  using Smem = SmemPlan<kFormat, kRowsM>;
+  using Smem = SmemPlan<kFormat, kRowsM, kPaired, kGrouped>;
   using Stage = typename Smem::Stage;
   static_assert(sizeof(Smem) <= kMaxSharedBytes);
   static constexpr bool kFp4 = Smem::kFp4;
   static constexpr int kStages = Smem::kStages;
+  static constexpr int kBlockTilesN = Smem::kBlockTilesN, kOutRows = Smem::kOutRows;
   static constexpr int kWarpsM = 2, kWarpsN = kWarps / kWarpsM;
-  static constexpr int kWarpTilesN = kBlockTilesN / kWarpsN;  // 2; paired: a gate and an up tile
+  static constexpr int kWarpTilesN = kBlockTilesN / kWarpsN, kPairs = kWarpTilesN / 2;  // a pair when paired: gate and up tile
   static constexpr int kWarpTilesM = kRowsM / kWarpsM / 8;
   static constexpr int kQuads = kWarpTilesM / kQuadTiles;
-  static_assert(kWarpTilesN == 2 && kWarpTilesM % kQuadTiles == 0);
+  static_assert(kWarpTilesN % 2 == 0 && kWarpTilesM % kQuadTiles == 0);
 
   const GemmParams& p;
   Smem& smem;
@@ -94,13 +97,12 @@ struct Tile {
   __device__ int tile_token(int m) const { return (m * kWarpsM + warp_m) * 8; }
 
   __device__ void locate() {
-    constexpr int kRows = kPaired ? kBlockRows / 2 : kBlockRows;
     int block = blockIdx.x;
     if constexpr (!kPaired) {
-      while (block >= ceil_div(p.segments[segment].rows, kRows))
-        block -= static_cast<int>(ceil_div(p.segments[segment++].rows, kRows));
+      while (block >= ceil_div(p.segments[segment].rows, kOutRows))
+        block -= static_cast<int>(ceil_div(p.segments[segment++].rows, kOutRows));
     }
-    first_row = block * kRows;
+    first_row = block * kOutRows;
     if constexpr (kGrouped) {
       group = p.tiles[blockIdx.y];
     } else {
@@ -151,7 +153,8 @@ struct Tile {
       const int64_t tile_bytes = cells_per_row(p.cols) * cell_bytes(kFormat);
 #pragma unroll
       for (int i = 0; i < kWeightCopies; ++i) {
-        const bool valid = weight_row + i * kRowStep * kCellRows < tile_segment(kPaired ? threadIdx.x / Smem::kTileVectors : 0).rows;
+        const int tile = kPaired ? threadIdx.x / Smem::kTileVectors : 0;
+        const bool valid = weight_row + i * kRowStep * kCellRows < tile_segment(tile).rows;
         const uint8_t* from = weights_from + (valid ? i * kRowStep * tile_bytes + step * (Smem::kTileVectors * 16) : 0);
         cp_async_16(smem_address(&stage.weights[0][0] + threadIdx.x + i * kThreads), from, valid);
       }
@@ -165,8 +168,8 @@ struct Tile {
       }
       if (threadIdx.x < kRowsM) {
         const bool valid = x_scale_from != kNoRow;
-        const uint8_t* from = x_base + (valid ? static_cast<size_t>(x_scale_from) * 16 + step * kFp8CellBytes + kFp8CellScale : 0);
-        cp_async_4(smem_address(&stage.x_scale[threadIdx.x]), from, valid);
+        const size_t at = static_cast<size_t>(x_scale_from) * 16 + step * kFp8CellBytes + kFp8CellScale;
+        cp_async_4(smem_address(&stage.x_scale[threadIdx.x]), x_base + (valid ? at : 0), valid);
       }
       if constexpr (kFp4) {
         if (threadIdx.x < kBlockTilesN * 4) {
@@ -179,11 +182,11 @@ struct Tile {
     cp_async_commit();
   }
 
-  /// The warp's weights of a stage, [tile][block of 32 columns][word], and their scales as mma_scaled takes them.
-  __device__ void load_weights(const Stage& stage, int step, uint32_t (&a)[kWarpTilesN][4][4], uint32_t (&scales)[kWarpTilesN]) {
+  /// A pair of the warp's row tiles in a stage, [tile][block of 32 columns][word], and their scales as mma_scaled takes them.
+  __device__ void load_weights(const Stage& stage, int step, int pair, uint32_t (&a)[2][4][4], uint32_t (&scales)[2]) {
 #pragma unroll
-    for (int n = 0; n < kWarpTilesN; ++n) {
-      const int tile = warp_n * kWarpTilesN + n;
+    for (int n = 0; n < 2; ++n) {
+      const int tile = warp_n * kWarpTilesN + pair * 2 + n;
       if constexpr (kFp4) {
 #pragma unroll
         for (int cell = 0; cell < kStageCells; ++cell) {
@@ -210,15 +213,15 @@ struct Tile {
 
   /// One block of 32 columns of a quad of token tiles.
   template <int kBlock>
-  __device__ void multiply_block(const uint32_t (&a)[kWarpTilesN][4][4], const uint32_t (&scales)[kWarpTilesN],
-                                 const uint4 (&x)[kQuadTiles], uint32_t x_scale, float (&sum)[kWarpTilesN][kQuadTiles][4]) {
+  __device__ void multiply_block(const uint32_t (&a)[2][4][4], const uint32_t (&scales)[2], const uint4 (&x)[kQuadTiles],
+                                 uint32_t x_scale, float (&sum)[2][kQuadTiles][4]) {
     constexpr ElementA kElement = kFp4 ? ElementA::kE2M1 : ElementA::kE4M3;
     constexpr int kByte = kFp4 ? kBlock % 2 * 2 : 0, kPair = kFp4 ? kBlock / 2 : 0;
     constexpr float kZero[4] = {0, 0, 0, 0};
     const auto one = [&]<int kTile>() {
       const uint32_t b0 = kBlock % 2 == 0 ? x[kTile].x : x[kTile].z, b1 = kBlock % 2 == 0 ? x[kTile].y : x[kTile].w;
 #pragma unroll
-      for (int n = 0; n < kWarpTilesN; ++n) {
+      for (int n = 0; n < 2; ++n) {
         if constexpr (kBlock == 0) {
           mma_scaled<kElement, kByte, kPair, kTile>(sum[n][kTile], a[n][kBlock], b0, b1, kZero, scales[n], x_scale);
         } else {
@@ -229,35 +232,43 @@ struct Tile {
     one.template operator()<0>(), one.template operator()<1>(), one.template operator()<2>(), one.template operator()<3>();
   }
 
+  /// A pair of row tiles x a quad of token tiles; their sums join the totals.
+  __device__ void multiply_quad(const Stage& stage, const uint32_t (&a)[2][4][4], const uint32_t (&scales)[2], int pair, int quad) {
+    const uint32_t x_scale = stage.x_scale[tile_token(quad * kQuadTiles + lane % 4) + lane / 4];
+    float sum[2][kQuadTiles][4];
+    uint4 x[kQuadTiles];
+    const auto load = [&](int half) {
+#pragma unroll
+      for (int m = 0; m < kQuadTiles; ++m) {
+        const int row = tile_token(quad * kQuadTiles + m) + lane / 4;
+        x[m] = stage.x[row][(lane % 4 * 2 + half) ^ (row & 1)];
+      }
+    };
+    load(0);
+    multiply_block<0>(a, scales, x, x_scale, sum);
+    multiply_block<1>(a, scales, x, x_scale, sum);
+    load(1);
+    multiply_block<2>(a, scales, x, x_scale, sum);
+    multiply_block<3>(a, scales, x, x_scale, sum);
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+#pragma unroll
+      for (int m = 0; m < kQuadTiles; ++m) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) total[pair * 2 + n][quad * kQuadTiles + m][i] += sum[n][m][i];
+      }
+    }
+  }
+
   __device__ void multiply_stage(const Stage& stage, int step) {
-    uint32_t a[kWarpTilesN][4][4], scales[kWarpTilesN];
-    load_weights(stage, step, a, scales);
 #pragma unroll
-    for (int quad = 0; quad < kQuads; ++quad) {
-      if (tile_token(quad * kQuadTiles) >= group.rows) break;
-      const uint32_t x_scale = stage.x_scale[tile_token(quad * kQuadTiles + lane % 4) + lane / 4];
-      float sum[kWarpTilesN][kQuadTiles][4];
-      uint4 x[kQuadTiles];
-      const auto load = [&](int half) {
+    for (int pair = 0; pair < kPairs; ++pair) {
+      uint32_t a[2][4][4], scales[2];
+      load_weights(stage, step, pair, a, scales);
 #pragma unroll
-        for (int m = 0; m < kQuadTiles; ++m) {
-          const int row = tile_token(quad * kQuadTiles + m) + lane / 4;
-          x[m] = stage.x[row][(lane % 4 * 2 + half) ^ (row & 1)];
-        }
-      };
-      load(0);
-      multiply_block<0>(a, scales, x, x_scale, sum);
-      multiply_block<1>(a, scales, x, x_scale, sum);
-      load(1);
-      multiply_block<2>(a, scales, x, x_scale, sum);
-      multiply_block<3>(a, scales, x, x_scale, sum);
-#pragma unroll
-      for (int n = 0; n < kWarpTilesN; ++n) {
-#pragma unroll
-        for (int m = 0; m < kQuadTiles; ++m) {
-#pragma unroll
-          for (int i = 0; i < 4; ++i) total[n][quad * kQuadTiles + m][i] += sum[n][m][i];
-        }
+      for (int quad = 0; quad < kQuads; ++quad) {
+        if (tile_token(quad * kQuadTiles) >= group.rows) break;
+        multiply_quad(stage, a, scales, pair, quad);
       }
     }
   }
@@ -315,27 +326,29 @@ struct Tile {
         }
       }
 #pragma unroll
-      for (int n = 0; n < (kPaired ? 1 : kWarpTilesN); ++n) {
+      for (int n = 0; n < (kPaired ? kPairs : kWarpTilesN); ++n) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          const int row = (kPaired ? warp_n : warp_n * kWarpTilesN + n) * kCellRows + lane / 4 + i / 2 * 8;
-          float value = total[n][m][i];
-          if constexpr (kPaired) value = swiglu(value, total[1][m][i], p.limit) * weight[i % 2];
+          const int row = (warp_n * (kPaired ? kPairs : kWarpTilesN) + n) * kCellRows + lane / 4 + i / 2 * 8;
+          float value = total[kPaired ? 2 * n : n][m][i];
+          if constexpr (kPaired) value = swiglu(value, total[2 * n + 1][m][i], p.limit) * weight[i % 2];
           smem.out[token + i % 2][row] = __float2bfloat16_rn(value);
         }
       }
     }
+    __syncthreads();
   }
 
-  __device__ void store_bf16() {
-    stage_outputs();
-    __syncthreads();
-    constexpr int kRows = kPaired ? kBlockRows / 2 : kBlockRows;
+  __device__ bf16* out_row(const GemmSegment& s, int token) const {
+    return static_cast<bf16*>(s.y) + static_cast<int64_t>(group.first + token) * s.ldy + first_row;
+  }
+
+  __device__ void store_bf16() const {
     const GemmSegment& s = p.segments[segment];
-    const int rows = min(kRows, s.rows - first_row);
-    for (int i = threadIdx.x; i < group.rows * (kRows / 8); i += kThreads) {
-      const int token = i / (kRows / 8), row = i % (kRows / 8) * 8;
-      bf16* y = static_cast<bf16*>(s.y) + static_cast<int64_t>(group.first + token) * s.ldy + first_row + row;
+    const int rows = min(kOutRows, s.rows - first_row);
+    for (int i = threadIdx.x; i < group.rows * (kOutRows / 8); i += kThreads) {
+      const int token = i / (kOutRows / 8), row = i % (kOutRows / 8) * 8;
+      bf16* y = out_row(s, token) + row;
       if (row + 8 <= rows && s.ldy % 8 == 0) {
         *reinterpret_cast<uint4*>(y) = *reinterpret_cast<const uint4*>(&smem.out[token][row]);
       } else {
@@ -344,30 +357,40 @@ struct Tile {
     }
   }
 
+  /// Sixteen lanes a token; the segment's rows are whole groups.
+  __device__ void store_cells() const {
+    for (int token = threadIdx.x / 16; token < kRowsM; token += kThreads / 16) {
+      const int column = threadIdx.x % 16;
+      auto* cell = reinterpret_cast<uint8_t*>(out_row(p.segments[segment], token));
+      write_cell(token < group.rows ? cell : nullptr, column, *reinterpret_cast<const uint4*>(&smem.out[token][column * 8]));
+    }
+  }
+
   __device__ void run() {
     if (kGrouped && blockIdx.y >= *p.tile_count) return;
     locate();
     prepare_copies();
     multiply();
-    if (!kPaired && p.segments[segment].f32) {
-      store_f32();
-    } else {
-      store_bf16();
+    if (!kPaired && p.segments[segment].f32) return store_f32();
+    stage_outputs();
+    if constexpr (kPaired && kGrouped) {
+      if (p.y_fp8) return store_cells();
     }
+    store_bf16();
   }
 };
 
 template <WeightFormat kFormat, int kRowsM, bool kPaired, bool kGrouped>
 __global__ void __launch_bounds__(kThreads, 1) gemm_fp8_kernel(const __grid_constant__ GemmParams p) {
   extern __shared__ __align__(16) uint8_t smem_bytes[];
-  Tile<kFormat, kRowsM, kPaired, kGrouped>(p, *reinterpret_cast<SmemPlan<kFormat, kRowsM>*>(smem_bytes)).run();
+  Tile<kFormat, kRowsM, kPaired, kGrouped>(p, *reinterpret_cast<SmemPlan<kFormat, kRowsM, kPaired, kGrouped>*>(smem_bytes)).run();
 }
 
 /// Launches one instance.
 template <WeightFormat kFormat, int kRowsM, bool kPaired, bool kGrouped>
 void launch(const GemmParams& p, const TilePlan& plan) {
   const auto kernel = gemm_fp8_kernel<kFormat, kRowsM, kPaired, kGrouped>;
-  constexpr int kBytes = sizeof(SmemPlan<kFormat, kRowsM>);
+  constexpr int kBytes = sizeof(SmemPlan<kFormat, kRowsM, kPaired, kGrouped>);
   allow_shared_bytes(kernel, kBytes);
   kernel<<<dim3(plan.grid_n, plan.grid_m), kThreads, kBytes, p.stream>>>(p);
   check_launch("gemm_fp8_kernel");

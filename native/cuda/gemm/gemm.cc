@@ -43,8 +43,7 @@ GemmParams with_quantised_input(const GemmParams& p) {
   q.x_rows = p.x_rows ? p.x_rows : p.rows;
   q.x_cols = p.x_cols ? p.x_cols : p.cols;
   const __nv_bfloat16* from = p.segments[0].x;
-  if (!p.copied)
-    run_quantise({.rows = q.x_rows, .cols = q.x_cols, .ldx = p.ldx, .x = from, .y = p.quantised, .stream = p.stream});
+  run_quantise({.rows = q.x_rows, .cols = q.x_cols, .ldx = p.ldx, .x = from, .y = p.quantised, .stream = p.stream});
   for (int s = 0; s < p.num_segments; ++s) q.segments[s].x = p.quantised + (p.segments[s].x - from);
   q.ldx = q.x_cols;
   q.quantise = false;

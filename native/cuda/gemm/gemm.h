@@ -53,7 +53,8 @@ struct GemmParams {
   bool quantise = false;      // served numerics
   int arch = 0;               // of the device (90, 120, 121); 0: only what every architecture has
   int decode_rows = 0;        // leading rows whose bits may not depend on the batch: never on FP8 tensor cores. Dense only
-  bool x_fp8 = false;         // x holds cells of fp8_cells.h (then `quantise` is done)
+  bool x_fp8 = false;         // x holds cells of fp8_cells.h behind the decode rows
+  bool y_fp8 = false;         // paired grouped products of such x: y receives cells, segments' rows are multiples of 128
   bool x_ordered = false;     // x's columns are in operand order (quantise.h; then `quantise` is done)
   int num_segments = 0;
   GemmSegment segments[kMaxSegments];
@@ -64,6 +65,7 @@ struct GemmParams {
   // Grouped: weights and scales of segment s for expert e start e * expert_*_bytes behind the segment's pointers.
   const GroupTile* tiles = nullptr;   // [tile_count] device; null: dense
   const int* tile_count = nullptr;    // device
+  bool fresh_tiles = false;           // the launch before this one writes them: nothing is read before it has ended
   int max_tiles = 0;                  // host bound on *tile_count
   int experts = 0;                    // E
   size_t expert_weight_bytes = 0, expert_scale_bytes = 0;
@@ -72,7 +74,6 @@ struct GemmParams {
   // Launches that do not quantise while they load first write a quantised copy of x: the x_rows x x_cols elements behind
   // segment 0's x (0: rows and cols), among which lie the inputs of all segments.
   __nv_bfloat16* quantised = nullptr;  // [x_rows, x_cols]
-  bool copied = false;                 // the copy is there: an earlier launch for other weights and the same input made it
   int x_rows = 0, x_cols = 0;
   int num_sms = 0;
   cudaStream_t stream = nullptr;

@@ -4,7 +4,7 @@
 // Block: 256 entries x a group of up to 16 tokens of one batch row; eight warps, 32 entries (one cache block) each, which go from
 // the cache straight to B fragments that stay in registers. The tokens' queries follow through shared memory, double-buffered:
 // [heads x 128] as A, relu, weight, sum over heads. One float per (token, entry) leaves the block.
-//   query row:  128 bytes, whose 16-byte chunk c lies at c ^ (head & 1): the two rows and four lanes of a quarter warp hit all banks
+//   query row:  128 bytes; 16-byte chunk c lies at c ^ (head & 1): the two rows and four lanes of a quarter warp hit all banks
 // A head's scale and an entry's are positive, so they multiply its weight and the finished score.
 #include "arch/async_copy.cuh"
 #include "arch/mma_fp8.cuh"
@@ -109,12 +109,13 @@ __device__ __forceinline__ float score_token(const SmemPlan& s, int buffer, int 
 
 // Where the product is emulated it does not fit into half of the registers.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1200
-constexpr int kBlocksPerMultiprocessor = 2;
+constexpr int kResidentBlocks = 2;
 #else
-constexpr int kBlocksPerMultiprocessor = 1;
+constexpr int kResidentBlocks = 1;
 #endif
 
-__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor) index_scores_fp8_kernel(const __grid_constant__ IndexScoreParams p) {
+__global__ void __launch_bounds__(kThreads, kResidentBlocks)
+index_scores_fp8_kernel(const __grid_constant__ IndexScoreParams p) {
   __shared__ SmemPlan s;
   const int first = p.groups.first[blockIdx.y], count = p.groups.count[blockIdx.y];
   if (count <= 0) return;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Launches: [quantise] -> dispatch -> gate, up, SwiGLU, routing weight -> down; shared gate, up, SwiGLU -> down; combine.
+// Launches: [quantise] -> dispatch -> shared gate, up, SwiGLU -> experts' gate, up, SwiGLU, routing weight -> down -> shared
+// down; combine.
 #include "moe/experts.h"
 
 #include <algorithm>
@@ -8,6 +9,7 @@
 #include "gemm/fp8_cells.h"
 #include "gemm/fp8_gemm.h"
 #include "gemm/quantise.h"
+#include "gemm/warpgroup_gemm.h"
 #include "moe/dispatch.h"
 
 namespace twelvex::cuda {
@@ -51,7 +53,7 @@ GemmParams routed_product(const MoeParams& p, int cols) {
   g.tiles = p.workspace.tiles;
   g.tile_count = p.workspace.tile_count;
   g.experts = p.weights->experts.count;
-  g.max_tiles = max_group_tiles(g.rows, g.experts, group_tile_rows(g.rows, g.experts));
+  g.max_tiles = max_group_tiles(g.rows, g.experts, group_tile_rows(g.rows, g.experts, p.arch));
   g.arch = p.arch;
   g.num_sms = p.num_sms;
   g.stream = p.stream;
@@ -70,52 +72,66 @@ GemmParams shared_product(const MoeParams& p, int cols) {
   return g;
 }
 
-/// Input of both first products: quantised once when the kernels do not do it while loading.
+/// Input of both first products: quantised or put in order once when the kernels do not do it while loading.
 struct Input {
   const __nv_bfloat16* x;
   bool quantise;
-  bool fp8;  // cells
+  bool fp8 = false;      // cells
+  bool ordered = false;  // operand order
 };
 
 bool has_routed(const MoeParams& p) { return p.weights->experts.down.data != nullptr; }
 bool has_shared(const MoeParams& p) { return p.weights->shared_down.data != nullptr; }
 
 Input prepare_input(const MoeParams& p, int hidden) {
-  if (!p.quantise || p.tokens <= 8) return {p.hidden, p.quantise, false};
+  if (p.tokens <= 8) return {p.hidden, p.quantise};
   GemmParams routed = routed_product(p, hidden), shared = shared_product(p, hidden);
-  routed.quantise = shared.quantise = true;
-  const QuantiseParams copy = {
+  routed.quantise = shared.quantise = p.quantise;
+  routed.quantised = shared.quantised = p.workspace.quantised;
+  shared.paired = true;
+  QuantiseParams copy = {
       .rows = p.tokens, .cols = hidden, .ldx = hidden, .x = p.hidden, .y = p.workspace.quantised, .stream = p.stream};
   if (has_routed(p) && takes_fp8(routed)) {
     run_quantise_fp8(copy);
     return {p.workspace.quantised, false, true};
   }
-  // Routed experts of few rows quantise while they load; the shared one makes its cells itself.
-  if (has_shared(p) && takes_fp8(shared)) return {p.hidden, true, false};
+  if (takes_warpgroup(has_routed(p) ? routed : shared)) {
+    copy.round = p.quantise;
+    copy.operand_order = true;
+    run_quantise(copy);
+    return {p.workspace.quantised, false, false, true};
+  }
+  // Routed experts of few rows quantise while they load; the shared one makes its copy itself.
+  if (!p.quantise || (has_shared(p) && (takes_fp8(shared) || takes_warpgroup(shared)))) return {p.hidden, p.quantise};
   run_quantise(copy);
-  return {p.workspace.quantised, false, false};
+  return {p.workspace.quantised, false};
 }
 
-/// A down projection of activations that are quantised in place: nothing else reads them.
+/// Whether the routed experts' activations go from product to product as cells.
+bool keeps_cells(const MoeParams& p) {
+  const Linear& down = p.weights->experts.down;
+  GemmParams first = routed_product(p, static_cast<int>(down.rows)), second = routed_product(p, static_cast<int>(down.cols));
+  first.quantise = second.quantise = p.quantise;
+  return takes_fp8(first) && takes_fp8(second);
+}
+
+/// A down projection of activations that are cells already or are quantised in place: nothing else reads them.
 void run_down(GemmParams g, const MoeParams& p, const Linear& down, __nv_bfloat16* act, __nv_bfloat16* y) {
   const int hidden = static_cast<int>(down.rows);
-  g.quantise = p.quantise;
+  g.quantise = p.quantise && !g.x_fp8;
   g.quantised = act;
   g.num_segments = 1;
   g.segments[0] = {.weights = bytes_of(down.data), .scales = bytes_of(down.scale), .x = act, .y = y, .rows = hidden, .ldy = hidden};
   run_gemm(g);
 }
 
-void run_routed(const MoeParams& p, const Input& input) {
-  const Experts& experts = p.weights->experts;
-  const Linear& gate_up = experts.gate_up;
-  const int width = static_cast<int>(experts.down.cols), hidden = static_cast<int>(experts.down.rows);
-  const int slots = p.tokens * p.picks;
+void dispatch(const MoeParams& p) {
+  const int slots = p.tokens * p.picks, experts = p.weights->experts.count;
   const MoeWorkspace& w = p.workspace;
   run_dispatch({.slots = slots,
                 .picks = p.picks,
-                .experts = experts.count,
-                .tile_rows = group_tile_rows(slots, experts.count),
+                .experts = experts,
+                .tile_rows = group_tile_rows(slots, experts, p.arch),
                 .ids = p.ids,
                 .weights = p.routing,
                 .sorted_token = w.sorted_token,
@@ -125,9 +141,19 @@ void run_routed(const MoeParams& p, const Input& input) {
                 .tiles = w.tiles,
                 .tile_count = w.tile_count,
                 .stream = p.stream});
+}
+
+void run_routed(const MoeParams& p, const Input& input) {
+  const Experts& experts = p.weights->experts;
+  const Linear& gate_up = experts.gate_up;
+  const int width = static_cast<int>(experts.down.cols), hidden = static_cast<int>(experts.down.rows);
+  const MoeWorkspace& w = p.workspace;
   GemmParams first = routed_product(p, hidden);
+  first.fresh_tiles = !has_shared(p);
   first.quantise = input.quantise;
   first.x_fp8 = input.fp8;
+  first.y_fp8 = keeps_cells(p);
+  first.x_ordered = input.ordered;
   first.paired = true;
   first.limit = p.limit;
   first.gather = w.sorted_token;
@@ -143,17 +169,19 @@ void run_routed(const MoeParams& p, const Input& input) {
   run_gemm(first);
   const Linear& down = experts.down;
   GemmParams second = routed_product(p, width);
+  second.x_fp8 = first.y_fp8;
   second.expert_weight_bytes = weight_bytes(down.format, hidden, width);
   second.expert_scale_bytes = scale_bytes(down.format, hidden, width);
   run_down(second, p, down, w.act, w.down);
 }
 
-void run_shared(const MoeParams& p, const Input& input) {
+void run_shared_gate_up(const MoeParams& p, const Input& input) {
   const Linear &gate = p.weights->shared_gate, &up = p.weights->shared_up;
   const int width = static_cast<int>(gate.rows), hidden = static_cast<int>(gate.cols);
   GemmParams g = shared_product(p, hidden);
   g.quantise = input.quantise;
   g.x_fp8 = input.fp8;
+  g.x_ordered = input.ordered;
   g.quantised = p.workspace.quantised;
   g.paired = true;
   g.limit = p.limit;
@@ -162,7 +190,11 @@ void run_shared(const MoeParams& p, const Input& input) {
                    .rows = width, .ldy = width};
   g.segments[1] = {.weights = bytes_of(up.data), .scales = bytes_of(up.scale), .x = input.x, .rows = width};
   run_gemm(g);
-  run_down(shared_product(p, width), p, p.weights->shared_down, p.workspace.shared_act, p.workspace.shared_down);
+}
+
+void run_shared_down(const MoeParams& p) {
+  const Linear& down = p.weights->shared_down;
+  run_down(shared_product(p, static_cast<int>(down.cols)), p, down, p.workspace.shared_act, p.workspace.shared_down);
 }
 
 /// Tokens [first, first + tokens) with their parts of the buffers.
@@ -194,18 +226,18 @@ MoeParams tokens_of(const MoeParams& p, int first, int tokens) {
   return part;
 }
 
-/// Calls `run` with all tokens, or with those of decode and the others apart where FP8 products of the others would give decode
+/// Calls `run` with all tokens, or with those of decode and the others apart where that pays: FP8 products would give decode
 /// tokens bits that depend on the batch.
 template <class Run>
 void for_parts(const MoeParams& p, const Run& run) {
+  const int decode = p.decode_tokens, others = p.tokens - decode;
   if (p.tokens == 0) return;
-  const int decode = p.quantise && p.arch >= kFirstFp8Arch ? p.decode_tokens : 0;
-  if (decode > 0) {
-    MoeParams part = tokens_of(p, 0, decode);
-    part.arch = 0;
-    run(part);
-  }
-  if (decode < p.tokens) run(decode > 0 ? tokens_of(p, decode, p.tokens - decode) : p);
+  if (p.arch < kFirstFp8Arch || (p.quantise && decode == 0)) return run(p);
+  MoeParams part = p;
+  part.arch = 0;
+  if (!p.quantise || !experts_apart(decode * p.picks, others * p.picks, p.weights->experts.count)) return run(part);
+  run(tokens_of(part, 0, decode));
+  run(tokens_of(p, decode, others));
 }
 
 }  // namespace
@@ -224,8 +256,11 @@ MoeWorkspace carve_moe_workspace(void* base, const MoeShape& shape) {
 void begin_experts(const MoeParams& params) {
   for_parts(params, [](const MoeParams& p) {
     const Input input = prepare_input(p, static_cast<int>(p.weights->gate.cols));
+    // The shared expert's weights are fetched while few tokens are sorted, the first experts' while it is multiplied.
+    if (has_routed(p)) dispatch(p);
+    if (has_shared(p)) run_shared_gate_up(p, input);
     if (has_routed(p)) run_routed(p, input);
-    if (has_shared(p)) run_shared(p, input);
+    if (has_shared(p)) run_shared_down(p);
   });
 }
 

@@ -5,6 +5,7 @@
 
 #include "backend.h"
 #include "bare_model.h"
+#include "gemm/fp8_gemm.h"
 #include "oracle_truth.h"
 #include "support.h"
 
@@ -16,6 +17,13 @@ namespace {
 class Fp8Ops : public cuda::CudaOps {
  public:
   using CudaOps::CudaOps;
+
+  void project_output(const Batch& batch, const AttentionWeights& weights, Array attended, Array output) override {
+    fp8_products += cuda::takes_fp8(first_output_product(batch, weights));
+    CudaOps::project_output(batch, weights, attended, output);
+  }
+
+  int fp8_products = 0;
 
  protected:
   int product_arch() const override { return 120; }
@@ -78,7 +86,7 @@ int main(int argc, char** argv) {
   const auto truths = read_truth("test/oracle/demo");
   BareModel<Fp8Ops> fp8("models/demo", served());
   BareModel<WideOps> wide("models/demo", served());
-  double truth_top = 0, other_top = 0, rows = 0, moved = 0;
+  double truth_top = 0, other_top = 0, rows = 0;
   for (size_t i = 0; i < truths.size(); ++i) {
     const Truth& t = truths[i];
     const std::vector<float> reference = logits_of(wide, t, 1024);
@@ -93,13 +101,13 @@ int main(int argc, char** argv) {
       expect(truth.kl <= 0.02 && other.kl <= 0.02, text);
       const auto count = static_cast<double>(t.rows);
       truth_top += truth.top * count, other_top += other.top * count, rows += count;
-      moved += logits != reference;
     }
   }
   char text[128];
   std::snprintf(text, sizeof text, "same best token: %.1f %% of the truth, %.1f %% of bf16 products (at least 97)",
                 100 * truth_top / rows, 100 * other_top / rows);
   expect(other_top >= 0.97 * rows, text);
-  expect(moved > 0, "FP8 products were run");
+  // Logits prove nothing: sums of e4m3 products are mostly exact in f32, and then both kinds agree to the bit.
+  expect(fp8.ops.fp8_products > 0, "FP8 products were run");
   return finish("fp8_model");
 }

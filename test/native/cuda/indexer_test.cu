@@ -6,6 +6,7 @@
 
 #include "fake_cache.h"
 #include "gemm/fp8_cells.h"
+#include "gemm/fp8_roof.h"
 #include "gemm/gemm_reference.h"
 
 using namespace twelvex;
@@ -60,7 +61,8 @@ Groups make_groups(const FakeBatch& batch) {
 enum class Mode { kTest, kTime };
 
 /// `query_fp8`: queries as e4m3 with a scale a head, on FP8 tensor cores (which Hopper computes from bf16 products).
-void check_case(RowFormat format, bool query_fp8, int heads, int topk, const std::vector<RowSpec>& rows, Mode mode = Mode::kTest) {
+void check_case(RowFormat format, bool query_fp8, int heads, int topk, const std::vector<RowSpec>& rows,
+                Mode mode = Mode::kTest) {
   const bool timed = mode == Mode::kTime;
   const int blocks = timed ? 512 : 100;
   const FakeBatch batch(rows, 8, blocks);
@@ -113,8 +115,11 @@ void check_case(RowFormat format, bool query_fp8, int heads, int topk, const std
     for (const int q : batch.token_position) pairs += (q + 1) / kCsaRatio;
     const double us = time_us([&] { cuda::run_index_scores(p, nullptr); }),
                  us_topk = time_us([&] { cuda::run_topk(k, nullptr); });
-    std::printf("  %s: scores %8.1f us %6.1f TFLOP/s, top-k %8.1f us\n", text, us, pairs * heads * kIndexDim * 2 / us * 1e-6,
+    std::printf("  %s: scores %8.1f us %6.1f TFLOP/s, top-k %8.1f us", text, us, pairs * heads * kIndexDim * 2 / us * 1e-6,
                 us_topk);
+    if (has_fp8() && query_fp8)
+      std::printf(", scores predicted %8.1f us", predicted_scores_us(Card::current(), pairs * heads * kIndexDim));
+    std::printf("\n");
     return;
   }
   const auto got = scores.download();

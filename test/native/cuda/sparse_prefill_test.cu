@@ -5,6 +5,7 @@
 #include "attention/sparse_prefill.cuh"
 #include "attention_reference.h"
 #include "common/device.h"
+#include "gemm/fp8_cells.h"
 
 using namespace twelvex;
 using namespace twelvex::test;
@@ -20,6 +21,22 @@ struct Case {
   std::vector<RowSpec> rows;
   bool all_invalid = false;
 };
+
+/// Cells straight from the kernel are those that the quantiser makes of its bf16 output.
+void check_cells(cuda::SparsePrefillParams p, const std::vector<__nv_bfloat16>& output, const char* what) {
+  const int cols = p.heads * kHeadDim;
+  const DeviceArray<__nv_bfloat16> want(output), got(output.size());
+  got.poison();
+  cuda::run_quantise_fp8({.rows = p.tokens, .cols = cols, .ldx = cols, .x = want, .y = want});
+  p.cells = true;
+  p.attended = got;
+  cuda::run_sparse_prefill(p, nullptr);
+  sync("cells");
+  const auto a = want.download(), b = got.download();
+  bool same = true;
+  for (size_t at = 0; at < a.size(); at += cuda::kScaleBlock) same &= std::memcmp(&a[at], &b[at], cuda::kFp8CellScale + 4) == 0;
+  expect(same, std::string(what) + ": the same as cells");
+}
 
 void check_case(const Case& c) {
   const int per_block = c.kind == LayerKind::kHca ? 1 : 32;
@@ -64,6 +81,7 @@ void check_case(const Case& c) {
                 c.all_invalid ? ", all invalid" : "");
   expect_close(difference, 6e-3, text);
   expect(written, std::string(text) + ": every output written");
+  check_cells(p, got, text);
 }
 
 // ---------------------------------------------------------------- timing

@@ -238,7 +238,7 @@ void test_rows(WeightStore& store, int n, int k) {
   const std::vector<float> all = run_f32(problem, 700, kForced), wide = run_f32(problem, 700, 0);
   for (const int t : {17, 64, 65, 129, 333}) {
     const std::vector<float> some = run_f32(problem, t, kForced);
-    expect(same_bits(some.data(), all.data(), some.size()), "rows of T=" + std::to_string(t) + " equal those of T=700 to the bit");
+    expect(same_bits(some.data(), all.data(), some.size()), "rows of T=" + std::to_string(t) + " have the bits of T=700");
   }
   for (const int decode : {1, 9, 40, 200}) {
     const std::vector<float> mixed = run_f32(problem, 700, kForced, decode);
@@ -294,8 +294,7 @@ void bench(WeightStore& store) {
     int n, k;
     const char* what;
   };
-  const bool has_fp8 = cuda::device_info().arch >= cuda::kFirstFp8Arch;
-  if (!has_fp8) std::printf("  no FP8 mma.sync here: fp8 times say nothing of sm_12x, and nothing is predicted\n");
+  if (!has_fp8()) std::printf("  no FP8 mma.sync here: fp8 times say nothing of sm_12x, and nothing is predicted\n");
   for (const Shape& s : {Shape{4096, 4096, "wo_b"}, Shape{16384, 1024, "wq_b"}, Shape{1536, 4096, "wq_a + wkv"}}) {
     const Problem problem(store, 8192, s.n, s.k, false);
     const DeviceArray<bf16> y(static_cast<size_t>(8192) * s.n);
@@ -309,13 +308,10 @@ void bench(WeightStore& store) {
         });
       }
       const double flops = 2.0 * t * s.n * s.k / 1e6;
-      std::printf("  %-10s N=%5d K=%4d T=%4d  bf16 %8.1f us %6.1f TFLOP/s   fp8 %8.1f us %6.1f TFLOP/s", s.what, s.n, s.k, t, us[0],
-                  flops / us[0], us[1], flops / us[1]);
-      if (has_fp8) {
-        const cuda::TilePlan plan = cuda::plan_fp8(problem.params(t, y, false, kForced));
-        const double tiles = static_cast<double>(plan.grid_n) * plan.grid_m, bytes = 1.0 * s.n * s.k + 1.0 * t * s.k;
-        const Card card = Card::current();
-        const double predicted = predicted_us(card, tiles, plan.rows_m, s.k, false, bytes) + predicted_cells_us(card, t, s.k);
+      std::printf("  %-10s N=%5d K=%4d T=%4d  bf16 %8.1f us %6.1f TFLOP/s   fp8 %8.1f us %6.1f TFLOP/s", s.what, s.n, s.k, t,
+                  us[0], flops / us[0], us[1], flops / us[1]);
+      if (has_fp8()) {
+        const double predicted = predicted_dense_us(Card::current(), problem.params(t, y, false, kForced));
         std::printf("   predicted %8.1f us %6.1f TFLOP/s", predicted, flops / predicted);
       }
       std::printf("\n");
@@ -342,7 +338,7 @@ int main(int argc, char** argv) {
   test_dense(store, 130, 136, 8192);
   test_rows(store, 512, 4096);
   test_segments(store, 200, 0);
-  test_segments(store, 150, 13);
+  test_segments(store, 300, 13);
   if (timed) bench(store);
   return finish("fp8");
 }

@@ -152,16 +152,34 @@ TEST("FP8 tensor cores take many rows of quantised weights in served numerics on
   CHECK(!takes_fp8(experts));
 }
 
+TEST("FP8 blocks of experts take 64 rows, and 256 weight rows so that a gate and up pair makes whole groups of outputs") {
+  CHECK_EQ(group_tile_rows(192 * 6, 256, 120), 8);
+  CHECK_EQ(group_tile_rows(1024 * 6, 256, 120), 64);
+  CHECK_EQ(group_tile_rows(8192 * 6, 256, 121), 64);
+  GemmParams p = grouped(4096, 6, 256, 4096, 1024);
+  CHECK_EQ(plan_fp8(p).grid_n, 4);
+  p.paired = true;
+  CHECK_EQ(plan_fp8(p).grid_n, 8);
+}
+
 TEST("decode rows never make a product one of FP8, however many they are") {
   GemmParams p = dense(WeightFormat::kFp8Block128, 192, 4096, {4096}, 188);
   p.quantise = true;
   p.arch = 120;
   p.decode_rows = 192;
   CHECK(!takes_fp8(p));
-  p.rows = 192 + 16;  // few others stream
+  p.rows = 192 + 100;  // not worth reading the weights twice
   CHECK(!takes_fp8(p));
-  p.rows = 192 + 17;
+  p.rows = 192 + 300;
   CHECK(takes_fp8(p));
+}
+
+TEST("experts of decode tokens run apart from others that are many enough to pay for it") {
+  CHECK(!experts_apart(3 * 6, 0, 256));
+  CHECK(!experts_apart(3 * 6, 2048 * 6, 256));   // reading the weights is the floor of both kinds of product
+  CHECK(experts_apart(3 * 6, 4096 * 6, 256));
+  CHECK(!experts_apart(64 * 6, 4096 * 6, 256));  // decode alone reads all experts again
+  CHECK(experts_apart(64 * 6, 8192 * 6, 256));
 }
 
 TEST("FP8 blocks take 64 or 128 rows, whichever needs less time in whole rounds") {
