@@ -14,6 +14,7 @@ export interface Labels {
   tp: number;
   alone: boolean;
   layers_run: number;
+  step_tokens: number;
   mtp: number;
   copy: number;
   attention: string;

@@ -102,7 +102,8 @@ export function renderPictures(runs: readonly Run[]): { speeds: string; layers?:
   ];
   const shown = speeds.filter((chart) => chart.kind === 'bars' || chart.series.length > 0);
   const page = renderPage('DeepSeek-V4-Flash: different hardware, see the labels', shown);
-  const tasks = runs.flatMap((run) =>
+  const shownRuns = runs.filter(({ name }) => name === 'layers' || name === 'flash');
+  const tasks = shownRuns.flatMap((run) =>
     [...new Set(productOperations(run).map(({ task }) => task))].map((task) => [run, task] as const),
   );
   const bars = tasks.filter(([, task]) => !task.startsWith('prefill')).flatMap(([run, task]) => layerBars(run, task) ?? []);

@@ -57,6 +57,15 @@ function bytesOf(runs: readonly Run[], task: string, layer: string): number {
   return here.reduce((sum, { bytes }) => sum + bytes, 0);
 }
 
+/** Runs whose operations are shown; of the others one sees totals only. */
+const detailed = (runs: readonly Run[]): Run[] => runs.filter(({ name }) => !/^(layers-\d|chunks|ab)/.test(name));
+
+/** Every kind of layer ran, but not all layers. */
+const modelled = (l: Labels): boolean => l.layers_run >= 4 && l.layers_run < WHOLE_LAYERS;
+
+/** Whole models first, then by drafts. */
+const byModel = (a: Labels, b: Labels): number => b.layers_run - a.layers_run || a.mtp - b.mtp;
+
 /** Whole prefills with the product's kernels, outside of the A/B. */
 const productPrefills = (runs: readonly Run[]): (Prefill & { run: string })[] =>
   all<Prefill>(runs, 'prefill').filter(({ attention, run }) => attention === 'product' && !run.startsWith('ab'));
@@ -71,18 +80,32 @@ export const TABLES: Record<string, (runs: readonly Run[]) => string> = {
 
   prefill: (runs) =>
     table(
-      ['prompt', 'model', 'MTP', 'ms (median of three)', 'first run', 'tok/s', '43 layers by the model, ms', 'tok/s', 'run'],
-      productPrefills(runs).map((p) => [
-        number(p.tokens),
-        shape(p),
-        String(p.mtp),
-        number(p.ms, 1),
-        number(p.first_ms, 1),
-        number(perSecond(p.tokens, p.ms)),
-        p.layers_run === WHOLE_LAYERS ? 'measured' : number(p.whole_ms, 1),
-        p.layers_run === WHOLE_LAYERS ? '' : number(perSecond(p.tokens, p.whole_ms)),
-        p.run,
-      ]),
+      [
+        'prompt',
+        'tokens a step',
+        'model',
+        'MTP',
+        'ms (median of three)',
+        'first run',
+        'tok/s',
+        '43 layers by the model, ms',
+        'tok/s',
+        'run',
+      ],
+      productPrefills(runs)
+        .sort((a, b) => byModel(a, b) || a.step_tokens - b.step_tokens || a.tokens - b.tokens)
+        .map((p) => [
+          number(p.tokens),
+          number(p.step_tokens),
+          shape(p),
+          String(p.mtp),
+          number(p.ms, 1),
+          number(p.first_ms, 1),
+          number(perSecond(p.tokens, p.ms)),
+          p.layers_run === WHOLE_LAYERS ? 'measured' : number(p.whole_ms, 1),
+          p.layers_run === WHOLE_LAYERS ? '' : number(perSecond(p.tokens, p.whole_ms)),
+          p.run,
+        ]),
     ),
 
   decode: (runs) =>
@@ -101,26 +124,28 @@ export const TABLES: Record<string, (runs: readonly Run[]) => string> = {
         'at 2.38',
         'run',
       ],
-      all<Decode>(runs, 'decode').map((d) => {
-        const whole = d.layers_run === WHOLE_LAYERS ? d.ms : d.whole_ms;
-        return [
-          String(d.streams),
-          number(d.context),
-          shape(d),
-          String(d.mtp),
-          number(d.ms, 3),
-          number(1000 / d.ms, 1),
-          number(d.accepted, 2),
-          number(perSecond(d.streams * d.accepted, d.ms), 1),
-          number(whole, 2),
-          number(perSecond(d.streams, whole), 1),
-          d.mtp === 0 ? '' : number(perSecond(d.streams * TYPICAL_ACCEPTED, whole), 1),
-          d.run,
-        ];
-      }),
+      all<Decode>(detailed(runs), 'decode')
+        .sort((a, b) => byModel(a, b) || a.streams - b.streams)
+        .map((d) => {
+          const whole = d.layers_run === WHOLE_LAYERS ? d.ms : d.whole_ms;
+          return [
+            String(d.streams),
+            number(d.context),
+            shape(d),
+            String(d.mtp),
+            number(d.ms, 3),
+            number(1000 / d.ms, 1),
+            number(d.accepted, 2),
+            number(perSecond(d.streams * d.accepted, d.ms), 1),
+            number(whole, 2),
+            number(perSecond(d.streams, whole), 1),
+            d.mtp === 0 ? '' : number(perSecond(d.streams * TYPICAL_ACCEPTED, whole), 1),
+            d.run,
+          ];
+        }),
     ),
 
-  operations: (runs) => runs.flatMap(operationTables).join('\n\n'),
+  operations: (runs) => detailed(runs).flatMap(operationTables).join('\n\n'),
 
   marks: (runs) =>
     table(
@@ -136,7 +161,7 @@ export const TABLES: Record<string, (runs: readonly Run[]) => string> = {
         '% of the copy',
         'run',
       ],
-      runs.flatMap(markRows),
+      detailed(runs).flatMap(markRows),
     ),
 
   added: (runs) => table(['step', 'layers', 'added', 'us a layer', 'MB a layer', '% of the copy'], addedLayers(runs)),
@@ -164,8 +189,9 @@ export const TABLES: Record<string, (runs: readonly Run[]) => string> = {
     const rows = productPrefills(runs)
       .filter((whole) => whole.layers_run === WHOLE_LAYERS)
       .flatMap((whole) =>
-        productPrefills(runs)
-          .filter((cut) => cut.layers_run < WHOLE_LAYERS && cut.tokens === whole.tokens && cut.mtp === whole.mtp)
+        all<Prefill>(runs, 'prefill')
+          .filter((cut) => modelled(cut) && cut.attention === 'product' && cut.step_tokens === whole.step_tokens)
+          .filter((cut) => cut.tokens === whole.tokens && cut.mtp === whole.mtp)
           .map((cut) => [
             `prefill ${number(cut.tokens)}, MTP ${cut.mtp}`,
             `${shape(cut)} (${cut.run})`,
@@ -178,9 +204,7 @@ export const TABLES: Record<string, (runs: readonly Run[]) => string> = {
     const steps = all<Decode>(runs, 'decode').filter((d) => d.layers_run === WHOLE_LAYERS);
     const more = steps.flatMap((whole) =>
       all<Decode>(runs, 'decode')
-        .filter(
-          (d) => d.layers_run < WHOLE_LAYERS && d.streams === whole.streams && d.context === whole.context && d.mtp === whole.mtp,
-        )
+        .filter((d) => modelled(d) && d.streams === whole.streams && d.context === whole.context && d.mtp === whole.mtp)
         .map((cut) => [
           `decode ${cut.streams} at ${number(cut.context)}, MTP ${cut.mtp}`,
           `${shape(cut)} (${cut.run})`,
