@@ -22,8 +22,8 @@ __device__ __forceinline__ void store_cell(uint8_t* cell, int lane, const uint4&
   if (lane == 0) *reinterpret_cast<uint32_t*>(cell + kFp8CellScale) = byte;
 }
 
-/// Every lane of the warp calls it; lane 0 .. 15 of a half warp brings columns 8 lane .. 8 lane + 7. Nothing is written before the
-/// sixteen have brought theirs, so `cell` may lie where they were. Null: no cell.
+/// Every lane of the warp calls it; lane 0 .. 15 of a half warp brings columns 8 lane .. 8 lane + 7. Nothing is written before
+/// the sixteen have brought theirs, so `cell` may lie where they were. Null: no cell.
 __device__ __forceinline__ void write_cell(uint8_t* cell, int lane, const uint4& columns) {
   const uint32_t byte = e8m0_scale(warp_max<16>(amax_bf16x8(columns)));
   if (cell != nullptr) store_cell(cell, lane, columns, byte);

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: MIT
-// Many rows on FP8 tensor cores: a block computes 128 weight rows x kRowsM activation rows, of experts 256 x 64 (paired: half of the
-// weight rows are gate, half are up rows), K in stages of 128 columns, the reach of an activation scale, through a ring of
+// Many rows on FP8 tensor cores: a block computes 128 weight rows x kRowsM activation rows, of experts 256 x 64 (paired: half of
+// the weight rows are gate, half are up rows), K in stages of 128 columns, the reach of an activation scale, through a ring of
 // shared-memory stages filled by cp.async.
 //   stage:  the weights' cells, [row tile][vector][lane], as they lie in memory; of the activations' cells (fp8_cells.h) the 128
 //           bytes of values, whose 16-byte chunk c lies at c ^ (row & 1), so that the two rows and four lanes of a quarter warp
 //           hit all banks, and the scale; of fp4 weights their scales.
 //   step:   wait for the oldest stage, barrier, refill the stage that was read before, multiply.
-// Eight warps; a warp owns a quarter of the weight rows, 32 at a time, x kRowsM / 2 activation rows. Both operands go to the tensor cores as they are stored
-// (fp4: two shifts a word put e2m1 into bytes), scales included. The sum of a stage starts at zero and joins the totals at its
-// end: a sum over 128 columns with its scales, then f32 additions in ascending order, which is what the specification says of
-// quantised products. Four token tiles at a time share one word of scales a lane, as the instruction selects the lane.
+// Eight warps; a warp owns a quarter of the weight rows, 32 at a time, x kRowsM / 2 activation rows. Both operands go to the
+// tensor cores as they are stored (fp4: two shifts a word put e2m1 into bytes), scales included. The sum of a stage starts at
+// zero and joins the totals at its end: a sum over 128 columns with its scales, then f32 additions in ascending order, which is
+// what the specification says of quantised products. Four token tiles at a time share one word of scales a lane, as the
+// instruction selects the lane.
 // Grouped: block y names a run of sorted rows of one expert; rows of x are gathered by the copies. A paired block then has whole
 // groups of 128 output columns, which the epilogue can write as cells for the next product.
 #pragma once
@@ -233,7 +234,8 @@ struct Tile {
   }
 
   /// A pair of row tiles x a quad of token tiles; their sums join the totals.
-  __device__ void multiply_quad(const Stage& stage, const uint32_t (&a)[2][4][4], const uint32_t (&scales)[2], int pair, int quad) {
+  __device__ void multiply_quad(const Stage& stage, const uint32_t (&a)[2][4][4], const uint32_t (&scales)[2], int pair,
+                                int quad) {
     const uint32_t x_scale = stage.x_scale[tile_token(quad * kQuadTiles + lane % 4) + lane / 4];
     float sum[2][kQuadTiles][4];
     uint4 x[kQuadTiles];

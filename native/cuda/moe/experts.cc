@@ -121,7 +121,8 @@ void run_down(GemmParams g, const MoeParams& p, const Linear& down, __nv_bfloat1
   g.quantise = p.quantise && !g.x_fp8;
   g.quantised = act;
   g.num_segments = 1;
-  g.segments[0] = {.weights = bytes_of(down.data), .scales = bytes_of(down.scale), .x = act, .y = y, .rows = hidden, .ldy = hidden};
+  g.segments[0] = {.weights = bytes_of(down.data), .scales = bytes_of(down.scale), .x = act, .y = y, .rows = hidden,
+                   .ldy = hidden};
   run_gemm(g);
 }
 
