@@ -11,6 +11,7 @@
 #include "attention/sparse_decode.h"
 
 #include "arch/async_copy.cuh"
+#include "arch/dependent_launch.cuh"
 #include "arch/mma.cuh"
 #include "attention/candidates.cuh"
 #include "common/check.h"
@@ -68,10 +69,10 @@ struct TileRows {
       chunk[r][0] = chunk[r][1] = make_uint4(0, 0, 0, 0);
       if (row == nullptr) continue;
       if (!fp8) {
-        chunk[r][0] = __ldg(row + lane), chunk[r][1] = __ldg(row + lane + 32);
+        chunk[r][0] = row[lane], chunk[r][1] = row[lane + 32];
       } else {
-        if (lane < 28) chunk[r][0] = __ldg(row + lane);       // e4m3
-        if (lane < 8) chunk[r][1] = __ldg(row + 28 + lane);   // rotary bf16
+        if (lane < 28) chunk[r][0] = row[lane];      // e4m3
+        if (lane < 8) chunk[r][1] = row[28 + lane];  // rotary bf16
       }
     }
   }
@@ -175,6 +176,8 @@ __device__ __forceinline__ void value_tile(const SmemPlan& s, float (&out)[16][4
 }
 
 __global__ void __launch_bounds__(kThreads) sparse_decode_kernel(const __grid_constant__ SparseDecodeParams p) {
+  wait_for_previous_kernel();
+  let_next_kernel_start();
   extern __shared__ __align__(128) uint8_t shared[];
   auto& s = *reinterpret_cast<SmemPlan*>(shared);
   const int token = blockIdx.x, head0 = blockIdx.y * kHeads, split = blockIdx.z;
@@ -189,7 +192,7 @@ __global__ void __launch_bounds__(kThreads) sparse_decode_kernel(const __grid_co
     const int h = i / 64;
     const auto* q =
         reinterpret_cast<const uint4*>(p.query + (static_cast<size_t>(token) * p.heads + head0 + h) * kHeadDim) + i % 64;
-    *reinterpret_cast<uint4*>(s.query[h] + i % 64 * 16) = head0 + h < p.heads ? __ldg(q) : make_uint4(0, 0, 0, 0);
+    *reinterpret_cast<uint4*>(s.query[h] + i % 64 * 16) = head0 + h < p.heads ? *q : make_uint4(0, 0, 0, 0);
   }
   float out[16][4] = {};
   float row_max = -INFINITY, row_sum = 0;
@@ -219,6 +222,8 @@ __global__ void __launch_bounds__(kThreads) sparse_decode_kernel(const __grid_co
 
 // Block (token, head): adds the splits in order, divides by the sum with the sink, rotates the last 64 dims back.
 __global__ void __launch_bounds__(128) merge_splits_kernel(const __grid_constant__ SparseDecodeParams p) {
+  wait_for_previous_kernel();
+  let_next_kernel_start();
   const int token = blockIdx.x, head = blockIdx.y;
   const CandidateList list = CandidateList::of(p.batch, p.kind, p.selection, p.topk, token);
   if (list.total == 0) return;
@@ -255,10 +260,8 @@ void run_sparse_decode(const SparseDecodeParams& p, cudaStream_t queue) {
   if (p.tokens == 0 || p.heads == 0) return;
   allow_shared_bytes(sparse_decode_kernel, sizeof(SmemPlan));
   const dim3 grid(p.tokens, (p.heads + kHeads - 1) / kHeads, p.max_splits);
-  sparse_decode_kernel<<<grid, kThreads, sizeof(SmemPlan), queue>>>(p);
-  check_launch("sparse_decode_kernel");
-  merge_splits_kernel<<<dim3(p.tokens, p.heads), 128, 0, queue>>>(p);
-  check_launch("merge_splits_kernel");
+  launch_dependent({grid, kThreads, sizeof(SmemPlan), queue}, sparse_decode_kernel, p);
+  launch_dependent({dim3(p.tokens, p.heads), 128, 0, queue}, merge_splits_kernel, p);
 }
 
 }  // namespace twelvex::cuda

@@ -3,6 +3,7 @@
 // the rings take this step's positions. Rings are addressed by absolute position, so a rejected draft is written again.
 #include "compressor/compressor.h"
 
+#include "arch/dependent_launch.cuh"
 #include "common/check.h"
 #include "common/convert.cuh"
 #include "common/reduce.cuh"
@@ -66,6 +67,8 @@ struct Pool {
 // Block (token); works when the token completes a window.
 template <int kDim>
 __global__ void __launch_bounds__(kThreads) pool_entries_kernel(const __grid_constant__ CompressorParams p) {
+  wait_for_previous_kernel();
+  let_next_kernel_start();
   __shared__ float entry[kDim];
   constexpr int kChannels = kDim / kThreads;
   const int token = blockIdx.x, row = p.batch.token_row[token];
@@ -118,6 +121,8 @@ __global__ void __launch_bounds__(kThreads) pool_entries_kernel(const __grid_con
 // Blocks [0, T): keep a token's position. Blocks [T, T + R): restore the ring of a resumed row from its tail, the positions
 // before the row's first (no token of the step writes those: the ring is longer than a step's reach only by rows kept here).
 __global__ void __launch_bounds__(kThreads, 4) keep_positions_kernel(const __grid_constant__ CompressorParams p) {
+  wait_for_previous_kernel();
+  let_next_kernel_start();
   const int width = p.width();
   if (static_cast<int>(blockIdx.x) >= p.batch.tokens) {
     const int row = blockIdx.x - p.batch.tokens, begin = p.batch.row_position[row];
@@ -151,14 +156,12 @@ __global__ void __launch_bounds__(kThreads, 4) keep_positions_kernel(const __gri
 void run_compressor(const CompressorParams& p, cudaStream_t queue) {
   if (p.batch.tokens == 0) return;
   if (p.dim == kHeadDim) {
-    pool_entries_kernel<kHeadDim><<<p.batch.tokens, kThreads, 0, queue>>>(p);
+    launch_dependent({p.batch.tokens, kThreads, 0, queue}, pool_entries_kernel<kHeadDim>, p);
   } else {
     TWELVEX_NEED(p.dim, kIndexDim);
-    pool_entries_kernel<kIndexDim><<<p.batch.tokens, kThreads, 0, queue>>>(p);
+    launch_dependent({p.batch.tokens, kThreads, 0, queue}, pool_entries_kernel<kIndexDim>, p);
   }
-  check_launch("pool_entries_kernel");
-  keep_positions_kernel<<<p.batch.tokens + p.batch.rows, kThreads, 0, queue>>>(p);
-  check_launch("keep_positions_kernel");
+  launch_dependent({p.batch.tokens + p.batch.rows, kThreads, 0, queue}, keep_positions_kernel, p);
 }
 
 }  // namespace twelvex::cuda

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "elementwise/norm_rope.h"
 
+#include "arch/dependent_launch.cuh"
 #include "common/check.h"
 #include "common/convert.cuh"
 #include "common/reduce.cuh"
@@ -15,6 +16,8 @@ constexpr int kMaxVectors = 4;  // of 8 elements a thread: rows of up to 8,192
 constexpr int kMaxDim = kThreads * 8 * kMaxVectors;
 
 __global__ void rope_table_kernel(const __grid_constant__ RopeTableParams p) {
+  wait_for_previous_kernel();
+  let_next_kernel_start();
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= p.tokens * 32) return;
   const int position = p.position[i / 32];
@@ -48,6 +51,8 @@ __device__ __forceinline__ void norm_row(const bf16* in, const float* norm, bf16
 }
 
 __global__ void __launch_bounds__(kThreads) norm_rows_kernel(const __grid_constant__ NormRowsParams p) {
+  wait_for_previous_kernel();
+  let_next_kernel_start();
   __shared__ float scratch[kThreads / 32];
   const size_t at = static_cast<size_t>(blockIdx.x) * p.dim;
   norm_row(p.in + at, p.norm, p.out + at, p.dim, p.eps, scratch);
@@ -92,6 +97,8 @@ __device__ __forceinline__ float mean_square16(const float (&v)[16]) {
 
 // Block (token): all threads norm the latent, warp 0 then norms and rotates the kv row.
 __global__ void __launch_bounds__(kThreads, 3) latent_kv_kernel(const __grid_constant__ LatentKvParams p) {
+  wait_for_previous_kernel();
+  let_next_kernel_start();
   __shared__ float scratch[kThreads / 32];
   const size_t token = blockIdx.x;
   norm_row(p.latent + token * p.latent_dim, p.q_norm, p.latent + token * p.latent_dim, p.latent_dim, p.eps, scratch);
@@ -108,6 +115,8 @@ __global__ void __launch_bounds__(kThreads, 3) latent_kv_kernel(const __grid_con
 
 // One warp a (token, head).
 __global__ void __launch_bounds__(kThreads) norm_rotate_query_kernel(const __grid_constant__ QueryParams p) {
+  wait_for_previous_kernel();
+  let_next_kernel_start();
   const int64_t at = static_cast<int64_t>(blockIdx.x) * (kThreads / 32) + threadIdx.x / 32;
   if (at >= static_cast<int64_t>(p.tokens) * p.heads) return;
   const int lane = threadIdx.x % 32;
@@ -122,6 +131,8 @@ __global__ void __launch_bounds__(kThreads) norm_rotate_query_kernel(const __gri
 }
 
 __global__ void __launch_bounds__(kThreads) store_window_kernel(const __grid_constant__ StoreWindowParams p) {
+  wait_for_previous_kernel();
+  let_next_kernel_start();
   const int token = blockIdx.x * (kThreads / 32) + threadIdx.x / 32;
   if (token >= p.batch.tokens) return;
   const int row = p.batch.token_row[token];
@@ -136,35 +147,30 @@ __global__ void __launch_bounds__(kThreads) store_window_kernel(const __grid_con
 
 void run_rope_table(const RopeTableParams& p, cudaStream_t queue) {
   if (p.tokens == 0) return;
-  rope_table_kernel<<<(p.tokens * 32 + 127) / 128, 128, 0, queue>>>(p);
-  check_launch("rope_table_kernel");
+  launch_dependent({(p.tokens * 32 + 127) / 128, 128, 0, queue}, rope_table_kernel, p);
 }
 
 void run_latent_kv(const LatentKvParams& p, cudaStream_t queue) {
   if (p.tokens == 0) return;
   TWELVEX_NEED_LE(p.latent_dim, kMaxDim);
-  latent_kv_kernel<<<p.tokens, kThreads, 0, queue>>>(p);
-  check_launch("latent_kv_kernel");
+  launch_dependent({p.tokens, kThreads, 0, queue}, latent_kv_kernel, p);
 }
 
 void run_norm_rotate_query(const QueryParams& p, cudaStream_t queue) {
   const int64_t rows = static_cast<int64_t>(p.tokens) * p.heads;
   if (rows == 0) return;
-  norm_rotate_query_kernel<<<static_cast<unsigned>((rows + 7) / 8), kThreads, 0, queue>>>(p);
-  check_launch("norm_rotate_query_kernel");
+  launch_dependent({static_cast<unsigned>((rows + 7) / 8), kThreads, 0, queue}, norm_rotate_query_kernel, p);
 }
 
 void run_norm_rows(const NormRowsParams& p, cudaStream_t queue) {
   if (p.rows == 0) return;
   TWELVEX_NEED_LE(p.dim, kMaxDim);
-  norm_rows_kernel<<<p.rows, kThreads, 0, queue>>>(p);
-  check_launch("norm_rows_kernel");
+  launch_dependent({p.rows, kThreads, 0, queue}, norm_rows_kernel, p);
 }
 
 void run_store_window(const StoreWindowParams& p, cudaStream_t queue) {
   if (p.batch.tokens == 0) return;
-  store_window_kernel<<<(p.batch.tokens + 7) / 8, kThreads, 0, queue>>>(p);
-  check_launch("store_window_kernel");
+  launch_dependent({(p.batch.tokens + 7) / 8, kThreads, 0, queue}, store_window_kernel, p);
 }
 
 }  // namespace twelvex::cuda

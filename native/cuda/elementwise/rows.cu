@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "elementwise/rows.h"
 
+#include "arch/dependent_launch.cuh"
 #include "common/check.h"
 #include "common/convert.cuh"
 #include "gemm/weight_layout.h"
@@ -12,6 +13,8 @@ namespace {
 constexpr int kThreads = 128;
 
 __global__ void __launch_bounds__(kThreads) embed_kernel(const __grid_constant__ EmbedParams p) {
+  wait_for_previous_kernel();
+  let_next_kernel_start();
   const int id = p.token_id[blockIdx.x];
   const int64_t row = id - p.vocab_begin;
   const bool own = id >= 0 && row >= 0 && row < p.vocab_rows;
@@ -23,6 +26,8 @@ __global__ void __launch_bounds__(kThreads) embed_kernel(const __grid_constant__
 
 template <bool kAdd>
 __global__ void __launch_bounds__(kThreads) spread_kernel(const __grid_constant__ SpreadParams p) {
+  wait_for_previous_kernel();
+  let_next_kernel_start();
   const auto* in = reinterpret_cast<const uint4*>(p.hidden + static_cast<size_t>(blockIdx.x) * p.dim);
   auto* out = reinterpret_cast<uint4*>(p.streams + static_cast<size_t>(blockIdx.x) * kStreams * p.dim);
   const int vectors = p.dim / 8;
@@ -50,6 +55,8 @@ __device__ __forceinline__ void copy_streams(const void* from, void* to, int dim
 }
 
 __global__ void __launch_bounds__(kThreads) keep_streams_kernel(const __grid_constant__ KeepStreamsParams p) {
+  wait_for_previous_kernel();
+  let_next_kernel_start();
   const int token = blockIdx.x, row = p.batch.token_row[token];
   if (row < 0) return;
   const int position = p.batch.cache_position[token];
@@ -59,6 +66,8 @@ __global__ void __launch_bounds__(kThreads) keep_streams_kernel(const __grid_con
 }
 
 __global__ void __launch_bounds__(kThreads) gather_streams_kernel(const __grid_constant__ GatherStreamsParams p) {
+  wait_for_previous_kernel();
+  let_next_kernel_start();
   const int token = blockIdx.x, row = p.batch.token_row[token];
   if (row < 0) return;
   const int source = p.source[token];
@@ -71,32 +80,27 @@ __global__ void __launch_bounds__(kThreads) gather_streams_kernel(const __grid_c
 
 void run_embed(const EmbedParams& p, cudaStream_t queue) {
   if (p.tokens == 0) return;
-  embed_kernel<<<p.tokens, kThreads, 0, queue>>>(p);
-  check_launch("embed_kernel");
+  launch_dependent({p.tokens, kThreads, 0, queue}, embed_kernel, p);
 }
 
 void run_spread(const SpreadParams& p, cudaStream_t queue) {
   if (p.tokens == 0) return;
-  spread_kernel<false><<<p.tokens, kThreads, 0, queue>>>(p);
-  check_launch("spread_kernel");
+  launch_dependent({p.tokens, kThreads, 0, queue}, spread_kernel<false>, p);
 }
 
 void run_add_to_streams(const SpreadParams& p, cudaStream_t queue) {
   if (p.tokens == 0) return;
-  spread_kernel<true><<<p.tokens, kThreads, 0, queue>>>(p);
-  check_launch("add_to_streams_kernel");
+  launch_dependent({p.tokens, kThreads, 0, queue}, spread_kernel<true>, p);
 }
 
 void run_keep_streams(const KeepStreamsParams& p, cudaStream_t queue) {
   if (p.batch.tokens == 0) return;
-  keep_streams_kernel<<<p.batch.tokens, kThreads, 0, queue>>>(p);
-  check_launch("keep_streams_kernel");
+  launch_dependent({p.batch.tokens, kThreads, 0, queue}, keep_streams_kernel, p);
 }
 
 void run_gather_streams(const GatherStreamsParams& p, cudaStream_t queue) {
   if (p.batch.tokens == 0) return;
-  gather_streams_kernel<<<p.batch.tokens, kThreads, 0, queue>>>(p);
-  check_launch("gather_streams_kernel");
+  launch_dependent({p.batch.tokens, kThreads, 0, queue}, gather_streams_kernel, p);
 }
 
 }  // namespace twelvex::cuda

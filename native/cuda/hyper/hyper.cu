@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "hyper/hyper.h"
 
+#include "arch/dependent_launch.cuh"
 #include "arch/mma.cuh"
 #include "common/check.h"
 #include "common/convert.cuh"
@@ -16,8 +17,11 @@ constexpr int kMixWarps = 8;
 constexpr int kMixThreads = kMixWarps * 32;
 constexpr int kSliceWidth = kStreams * kHyperSlice;  // 512 elements of a token's streams
 constexpr int kSums = kHyperMixes + 1;         // and the sum of squares
-constexpr int kFinishThreads = 256;
+constexpr int kFinishThreads = 256;            // that form the normalised input
 constexpr int kMaxVectors = 4;                 // of 8 dims a thread
+constexpr int kSumLanes = 8;                   // threads that add the slices of one sum
+static_assert(kSums * kSumLanes <= kFinishThreads);
+constexpr int kFewTokens = 64;                 // up to here a launch is too short to hide the latency of a load by others
 
 struct alignas(16) MixSmem {
   bf16 streams[kTokens][kSliceWidth + 8];
@@ -75,11 +79,36 @@ __device__ __forceinline__ void leave_slice(const HyperParams& p, MixSmem& s, in
   s.squares[t][part] = squares;
 }
 
-// Block (16 tokens, slice of 128 dims of all four streams). Warp w multiplies 64 of the 512 elements: half a stream.
+/// This thread's part of fn for one warp's 64 elements.
+struct FnPart {
+  float2 low[4][3], high[4][3];
+
+  __device__ __forceinline__ void load(const float* fn, int dim, int k) {
+#pragma unroll
+    for (int n = 0; n < 3; ++n) {
+      const float* row = fn + static_cast<size_t>(n * 8) * kStreams * dim + k * 16;
+      low[k][n] = *reinterpret_cast<const float2*>(row);
+      high[k][n] = *reinterpret_cast<const float2*>(row + 8);
+    }
+  }
+};
+
+// Block (16 tokens, slice of 128 dims of all four streams). Warp w multiplies 64 of the 512 elements: half a stream. With few
+// tokens fn is on its way before the kernel before has ended.
+template <bool kFew>
 __global__ void __launch_bounds__(kMixThreads) hyper_mix_kernel(const __grid_constant__ HyperParams p, int chunk_first) {
   extern __shared__ __align__(16) uint8_t shared[];
   auto& s = *reinterpret_cast<MixSmem*>(shared);
   const int first = chunk_first + blockIdx.x * kTokens, dim0 = blockIdx.y * kHyperSlice;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
+  const float* fn = p.fn + static_cast<size_t>(g * kStreams + warp / 2) * p.dim + dim0 + warp % 2 * 64 + q * 2;
+  FnPart part;
+  if (kFew && p.enter) {
+#pragma unroll
+    for (int k = 0; k < 4; ++k) part.load(fn, p.dim, k);
+  }
+  wait_for_previous_kernel();
+  let_next_kernel_start();
   if (p.leave) {
     for (int i = threadIdx.x; i < kTokens * kHyperKept; i += kMixThreads) {
       const int token = first + i / kHyperKept;
@@ -91,18 +120,16 @@ __global__ void __launch_bounds__(kMixThreads) hyper_mix_kernel(const __grid_con
   leave_slice(p, s, first, dim0);
   if (!p.enter) return;
   __syncthreads();
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
   float acc[3][4] = {};
   const uint32_t a_base = smem_address(&s.streams[0][0]) + (lane % 16) * (kSliceWidth + 8) * 2 + warp * 128 + (lane / 16) * 16;
-  const float* fn = p.fn + static_cast<size_t>(warp / 2) * p.dim + dim0 + warp % 2 * 64;
 #pragma unroll
   for (int k = 0; k < 4; ++k) {
     uint32_t a[4];
     ldmatrix_x4(a, a_base + k * 32);
+    if (!kFew) part.load(fn, p.dim, k);
 #pragma unroll
     for (int n = 0; n < 3; ++n) {
-      const float* row = fn + static_cast<size_t>(n * 8 + g) * kStreams * p.dim + k * 16 + q * 2;
-      const float2 low = *reinterpret_cast<const float2*>(row), high = *reinterpret_cast<const float2*>(row + 8);
+      const float2 low = part.low[k][n], high = part.high[k][n];
       // fn as the sum of two bf16: 16 bits of mantissa.
       const uint32_t b0 = pack_bf16(low.x, low.y), b1 = pack_bf16(high.x, high.y);
       const float2 r0 = unpack_bf16(b0), r1 = unpack_bf16(b1);
@@ -133,89 +160,149 @@ __global__ void __launch_bounds__(kMixThreads) hyper_mix_kernel(const __grid_con
 
 __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + __expf(-x)); }
 
-/// comb (lane 4 j + k of 16): softmax over k, then alternately columns and rows. Lanes 16 .. 31 compute along.
-__device__ __forceinline__ float sinkhorn(float logit, int iterations, float eps) {
-  const float top = warp_max<4>(logit);
-  float v = __expf(logit - top);
-  v = __fdividef(v, warp_sum<4>(v)) + eps;
-  const auto column_sum = [](float x) {
-    x += __shfl_xor_sync(kFullWarp, x, 4);
-    return x + __shfl_xor_sync(kFullWarp, x, 8);
+/// comb from its 16 logits, row j, column k: softmax over k, then alternately columns and rows. One thread does all of it:
+/// the chain of quotients is what takes time, and sums over lanes would double it.
+__device__ __forceinline__ void sinkhorn(float (&v)[kStreams][kStreams], int iterations, float eps) {
+  const auto scale_columns = [&] {
+#pragma unroll
+    for (int k = 0; k < kStreams; ++k) {
+      const float factor = __fdividef(1.0f, (v[0][k] + v[1][k]) + (v[2][k] + v[3][k]) + eps);
+#pragma unroll
+      for (int j = 0; j < kStreams; ++j) v[j][k] *= factor;
+    }
   };
-  v = __fdividef(v, column_sum(v) + eps);
-  for (int i = 1; i < iterations; ++i) {
-    v = __fdividef(v, warp_sum<4>(v) + eps);
-    v = __fdividef(v, column_sum(v) + eps);
+#pragma unroll
+  for (int j = 0; j < kStreams; ++j) {
+    const float top = fmaxf(fmaxf(v[j][0], v[j][1]), fmaxf(v[j][2], v[j][3]));
+#pragma unroll
+    for (int k = 0; k < kStreams; ++k) v[j][k] = __expf(v[j][k] - top);
+    const float factor = __fdividef(1.0f, (v[j][0] + v[j][1]) + (v[j][2] + v[j][3]));
+#pragma unroll
+    for (int k = 0; k < kStreams; ++k) v[j][k] = v[j][k] * factor + eps;
   }
-  return v;
-}
-
-/// Sum over streams of weight[s] * stream, normalised -> out. All threads of the block.
-__device__ __forceinline__ void collapse_and_norm(const bf16* streams, const float* weight, const float* norm, bf16* out, int dim,
-                                                  float eps, float* scratch) {
-  float v[kMaxVectors][8];
-  float squares = 0;
-#pragma unroll
-  for (int k = 0; k < kMaxVectors; ++k) {
-    const int at = (k * kFinishThreads + static_cast<int>(threadIdx.x)) * 8;
-    if (at >= dim) continue;
-#pragma unroll
-    for (int i = 0; i < 8; ++i) v[k][i] = 0;
+  scale_columns();
+  for (int i = 1; i < iterations; ++i) {
 #pragma unroll
     for (int j = 0; j < kStreams; ++j) {
-      float x[8];
-      unpack_bf16x8(*reinterpret_cast<const uint4*>(streams + static_cast<size_t>(j) * dim + at), x);
+      const float factor = __fdividef(1.0f, (v[j][0] + v[j][1]) + (v[j][2] + v[j][3]) + eps);
 #pragma unroll
-      for (int i = 0; i < 8; ++i) v[k][i] += weight[j] * x[i];
+      for (int k = 0; k < kStreams; ++k) v[j][k] *= factor;
     }
-#pragma unroll
-    for (int i = 0; i < 8; ++i) squares += v[k][i] * v[k][i];
-  }
-  const float factor = rsqrtf(block_sum<kFinishThreads>(squares, scratch) / static_cast<float>(dim) + eps);
-#pragma unroll
-  for (int k = 0; k < kMaxVectors; ++k) {
-    const int at = (k * kFinishThreads + static_cast<int>(threadIdx.x)) * 8;
-    if (at >= dim) continue;
-    const float4 a = *reinterpret_cast<const float4*>(norm + at), b = *reinterpret_cast<const float4*>(norm + at + 4);
-    const float w[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
-#pragma unroll
-    for (int i = 0; i < 8; ++i) v[k][i] *= factor * w[i];
-    *reinterpret_cast<uint4*>(out + at) = pack_bf16x8(v[k]);
+    scale_columns();
   }
 }
 
-// Block (token).
-__global__ void __launch_bounds__(kFinishThreads, 2)
-    hyper_finish_kernel(const __grid_constant__ HyperParams p, int chunk_first, int slices) {
-  __shared__ float scratch[kFinishThreads / 32], mixes[kSums], pre[kStreams];
-  const int token = chunk_first + blockIdx.x;
-  if (threadIdx.x < kSums) {
-    const float* partial = p.partial + static_cast<size_t>(blockIdx.x) * slices * kSums + threadIdx.x;
-    float sum = 0;
-    for (int i = 0; i < slices; ++i) sum += partial[i * kSums];
-    mixes[threadIdx.x] = sum;
+/// post and comb of a token, by one thread.
+__device__ __forceinline__ void keep_mix(const HyperParams& p, const float* mixes, float factor, float* mix) {
+  float post[kStreams], comb[kStreams][kStreams];
+#pragma unroll
+  for (int k = 0; k < kStreams; ++k) post[k] = 2.0f * sigmoid(mixes[4 + k] * factor * p.scale[1] + p.base[4 + k]);
+#pragma unroll
+  for (int j = 0; j < kStreams; ++j)
+#pragma unroll
+    for (int k = 0; k < kStreams; ++k) comb[j][k] = mixes[8 + 4 * j + k] * factor * p.scale[2] + p.base[8 + 4 * j + k];
+  auto* to = reinterpret_cast<float4*>(mix);
+  to[0] = make_float4(post[0], post[1], post[2], post[3]);
+  sinkhorn(comb, p.sinkhorn_iters, p.hc_eps);
+#pragma unroll
+  for (int j = 0; j < kStreams; ++j) to[1 + j] = make_float4(comb[j][0], comb[j][1], comb[j][2], comb[j][3]);
+}
+
+/// Sum over the first kFinishThreads threads of a block, which alone call.
+__device__ __forceinline__ float finish_sum(float v, float* scratch) {
+  v = warp_sum(v);
+  if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = v;
+  asm volatile("bar.sync 1, %0;\n" ::"n"(kFinishThreads) : "memory");
+  float total = 0;
+#pragma unroll
+  for (int w = 0; w < kFinishThreads / 32; ++w) total += scratch[w];
+  return total;
+}
+
+/// A token's streams in the registers of kFinishThreads threads, eight dims a vector.
+struct TokenStreams {
+  uint4 vector[kMaxVectors][kStreams];
+
+  __device__ __forceinline__ static int at(int k) { return (k * kFinishThreads + static_cast<int>(threadIdx.x)) * 8; }
+
+  __device__ __forceinline__ void load(const bf16* streams, int dim) {
+#pragma unroll
+    for (int k = 0; k < kMaxVectors; ++k)
+#pragma unroll
+      for (int j = 0; j < kStreams; ++j)
+        if (at(k) < dim) vector[k][j] = *reinterpret_cast<const uint4*>(streams + static_cast<size_t>(j) * dim + at(k));
   }
-  __syncthreads();
-  if (threadIdx.x < 32) {
-    const int lane = threadIdx.x;
-    const float factor = rsqrtf(mixes[kHyperMixes] / static_cast<float>(kStreams * p.dim) + p.norm_eps);
-    float* mix = p.mix + static_cast<size_t>(token) * kHyperKept;
-    const int at = lane % 16;
-    const float comb = sinkhorn(mixes[8 + at] * factor * p.scale[2] + p.base[8 + at], p.sinkhorn_iters, p.hc_eps);
-    if (lane < 16) mix[kStreams + lane] = comb;
-    if (lane < kStreams) {
-      pre[lane] = sigmoid(mixes[lane] * factor * p.scale[0] + p.base[lane]) + p.hc_eps;
-      mix[lane] = 2.0f * sigmoid(mixes[4 + lane] * factor * p.scale[1] + p.base[4 + lane]);
+
+  /// Sum over streams of weight[s] * stream, normalised -> out.
+  __device__ __forceinline__ void collapse_and_norm(const float (&weight)[kStreams], const float* norm, bf16* out, int dim,
+                                                    float eps, float* scratch) const {
+    float v[kMaxVectors][8];
+    float squares = 0;
+#pragma unroll
+    for (int k = 0; k < kMaxVectors; ++k) {
+      if (at(k) >= dim) continue;
+#pragma unroll
+      for (int i = 0; i < 8; ++i) v[k][i] = 0;
+#pragma unroll
+      for (int j = 0; j < kStreams; ++j) {
+        float x[8];
+        unpack_bf16x8(vector[k][j], x);
+#pragma unroll
+        for (int i = 0; i < 8; ++i) v[k][i] += weight[j] * x[i];
+      }
+#pragma unroll
+      for (int i = 0; i < 8; ++i) squares += v[k][i] * v[k][i];
+    }
+    const float factor = rsqrtf(finish_sum(squares, scratch) / static_cast<float>(dim) + eps);
+#pragma unroll
+    for (int k = 0; k < kMaxVectors; ++k) {
+      if (at(k) >= dim) continue;
+      const float4 a = *reinterpret_cast<const float4*>(norm + at(k)), b = *reinterpret_cast<const float4*>(norm + at(k) + 4);
+      const float w[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+#pragma unroll
+      for (int i = 0; i < 8; ++i) v[k][i] *= factor * w[i];
+      *reinterpret_cast<uint4*>(out + at(k)) = pack_bf16x8(v[k]);
     }
   }
+};
+
+// Block (token): one warp more than the input needs, which makes post and comb meanwhile.
+__global__ void __launch_bounds__(kFinishThreads + 32, 2)
+    hyper_finish_kernel(const __grid_constant__ HyperParams p, int chunk_first, int slices) {
+  wait_for_previous_kernel();
+  let_next_kernel_start();
+  __shared__ float scratch[kFinishThreads / 32], mixes[kSums];
+  const int token = chunk_first + blockIdx.x;
+  TokenStreams streams;
+  if (threadIdx.x < kFinishThreads) streams.load(p.streams + static_cast<size_t>(token) * kStreams * p.dim, p.dim);
+  if (threadIdx.x < kFinishThreads) {
+    const int m = threadIdx.x / kSumLanes, lane = threadIdx.x % kSumLanes;
+    const float* partial = p.partial + static_cast<size_t>(blockIdx.x) * slices * kSums + m;
+    float sum = 0;
+    if (m < kSums) {
+#pragma unroll 4
+      for (int i = lane; i < slices; i += kSumLanes) sum += partial[i * kSums];
+    }
+    sum = warp_sum<kSumLanes>(sum);
+    if (m < kSums && lane == 0) mixes[m] = sum;
+  }
   __syncthreads();
-  collapse_and_norm(p.streams + static_cast<size_t>(token) * kStreams * p.dim, pre, p.norm,
-                    p.hidden + static_cast<size_t>(token) * p.dim, p.dim, p.norm_eps, scratch);
+  const float factor = rsqrtf(mixes[kHyperMixes] / static_cast<float>(kStreams * p.dim) + p.norm_eps);
+  if (threadIdx.x >= kFinishThreads) {
+    if (threadIdx.x == kFinishThreads) keep_mix(p, mixes, factor, p.mix + static_cast<size_t>(token) * kHyperKept);
+    return;
+  }
+  float pre[kStreams];
+#pragma unroll
+  for (int j = 0; j < kStreams; ++j) pre[j] = sigmoid(mixes[j] * factor * p.scale[0] + p.base[j]) + p.hc_eps;
+  streams.collapse_and_norm(pre, p.norm, p.hidden + static_cast<size_t>(token) * p.dim, p.dim, p.norm_eps, scratch);
 }
 
 // Block (row of the head): four dot products over 4 D elements, then as above.
 __global__ void __launch_bounds__(kFinishThreads, 2) hyper_head_kernel(const __grid_constant__ HyperHeadParams p) {
-  __shared__ float scratch[kStreams + 2][kFinishThreads / 32], weight[kStreams];
+  wait_for_previous_kernel();
+  let_next_kernel_start();
+  __shared__ float scratch[kStreams + 2][kFinishThreads / 32];
   const int token = p.index[blockIdx.x];
   if (token < 0) return;
   const bf16* streams = p.streams + static_cast<size_t>(token) * kStreams * p.dim;
@@ -231,14 +318,15 @@ __global__ void __launch_bounds__(kFinishThreads, 2) hyper_head_kernel(const __g
   }
   squares = block_sum<kFinishThreads>(squares, scratch[kStreams]);
   const float factor = rsqrtf(squares / static_cast<float>(kStreams * p.dim) + p.norm_eps);
+  float weight[kStreams];
 #pragma unroll
   for (int m = 0; m < kStreams; ++m) {
-    const float mix = block_sum<kFinishThreads>(sums[m], scratch[m]);
-    if (threadIdx.x == 0) weight[m] = sigmoid(mix * factor * p.scale[0] + p.base[m]) + p.hc_eps;
+    weight[m] = sigmoid(block_sum<kFinishThreads>(sums[m], scratch[m]) * factor * p.scale[0] + p.base[m]) + p.hc_eps;
   }
-  __syncthreads();
-  collapse_and_norm(streams, weight, p.norm, p.hidden + static_cast<size_t>(blockIdx.x) * p.dim, p.dim, p.norm_eps,
-                    scratch[kStreams + 1]);
+  TokenStreams rows;
+  rows.load(streams, p.dim);
+  rows.collapse_and_norm(weight, p.norm, p.hidden + static_cast<size_t>(blockIdx.x) * p.dim, p.dim, p.norm_eps,
+                         scratch[kStreams + 1]);
 }
 
 }  // namespace
@@ -251,19 +339,17 @@ void run_hyper(const HyperParams& p, cudaStream_t queue) {
     const dim3 grid((count + kTokens - 1) / kTokens, p.dim / kHyperSlice);
     HyperParams chunk = p;
     chunk.tokens = first + count;
-    hyper_mix_kernel<<<grid, kMixThreads, sizeof(MixSmem), queue>>>(chunk, first);
-    check_launch("hyper_mix_kernel");
+    const auto mix = p.tokens <= kFewTokens ? hyper_mix_kernel<true> : hyper_mix_kernel<false>;
+    launch_dependent({grid, kMixThreads, sizeof(MixSmem), queue}, mix, chunk, first);
     if (!p.enter) continue;
-    hyper_finish_kernel<<<count, kFinishThreads, 0, queue>>>(chunk, first, p.dim / kHyperSlice);
-    check_launch("hyper_finish_kernel");
+    launch_dependent({count, kFinishThreads + 32, 0, queue}, hyper_finish_kernel, chunk, first, p.dim / kHyperSlice);
   }
 }
 
 void run_hyper_head(const HyperHeadParams& p, cudaStream_t queue) {
   if (p.rows == 0) return;
   TWELVEX_NEED_LE(p.dim, kFinishThreads * 8 * kMaxVectors);
-  hyper_head_kernel<<<p.rows, kFinishThreads, 0, queue>>>(p);
-  check_launch("hyper_head_kernel");
+  launch_dependent({p.rows, kFinishThreads, 0, queue}, hyper_head_kernel, p);
 }
 
 }  // namespace twelvex::cuda

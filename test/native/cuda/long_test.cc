@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: MIT
 // A prompt of 200,000 tokens (--tokens N) at Flash's shapes with dummy weights, a layer of each kind: every step works in the
-// memory that was reserved at load. Prints memory by stage and time by position. Run from the repository's root.
+// memory that was reserved at load. Prints memory by stage and time by position. Then what warming up takes at these shapes. Run
+// from the repository's root.
 #include <chrono>
 #include <cstdlib>
 
 #include "backend.h"
 #include "bare_model.h"
 #include "runtime/error.h"
+#include "runtime/model.h"
 #include "support.h"
 
 using namespace twelvex;
@@ -86,6 +88,33 @@ void run(int count, int layers) {
   check_prompt_logprobs(model, tokens);
 }
 
+/// What preparing every decode step of 64 sequences with two drafts takes at start, and that steps behind it take nothing.
+void check_warm_up() {
+  LoadOptions options;
+  options.device = Device::kCuda;
+  options.dummy = true;
+  options.layers = 4;
+  options.rows = RowFormat::kFp8;
+  options.numerics = Numerics::kServed;
+  options.mtp = 2;
+  options.step_tokens = kChunk;
+  options.context_tokens = 65536;
+  const auto model = Model::load("models/flash", options, {});
+  model->allocate_cache({.slots = 64, .window_blocks = 1024, .context_blocks = 1024});
+  const size_t before = used_mib();
+  const auto start = std::chrono::steady_clock::now();
+  model->warm_up();
+  const std::chrono::duration<double> wall = std::chrono::steady_clock::now() - start;
+  const size_t graphs = used_mib();
+  const auto again = std::chrono::steady_clock::now();
+  model->warm_up();
+  const std::chrono::duration<double> steps = std::chrono::steady_clock::now() - again;
+  char text[200];
+  std::snprintf(text, sizeof text, "warming up %d layers: %.3f s and %zu MiB; the same steps again: %.3f s and %zu MiB",
+                options.layers, wall.count(), graphs - before, steps.count(), used_mib() - graphs);
+  expect(used_mib() == graphs && steps.count() < wall.count(), text);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -96,6 +125,7 @@ int main(int argc, char** argv) {
   }
   try {
     run(count, 4);  // window, window, csa, hca
+    check_warm_up();
   } catch (const Error& error) {
     expect(false, error.what());
   }

@@ -251,19 +251,30 @@ void test_padding() {
          "padding rows draw nothing and change nothing");
 }
 
-void test_argmax() {
-  constexpr int kRows = 9, kVocab = 70001;
-  std::vector<float> logits(static_cast<size_t>(kRows) * kVocab);
+/// Few places are drawn by clusters, many by blocks.
+void test_company() {
+  Step step = make_step(40, 50003, 2);
+  const Result all = run(step, 3);
+  step.rows.resize(9);
+  const Result few = run(step, 3);
+  expect(std::equal(few.accepted.begin(), few.accepted.end(), all.accepted.begin()) &&
+             std::equal(few.count.begin(), few.count.end(), all.count.begin()),
+         "rows draw the same tokens alone and among many");
+}
+
+void test_argmax(int rows) {
+  constexpr int kVocab = 70001;
+  std::vector<float> logits(static_cast<size_t>(rows) * kVocab);
   for (float& v : logits) v = grid_logit();
   logits[3 * kVocab + 5] = std::numeric_limits<float>::quiet_NaN();
   const DeviceArray<float> device(logits);
-  const DeviceArray<int32_t> token(kRows);
+  const DeviceArray<int32_t> token(rows);
   token.poison();
-  cuda::run_argmax({.rows = kRows, .vocab = kVocab, .logits = device, .token = token});
+  cuda::run_argmax({.rows = rows, .vocab = kVocab, .logits = device, .token = token});
   sync("run_argmax");
   const std::vector<int32_t> got = token.download();
   bool ok = true;
-  for (int r = 0; r < kRows; ++r) {
+  for (int r = 0; r < rows; ++r) {
     int best = 0;
     for (int v = 1; v < kVocab; ++v) {
       if (logits[static_cast<size_t>(r) * kVocab + v] > logits[static_cast<size_t>(r) * kVocab + best]) best = v;
@@ -323,8 +334,12 @@ int main(int argc, char** argv) {
   test_against_cpu(300, 4097, 4);
   test_against_cpu(40, 129280, 2);
   test_distribution();
+  test_against_cpu(16, 129280, 2);
+  test_against_cpu(9, 4097, 4);
   test_padding();
-  test_argmax();
+  test_company();
+  test_argmax(9);
+  test_argmax(60);
   if (timed) bench();
   return finish("sampling");
 }
