@@ -95,6 +95,7 @@ void CudaOps::route(const Batch& batch, const MoeWeights& weights, Array hidden,
   if (replaying_) return;
   const BatchView& view = StepBatches::of(batch).view;
   GemmParams gemm = product(weights.gate, batch.tokens, 0, config_.hidden_size);
+  gemm.quantised = scratch_.moe.quantised;  // the other copy shares memory with the logits
   add_segment(gemm, weights.gate, hidden.data, scratch_.moe.logits, config_.num_experts, true);
   run_gemm(gemm);
   auto* ids = static_cast<int32_t*>(routing.data);
@@ -136,8 +137,9 @@ void CudaOps::run_experts(const Batch& batch, const MoeWeights& weights, Array h
   begin_experts(p);
   const int piece = reduced_piece(batch);
   for (int first = 0; first < batch.tokens; first += piece) {
-    finish_experts(p, first, std::min(piece, batch.tokens - first));
-    if (piece < batch.tokens) begin_reduction(batch, first);
+    const int rows = std::min(piece, batch.tokens - first);
+    finish_experts(p, first, rows);
+    if (piece < batch.tokens) begin_reductions(batch, first, rows);
   }
 }
 
@@ -147,10 +149,12 @@ int CudaOps::reduced_piece(const Batch& batch) const {
   return comm_ && overlap_reductions_ ? reduction_piece(batch.tokens) : batch.tokens;
 }
 
-void CudaOps::begin_reduction(const Batch& batch, int first) {
-  const int piece = reduced_piece(batch), rows = std::min(piece, batch.tokens - first);
+void CudaOps::begin_reductions(const Batch& batch, int first, int rows) {
+  const int piece = reduced_piece(batch), end = first + rows;
   const auto dim = static_cast<int64_t>(config_.hidden_size);
-  pieces_->begin(static_cast<size_t>(first / piece), output_peers_, first * dim, rows * dim, queue_);
+  for (; first < end; first += piece) {
+    pieces_->begin(static_cast<size_t>(first / piece), output_peers_, first * dim, std::min(piece, end - first) * dim, queue_);
+  }
   reducing_ = true;
 }
 
@@ -158,9 +162,8 @@ void CudaOps::all_reduce(const Batch& batch, Array array) {
   if (!comm_ || batch.tokens == 0) return;
   // The forward pass reduces one array only, the sub-layer outputs, whose addresses the ranks have exchanged.
   TWELVEX_NEED(array.data == output_peers_.at[options_.shape.rank], true);
-  if (const int piece = reduced_piece(batch); piece < batch.tokens) {
-    const bool begun = reducing_;  // by run_experts, piece by piece
-    for (int first = 0; !begun && first < batch.tokens; first += piece) begin_reduction(batch, first);
+  if (reduced_piece(batch) < batch.tokens) {
+    if (!reducing_) begin_reductions(batch, 0, batch.tokens);  // not begun part by part
     ++reductions_overlapped_;
     return;
   }

@@ -4,6 +4,7 @@
 // places by turn: a sender writes turn n + 2 only after it has seen the receiver's message of turn n + 1, which the receiver sends
 // after it has read turn n. Two shots (large): barrier, then a rank adds its share of all arrays in rank order and writes it to
 // all, barrier. Blocks with the same index talk to each other alone, so no collective needs all its blocks to be resident.
+#include "arch/dependent_launch.cuh"
 #include "comm/all_reduce.h"
 #include "common/check.h"
 #include "common/convert.cuh"
@@ -93,6 +94,9 @@ __global__ void __launch_bounds__(kPackedVectors) packed_kernel(const AllReduceP
   Mailbox* own = c.mailbox[c.rank];
   const int block = blockIdx.x, slot = 2 * threadIdx.x;
   const int64_t i = static_cast<int64_t>(block) * kPackedVectors + threadIdx.x;
+  wait_for_previous_kernel();
+  // On a device of its own: blocks of the next kernel would take the room that the other rank's blocks are waited for.
+  if (c.apart) let_next_kernel_start();
   const uint32_t turn = own->packed_turn[block] + 1;
   if (i < p.count / 8) {
     uint4* at = static_cast<uint4*>(p.array.at[c.rank]) + i;
@@ -190,9 +194,9 @@ void run_all_reduce(const AllReduceParams& p) {
   const int64_t bytes = p.count * 2;
   if (p.path == AllReducePath::kPacked) {
     TWELVEX_NEED_LE(bytes, kPackedBytes);
-    packed_kernel<<<all_reduce_blocks(p.path, bytes, kCommBlocks), kPackedVectors, 0, p.stream>>>(p);
-    check_launch("packed_kernel");
-    return;
+    return launch_dependent({.grid = dim3(static_cast<unsigned>(all_reduce_blocks(p.path, bytes, kCommBlocks))),
+                             .block = dim3(kPackedVectors), .stream = p.stream},
+                            packed_kernel, p);
   }
   TWELVEX_NEED(static_cast<int>(p.path), static_cast<int>(AllReducePath::kTwoShot));
   two_shot_kernel<<<all_reduce_blocks(p.path, bytes, p.max_blocks), kThreads, 0, p.stream>>>(p);

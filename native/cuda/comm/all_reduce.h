@@ -30,6 +30,7 @@ struct Mailbox {
 /// up first (it waited longer than the limit, or the host set it to end all waits).
 struct CommView {
   int rank = 0, ranks = 1;
+  bool apart = false;  // no two ranks share a device
   Mailbox* mailbox[kMaxRanks] = {};
   volatile uint32_t* failure = nullptr;
   uint64_t patience_ns = 0;

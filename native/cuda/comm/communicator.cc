@@ -66,6 +66,7 @@ void Communicator::enable_peers(int device) {
       link_ = std::max(link_, link_between(devices[r], devices[other]));
     }
   }
+  view_.apart = distinct;
   for (int r = 0; peers_ && r < view_.ranks; ++r) {
     if (devices[r] == device) continue;
     const cudaError_t status = cudaDeviceEnablePeerAccess(devices[r], 0);
@@ -75,12 +76,13 @@ void Communicator::enable_peers(int device) {
       check(status, "cudaDeviceEnablePeerAccess");
     }
   }
-  if (distinct) nccl_ = Nccl::join(*group_, view_.rank);
   if (!peers_) {
     throw Error(ErrorCode::kUnsupported,
                 "CUDA devices of the ranks cannot access each other's memory (peer-to-peer is off or blocked): "
                 "tensor parallelism needs it; use one device");
   }
+  const bool useful = all_reduce_path(link_, true, INT64_MAX) == AllReducePath::kNccl;
+  if (distinct && useful) nccl_ = Nccl::join(*group_, view_.rank);
 }
 
 void Communicator::share_failure_word() {

@@ -39,6 +39,12 @@ int reduction_piece(int tokens) {
   return std::max(tokens / (kPieces * kPieceTokens), 1) * kPieceTokens;
 }
 
+int reduction_part(int tokens) {
+  const int piece = reduction_piece(tokens);
+  if (tokens < kPieces * piece) return tokens;
+  return (tokens + 2 * piece - 1) / (2 * piece) * piece;
+}
+
 int all_reduce_blocks(AllReducePath path, int64_t bytes, int max_blocks) {
   const int64_t per_block = path == AllReducePath::kPacked ? kPackedVectors * 16 : 16 * 1024;
   const int64_t blocks = (bytes + per_block - 1) / per_block;
