@@ -7,7 +7,8 @@ import type { EbnfBuilder } from './ebnf.ts';
 import { alternatives, grammarError, MAX_LEAST_COUNT, optional, sequence } from './ebnf.ts';
 import { integerExpression, numberExpression, type Bounds } from './numbers.ts';
 import { checkedType, numberOf, SchemaView } from './schema-view.ts';
-import { anyString, limitedString, oneOfTexts, formatPattern } from './strings.ts';
+import { patternWithin } from './regex.ts';
+import { anyString, formatPattern, limitedString, oneOfTexts, patternString } from './strings.ts';
 
 /** Rule for the space between tokens. In line it would multiply the compiler's work by seven. */
 const SPACE = 'space';
@@ -102,14 +103,13 @@ export class SchemaGrammar {
     const maxLength = view.count('maxLength') ?? Infinity;
     const pattern = view.text('pattern');
     const format = view.text('format');
-    if (pattern !== undefined && (minLength > 0 || maxLength !== Infinity)) view.unsupported('a pattern with lengths');
     if (format !== undefined && formatPattern(format) === undefined) view.unsupported(`format "${format}"`);
-    return limitedString(this.builder, {
-      minLength,
-      maxLength,
-      ...(format === undefined ? {} : { format }),
-      ...(pattern === undefined ? {} : { pattern }),
-    });
+    const source = pattern ?? (format === undefined ? undefined : formatPattern(format));
+    if (source === undefined) return limitedString(this.builder, { minLength, maxLength });
+    const anchored = pattern === undefined;
+    const within = patternWithin(source, anchored, [minLength, maxLength]);
+    if (within === undefined) view.unsupported('a pattern with lengths');
+    return patternString(this.builder, within ?? source, anchored);
   }
 
   private array(view: SchemaView, depth: number): string {

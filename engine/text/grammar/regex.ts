@@ -2,7 +2,7 @@
 // Regular expressions (the part of JavaScript's syntax that describes regular languages) as EBNF.
 
 import { character, complement, intersect, JSON_PLAIN, TEXT, type Range } from './characters.ts';
-import { alternatives, grammarError, literal, MAX_LEAST_COUNT, repeat, sequence, type EbnfBuilder } from './ebnf.ts';
+import { alternatives, EbnfBuilder, grammarError, literal, MAX_LEAST_COUNT, repeat, sequence } from './ebnf.ts';
 
 /** Repetitions of a group cost compile time for every count. */
 const MAX_GROUP_REPEAT = 200;
@@ -36,11 +36,43 @@ export interface RegexOptions {
   anchored: boolean;
 }
 
+/** An expression with the characters that its texts have. */
+interface Piece {
+  text: string;
+  least: number;
+  most: number;
+}
+
 /**
  * EBNF expression of a pattern.
  * @throws EngineError INVALID_REQUEST for syntax errors and for what no grammar can express (look-around, references).
  */
 export function regexExpression(builder: EbnfBuilder, pattern: string, options: RegexOptions): string {
+  return translated(builder, pattern, options).text;
+}
+
+/**
+ * A pattern for the texts of a pattern that have so many characters: itself where it keeps the limits anyway, a narrower one
+ * where it is a single repetition; undefined where a regular expression does not come by so easily.
+ * @throws EngineError INVALID_REQUEST for a pattern that is not supported, and where there are no such texts
+ */
+export function patternWithin(pattern: string, anchored: boolean, [min, max]: [number, number]): string | undefined {
+  const { least, most } = translated(new EbnfBuilder({ exact: true }), pattern, { json: false, anchored });
+  return least >= min && most <= max ? pattern : limitedRepetition(pattern, min, max);
+}
+
+function limitedRepetition(pattern: string, min: number, max: number): string | undefined {
+  const parts = /^\^(\[(?:[^\]\\]|\\.)+\]|\\[dwsDWS]|[^\\[\](){}.*+?^$|]|\.)(?:([*+])|\{(\d+)(?:(,)(\d*))?\})\$$/.exec(pattern);
+  if (parts === null) return undefined;
+  const [, atom, sign, low, comma, high] = parts;
+  const least = sign === undefined ? Number(low) : sign === '+' ? 1 : 0;
+  const most = sign !== undefined || (comma !== undefined && high === '') ? Infinity : Number(comma === undefined ? low : high);
+  const limits = [Math.max(least, min), Math.min(most, max)] as const;
+  if (limits[0] > limits[1]) throw grammarError(`no text matches "${pattern}" and has ${min} to ${max} characters`);
+  return `^${atom}{${limits[0]},${limits[1] === Infinity ? '' : limits[1]}}$`;
+}
+
+function translated(builder: EbnfBuilder, pattern: string, options: RegexOptions): Piece {
   if (pattern.length > MAX_PATTERN_UNITS) throw grammarError(`the pattern is longer than ${MAX_PATTERN_UNITS} characters`);
   try {
     new RegExp(pattern, 'u');
@@ -48,6 +80,20 @@ export function regexExpression(builder: EbnfBuilder, pattern: string, options: 
     throw grammarError(`"${pattern}" is not a regular expression: ${(error as Error).message}`);
   }
   return new Translator(builder, pattern, options).expression();
+}
+
+const NOTHING: Piece = { text: '""', least: 0, most: 0 };
+
+function one(text: string): Piece {
+  return { text, least: 1, most: 1 };
+}
+
+function repeated(piece: Piece, write: (text: string, min: number, max: number) => string, [min, max]: [number, number]): Piece {
+  return {
+    text: write(piece.text, min, max),
+    least: piece.least * min,
+    most: piece.most === 0 || max === 0 ? 0 : piece.most * max,
+  };
 }
 
 class Translator {
@@ -65,20 +111,24 @@ class Translator {
     this.options = options;
   }
 
-  expression(): string {
+  expression(): Piece {
     const body = this.disjunction(true);
     if (this.position < this.pattern.length) throw this.unsupported('an unmatched ")"');
     return body;
   }
 
-  private disjunction(top: boolean): string {
+  private disjunction(top: boolean): Piece {
     const parts = [this.alternative(top)];
     while (this.take('|')) parts.push(this.alternative(top));
-    return alternatives(parts);
+    return {
+      text: alternatives(parts.map(({ text }) => text)),
+      least: Math.min(...parts.map(({ least }) => least)),
+      most: Math.max(...parts.map(({ most }) => most)),
+    };
   }
 
-  private alternative(top: boolean): string {
-    const anything = this.options.anchored || !top ? '""' : repeat(this.set(TEXT), 0, Infinity);
+  private alternative(top: boolean): Piece {
+    const anything = this.options.anchored || !top ? NOTHING : repeated(this.set(TEXT), repeat, [0, Infinity]);
     const parts = [this.take('^') ? this.anchor(top) : anything];
     let behind = anything;
     while (this.position < this.pattern.length && !'|)'.includes(this.peek())) {
@@ -92,15 +142,20 @@ class Translator {
         parts.push(this.quantified(atom, { group, nested: this.repetitions > repetitions }));
       }
     }
-    return sequence(...parts, behind);
+    parts.push(behind);
+    return {
+      text: sequence(...parts.map(({ text }) => text)),
+      least: parts.reduce((sum, { least }) => sum + least, 0),
+      most: parts.reduce((sum, { most }) => sum + most, 0),
+    };
   }
 
-  private anchor(top: boolean): string {
+  private anchor(top: boolean): Piece {
     if (!top) throw this.unsupported('an anchor inside a group');
-    return '""';
+    return NOTHING;
   }
 
-  private atom(): string {
+  private atom(): Piece {
     const char = this.next();
     switch (char) {
       case '(':
@@ -118,7 +173,7 @@ class Translator {
     }
   }
 
-  private group(): string {
+  private group(): Piece {
     if (++this.depth > MAX_GROUP_DEPTH) throw this.unsupported(`groups nested deeper than ${MAX_GROUP_DEPTH}`);
     if (this.take('?')) {
       const named = /<[^=!>][^>]*>/y;
@@ -130,13 +185,13 @@ class Translator {
     const body = this.disjunction(false);
     this.take(')');
     this.depth--;
-    return this.builder.rule(body);
+    return { ...body, text: this.builder.rule(body.text) };
   }
 
-  private quantified(atom: string, { group, nested }: { group: boolean; nested: boolean }): string {
-    const counted = /\{(\d+)(?:(,)(\d*))?\}/y;
-    counted.lastIndex = this.position;
-    const [whole, low, comma, high] = counted.exec(this.pattern) ?? [];
+  private quantified(atom: Piece, { group, nested }: { group: boolean; nested: boolean }): Piece {
+    const braces = /\{(\d+)(?:(,)(\d*))?\}/y;
+    braces.lastIndex = this.position;
+    const [whole, low, comma, high] = braces.exec(this.pattern) ?? [];
     let bounds: [number, number] | undefined;
     if (whole !== undefined) {
       this.position += whole.length;
@@ -152,17 +207,18 @@ class Translator {
     if (min > MAX_LEAST_COUNT) throw this.unsupported(`more than ${MAX_LEAST_COUNT} necessary repetitions`);
     if (max > 1) this.repetitions++;
     // Such texts can be read in many ways, which makes the masks of xgrammar slow: there anything goes.
-    if (nested && max > WRITTEN_REPEAT && !this.builder.exact) return repeat(this.anyCharacter(), 0, Infinity);
-    return this.builder.counted(atom, { min, max, written: WRITTEN_REPEAT });
+    if (nested && max > WRITTEN_REPEAT && !this.builder.exact) return repeated(this.anyCharacter(), repeat, [0, Infinity]);
+    const counted = (text: string): string => this.builder.counted(text, { min, max, written: WRITTEN_REPEAT });
+    return repeated(atom, counted, [min, max]);
   }
 
   /** Any character, and for JSON the beginning of any escape. */
-  private anyCharacter(): string {
+  private anyCharacter(): Piece {
     const plain = character(this.options.json ? JSON_PLAIN : TEXT) as string;
-    return this.builder.rule(this.options.json ? alternatives([plain, '"\\\\" ["\\\\/bfnrtu]']) : plain);
+    return one(this.builder.rule(this.options.json ? alternatives([plain, '"\\\\" ["\\\\/bfnrtu]']) : plain));
   }
 
-  private escape(): string {
+  private escape(): Piece {
     const char = this.next();
     if (/[1-9k]/.test(char)) throw this.unsupported('a back-reference');
     if (/[bBpP]/.test(char)) throw this.unsupported(`"\\${char}"`);
@@ -214,14 +270,14 @@ class Translator {
     return this.shorthand(escaped) ?? (this.escapedChar(escaped).codePointAt(0) as number);
   }
 
-  private char(char: string): string {
-    return literal(this.options.json ? JSON.stringify(char).slice(1, -1) : char);
+  private char(char: string): Piece {
+    return one(literal(this.options.json ? JSON.stringify(char).slice(1, -1) : char));
   }
 
   /** A set of characters. What would need an escape in a JSON string is left out unless it is all there is. */
-  private set(ranges: readonly Range[]): string {
+  private set(ranges: readonly Range[]): Piece {
     const usable = character(intersect(ranges, this.options.json ? JSON_PLAIN : TEXT));
-    if (usable !== undefined) return this.builder.rule(usable);
+    if (usable !== undefined) return one(this.builder.rule(usable));
     const [first] = ranges;
     if (first === undefined) throw this.unsupported('an empty character class');
     return this.char(String.fromCodePoint(first[0]));

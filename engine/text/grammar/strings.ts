@@ -36,14 +36,6 @@ export function formatPattern(format: string): string | undefined {
   return Object.hasOwn(FORMATS, format) ? FORMATS[format] : undefined;
 }
 
-export interface StringLimits {
-  minLength: number;
-  /** Infinity: no limit. */
-  maxLength: number;
-  pattern?: string;
-  format?: string;
-}
-
 /** Any JSON string. */
 export function anyString(builder: EbnfBuilder): string {
   return sequence('"\\""', stringBody(builder));
@@ -65,18 +57,18 @@ function countedBody(builder: EbnfBuilder, minLength: number, maxLength: number)
   return sequence(builder.counted(one, { min: minLength, max: maxLength, written: 0 }), '"\\""');
 }
 
-/** A JSON string within limits. With a pattern the lengths are not looked at. */
-export function limitedString(builder: EbnfBuilder, limits: StringLimits): string {
-  const { minLength, maxLength, pattern, format } = limits;
+/** A JSON string within limits; Infinity for none. */
+export function limitedString(builder: EbnfBuilder, { minLength, maxLength }: { minLength: number; maxLength: number }): string {
   if (minLength > maxLength) throw grammarError(`minLength ${minLength} is greater than maxLength ${maxLength}`);
-  const source = pattern ?? (format === undefined ? undefined : formatPattern(format));
-  if (source !== undefined) {
-    const expression = regexExpression(builder, source, { json: true, anchored: pattern === undefined });
-    return builder.rule(sequence('"\\""', expression, '"\\""'));
-  }
   if (minLength === 0 && maxLength === Infinity) return anyString(builder);
   if (minLength > MAX_LEAST_COUNT) throw grammarError(`minLength ${minLength} is more than ${MAX_LEAST_COUNT}`);
   return sequence('"\\""', countedBody(builder, minLength, maxLength));
+}
+
+/** A JSON string that matches a pattern. */
+export function patternString(builder: EbnfBuilder, pattern: string, anchored: boolean): string {
+  const expression = regexExpression(builder, pattern, { json: true, anchored });
+  return builder.rule(sequence('"\\""', expression, '"\\""'));
 }
 
 /** One of some JSON texts. */

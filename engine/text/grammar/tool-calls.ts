@@ -8,7 +8,7 @@ import { character, complement, intersect, TEXT, type Range } from './characters
 import { alternatives, grammarError, literal, MAX_LEAST_COUNT, optional, repeat, sequence, type EbnfBuilder } from './ebnf.ts';
 import { freeText } from './free-text.ts';
 import { anyValue, SchemaGrammar } from './json-schema.ts';
-import { regexExpression } from './regex.ts';
+import { patternWithin, regexExpression } from './regex.ts';
 import { checkedType, SchemaView } from './schema-view.ts';
 import { formatPattern } from './strings.ts';
 
@@ -127,14 +127,15 @@ function rawString(builder: EbnfBuilder, view: SchemaView): string {
   const own = view.text('pattern');
   const format = view.text('format');
   const pattern = own ?? (format === undefined ? undefined : formatPattern(format));
-  if (pattern !== undefined) {
-    return builder.rule(regexExpression(builder, pattern, { json: false, anchored: own === undefined }));
-  }
-  if (format !== undefined) view.unsupported(`format "${format}"`);
+  if (format !== undefined && formatPattern(format) === undefined) view.unsupported(`format "${format}"`);
   const min = view.count('minLength') ?? 0;
   const max = view.count('maxLength') ?? Infinity;
   if (min > max || min > MAX_LEAST_COUNT) throw grammarError(`${view.path}: minLength ${min} cannot be met`);
-  return builder.counted(textCharacter(builder), { min, max, written: 0 });
+  if (pattern === undefined) return builder.counted(textCharacter(builder), { min, max, written: 0 });
+  const anchored = own === undefined;
+  const within = patternWithin(pattern, anchored, [min, max]);
+  if (within === undefined) view.unsupported('a pattern with lengths');
+  return builder.rule(regexExpression(builder, within ?? pattern, { json: false, anchored }));
 }
 
 /** Any character but the one that stands for the control token. */

@@ -346,6 +346,22 @@ test('a strict schema is refused where a keyword cannot be enforced; another is 
   await refused(schemaSpec({ type: 'string', maxLength: 1.5 }), /whole number/);
 });
 
+test('lengths beside a pattern are kept, or refused where the schema is strict', async () => {
+  for (const [pattern, lengths] of [
+    ['^[a-z_]+$', { minLength: 3, maxLength: 5 }],
+    ['^\\d{2,}$', { maxLength: 4 }],
+    ['^.*$', { minLength: 2, maxLength: 2 }],
+    ['^(ab|c){1,3}$', { maxLength: 6 }],
+  ] as const) {
+    const schema = { type: 'string', pattern, ...lengths };
+    for (const text of await texts(schemaSpec(schema, true), 6, 60)) assert.ok(validator(schema)(JSON.parse(text)), text);
+  }
+  const both = { type: 'string', pattern: '^(ab|c)+$', maxLength: 6 };
+  await refused(schemaSpec(both, true), /a pattern with lengths is not supported in a strict schema/);
+  await service.compile(schemaSpec(both), 'response_format');
+  await refused(schemaSpec({ type: 'string', pattern: '^a{4}$', maxLength: 3 }), /no text matches "\^a\{4\}\$" and has 0 to 3/);
+});
+
 test('deep, wide and long schemas are refused or compiled, never a crash', async () => {
   const deep = '{"type":"array","items":'.repeat(1000) + '{}' + '}'.repeat(1000);
   await refused({ kind: 'json-schema', schema: { json: deep }, strict: false }, /nest/);

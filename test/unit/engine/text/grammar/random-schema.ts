@@ -18,6 +18,14 @@ const scalars: fc.Arbitrary<Schema> = fc.oneof(
   fc
     .constantFrom('date', 'time', 'date-time', 'email', 'uuid', 'ipv4', 'ipv6', 'hostname', 'uri', 'duration')
     .map((format) => ({ type: 'string', format })),
+  fc
+    .record({
+      pattern: fc.constantFrom('^[a-z0-9-]+$', '^\\w{2,}$', '^[^x"]*$'),
+      minLength: small,
+      extra: fc.integer({ min: 2, max: 40 }),
+    })
+    .map(({ pattern, minLength, extra }) => ({ type: 'string', pattern, minLength, maxLength: minLength + extra })),
+  fc.constantFrom('email', 'date', 'uuid').map((format) => ({ type: 'string', format, minLength: 5, maxLength: 200 })),
   fc.constant<Schema>({ type: 'integer' }),
   fc.record({ minimum: fc.integer({ min: -1200, max: 1200 }), width: fc.nat(3000) }).map(({ minimum, width }) => ({
     type: 'integer',
