@@ -22,6 +22,14 @@ namespace {
 constexpr size_t kLargest = size_t{64} << 20;
 constexpr int kCalls = 20;
 
+struct Gather {
+  const char* what;
+  int64_t rows, row_bytes;
+};
+constexpr Gather kGathers[] = {{"choices, 3 tokens", 1, 3 * 2048}, {"choices, 64 tokens", 1, 64 * 2048},
+                               {"choices, 4096 tokens", 1, 4096 * 2048}, {"logits, 1 row", 1, 129280 * 4},
+                               {"logits, 24 rows", 24, 129280 * 4}};
+
 struct Case {
   AllReducePath path;
   int64_t count = 0;
@@ -78,16 +86,19 @@ class Rank {
     result.plain_us = time([&] {
       for (int i = 0; i < kCalls; ++i) reduce(c);
     });
-    cudaGraph_t graph;
-    cudaGraphExec_t exec;
-    check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "capture");
-    for (int i = 0; i < kCalls; ++i) reduce(c);
-    check(cudaStreamEndCapture(stream_, &graph), "capture");
-    check(cudaGraphInstantiate(&exec, graph, 0), "instantiate");
-    check(cudaGraphUpload(exec, stream_), "upload");
-    result.graph_us = time([&] { check(cudaGraphLaunch(exec, stream_), "launch"); });
-    cudaGraphExecDestroy(exec), cudaGraphDestroy(graph);
+    result.graph_us = graph_us([&] { reduce(c); });
     return result;
+  }
+
+  /// Microseconds of a gather of `rows` rows, an equal part of each row from every rank, replayed in a graph.
+  double gather_us(int64_t rows, int64_t row_bytes) {
+    cuda::AllGatherParams p;
+    p.array = peers_;
+    p.rows = rows;
+    p.row_bytes = row_bytes;
+    p.bytes = row_bytes / comm_.ranks() / 4 * 4;
+    p.offset = p.bytes * rank_;
+    return graph_us([&] { comm_.all_gather(p, stream_); });
   }
 
   /// Gigabytes a second of a peer copy to the next rank, alone or all at once.
@@ -137,6 +148,19 @@ class Rank {
       result.hash = (result.hash ^ bits) * 1099511628211ull;
     }
     comm_.exchange(nullptr);
+  }
+
+  double graph_us(const std::function<void()>& call) {
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "capture");
+    for (int i = 0; i < kCalls; ++i) call();
+    check(cudaStreamEndCapture(stream_, &graph), "capture");
+    check(cudaGraphInstantiate(&exec, graph, 0), "instantiate");
+    check(cudaGraphUpload(exec, stream_), "upload");
+    const double us = time([&] { check(cudaGraphLaunch(exec, stream_), "launch"); });
+    cudaGraphExecDestroy(exec), cudaGraphDestroy(graph);
+    return us;
   }
 
   /// Median microseconds of one of the kCalls calls that `work` queues.
@@ -221,6 +245,10 @@ int main(int argc, char** argv) {
             std::fflush(stdout);
           }
           group->wait();
+        }
+        for (const auto& [what, rows, row_bytes] : kGathers) {
+          const double us = self.gather_us(rows, row_bytes);
+          if (rank == 0) std::printf("  gather of %-34s %7.1f us\n", what, us);
         }
       } catch (const Error& error) {
         std::printf("  rank %d: %s\n", rank, error.what());

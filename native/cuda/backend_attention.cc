@@ -239,14 +239,15 @@ void CudaOps::select(const Batch& batch, int layer, const IndexerWeights& weight
   p.scale = 1.0f / std::sqrt(static_cast<float>(kIndexDim * config_.index_heads));
   p.scores = scratch_.scores;
   p.stride = top.stride;
-  // Ranks choose for a part of the groups each; everybody gets all choices.
-  const ShardRange own = shard_range(b.groups.groups, options_.shape);
+  // Ranks choose for a part of the groups each, and everybody gets all choices; of few tokens every rank chooses all.
+  const bool shared = comm_ && shares_choices(batch.tokens);
+  const ShardRange own = shard_range(b.groups.groups, shared ? options_.shape : RankShape{});
   const int first = b.token_of_group(own.begin), tokens = b.token_of_group(own.end) - first;
   if (tokens > 0) {
     project_indexer(b, weights, hidden, latent, first, tokens);
     select_groups(b, p, top, static_cast<int>(own.begin), static_cast<int>(own.end));
   }
-  if (!comm_) return;
+  if (!shared) return;
   AllGatherParams gather;
   gather.array = selection_peers_;
   gather.rows = 1;

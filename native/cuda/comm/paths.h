@@ -31,6 +31,9 @@ int reduction_part(int tokens);
 // multiprocessors (bench/results/2026-11-22-cuda-comm.md).
 inline constexpr int kTwoShotBlocks = 32, kPieceBlocks = 16;
 
+/// Whether ranks choose compressed entries for a part of the tokens each and exchange the choices.
+bool shares_choices(int tokens);
+
 /// Blocks of a sum of `bytes`, at most `max_blocks`.
 int all_reduce_blocks(AllReducePath path, int64_t bytes, int max_blocks);
 

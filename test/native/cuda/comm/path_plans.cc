@@ -35,6 +35,12 @@ TEST("the product before a sum in pieces has two parts of whole pieces from 4,09
   CHECK_EQ(reduction_part(8192), 4096);
 }
 
+TEST("ranks choose entries for all tokens of decode, and share the tokens of prompts") {
+  CHECK(!shares_choices(1));
+  CHECK(!shares_choices(64));
+  CHECK(shares_choices(65));
+}
+
 TEST("a sum has blocks for its bytes, up to its path's limit") {
   CHECK_EQ(all_reduce_blocks(AllReducePath::kPacked, 8 * 1024, kCommBlocks), 2);
   CHECK_EQ(all_reduce_blocks(AllReducePath::kPacked, kPackedBytes, kCommBlocks), kCommBlocks);
