@@ -117,7 +117,7 @@ class Rank {
                        .scales = static_cast<const uint8_t*>(wo_b_.view.scale), .x = input_.get() + at,
                        .y = output_.get() + at, .rows = kHidden, .ldy = kHidden};
       g.num_sms = sms_;
-      g.arch = 90;
+      g.arch = cuda::device_info().arch;
       g.stream = queue_;
       cuda::run_gemm(g);
       for (int first = part; plan.piece != 0 && first < part + rows; first += plan.piece) reduce(tokens, first, plan);
@@ -131,7 +131,7 @@ class Rank {
     p.picks = kPicks;
     p.limit = 10;
     p.quantise = true;
-    p.arch = 90;
+    p.arch = cuda::device_info().arch;
     p.weights = &weights_;
     p.hidden = input_;
     p.ids = ids_;

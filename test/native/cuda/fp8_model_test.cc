@@ -34,7 +34,7 @@ class WideOps : public cuda::CudaOps {
   using CudaOps::CudaOps;
 
  protected:
-  int product_arch() const override { return 90; }
+  int product_arch() const override { return wide_arch(); }
 };
 
 BareOptions served() {

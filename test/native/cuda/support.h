@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "common/check.h"
+#include "common/device.h"
 
 namespace twelvex::test {
 
@@ -56,6 +57,10 @@ inline float gauss(float scale = 1.0f) {
 inline int below(int n) { return std::uniform_int_distribution<int>(0, n - 1)(rng()); }
 
 inline float bf16_round(float x) { return __bfloat162float(__float2bfloat16(x)); }
+
+/// The device's architecture, for products whose bits are compared: 0, what every architecture has, where FP8 tensor cores would
+/// take them (gemm/fp8_gemm.h), which add in another order.
+inline int wide_arch() { return cuda::device_info().arch < 120 ? cuda::device_info().arch : 0; }
 
 template <class T>
 class DeviceArray {

@@ -43,7 +43,7 @@ struct Problem {
         device_x(x),
         scratch(static_cast<size_t>(t) * k) {}
 
-  GemmParams params(int t, void* y, bool f32, bool quantise, int arch = cuda::device_info().arch) const {
+  GemmParams params(int t, void* y, bool f32, bool quantise, int arch = wide_arch()) const {
     GemmParams p;
     p.arch = arch;
     p.format = weights.format;
@@ -64,7 +64,7 @@ struct Problem {
   }
 };
 
-std::vector<float> run_f32(const Problem& problem, int t, bool quantise, int arch = cuda::device_info().arch) {
+std::vector<float> run_f32(const Problem& problem, int t, bool quantise, int arch = wide_arch()) {
   DeviceArray<float> y(static_cast<size_t>(t) * problem.weights.rows);
   y.poison();
   cuda::run_gemm(problem.params(t, y, true, quantise, arch));
@@ -111,7 +111,7 @@ void test_invariance(WeightStore& store, WeightFormat format, int n, int k, bool
   const Problem problem(store, format, 700, n, k);
   const std::vector<float> all = run_f32(problem, 700, quantise, 0);
   for (const int t : {1, 3, 8, 9, 16, 17, 33, 64, 96, 192, 700}) {
-    for (const int arch : {0, cuda::device_info().arch}) {
+    for (const int arch : {0, wide_arch()}) {
       const std::vector<float> some = run_f32(problem, t, quantise, arch);
       char what[128];
       std::snprintf(what, sizeof what, "%s N=%d K=%d%s, arch %d: rows of T=%d equal those of T=700 to the bit", name_of(format), n,
@@ -130,7 +130,7 @@ void test_segments(WeightStore& store, int t) {
   const DeviceArray<bf16> device_x(x), y(static_cast<size_t>(t) * kGroups * kRows), scratch(x.size());
   y.poison();
   GemmParams p;
-  p.arch = cuda::device_info().arch;
+  p.arch = wide_arch();
   p.rows = t;
   p.cols = kCols;
   p.ldx = p.x_cols = kGroups * kCols;
@@ -167,7 +167,7 @@ void test_paired(WeightStore& store, int t, int n, int k) {
   const DeviceArray<bf16> device_x(x), y(static_cast<size_t>(t) * n), scratch(x.size());
   y.poison();
   GemmParams p;
-  p.arch = cuda::device_info().arch;
+  p.arch = wide_arch();
   p.quantised = scratch;
   p.rows = t;
   p.cols = p.ldx = k;

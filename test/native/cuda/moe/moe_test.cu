@@ -187,7 +187,7 @@ std::vector<float> run(const Layer& layer, int tokens, const Inputs& in, Mode mo
                      .picks = layer.picks,
                      .limit = 10,
                      .quantise = mode != Mode::kExact,
-                     .arch = mode == Mode::kFp8 ? 120 : cuda::device_info().arch < 120 ? cuda::device_info().arch : 0,
+                     .arch = mode == Mode::kFp8 ? 120 : wide_arch(),
                      .decode_tokens = decode_tokens,
                      .weights = &layer.weights,
                      .hidden = in.x,
