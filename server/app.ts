@@ -28,6 +28,7 @@ import { renderRoutes } from './routes/render.ts';
 import { responsesRoute } from './routes/responses.ts';
 import { tokenizeRoute } from './routes/tokenize.ts';
 import type { JsonBody } from './schemas/parse.ts';
+import { TraceExporter } from './traces.ts';
 import { followCertificate, readCertificate } from './tls.ts';
 
 declare module 'fastify' {
@@ -74,6 +75,9 @@ export function buildApp(lifecycle: Lifecycle, config: Config, logger?: FastifyB
   const watch = keys.watch(app.log);
   app.addHook('onClose', async () => watch.stop());
   const metrics = new ServerMetrics(lifecycle);
+  const { otlpTracesEndpoint } = config;
+  const traces = otlpTracesEndpoint === undefined ? undefined : new TraceExporter(otlpTracesEndpoint, app.log);
+  app.addHook('onClose', async () => traces?.close());
   app.addHook('onResponse', async (request, reply) => {
     const { method } = request;
     const handler = request.routeOptions.url ?? 'none';
@@ -87,7 +91,7 @@ export function buildApp(lifecycle: Lifecycle, config: Config, logger?: FastifyB
     throw notFound(request.method, request.url);
   });
   refuseOtherMethods(app, () => {
-    const context = { lifecycle, config, metrics };
+    const context = { lifecycle, config, metrics, traces };
     chatCompletionsRoute(app, context);
     completionsRoute(app, context);
     messagesRoute(app, context);

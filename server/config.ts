@@ -179,6 +179,13 @@ const serverOptions = {
     about: 'Least severe log line to print. Lines are JSON and never hold prompts or answers.',
     value: 'LEVEL',
   }),
+  otlpTracesEndpoint: option(z.url({ error: 'expected a URL such as http://127.0.0.1:4318' }).optional(), {
+    group: 'Server',
+    about: 'OpenTelemetry collector (OTLP over HTTP) that gets a span for each answer, of counts and times only.',
+    value: 'URL',
+    env: 'OTEL_EXPORTER_OTLP_TRACES_ENDPOINT',
+    defaultText: 'none',
+  }),
   reasoningField: option(choice(['reasoning_content', 'reasoning', 'both']).default('reasoning_content'), {
     group: 'Server',
     about: 'Name of the thinking text in answers.',

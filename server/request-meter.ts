@@ -3,7 +3,8 @@
 
 import { Histogram } from 'prom-client';
 import type { Registry } from 'prom-client';
-import type { GenerationEvent, GenerationRequest } from '../engine/index.ts';
+import type { GenerationEvent, GenerationRequest, Timing } from '../engine/index.ts';
+import type { TracedRequest } from './traces.ts';
 
 // Buckets are vLLM's, so that rules and dashboards written for it match.
 const latencyBuckets = [0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680];
@@ -72,7 +73,10 @@ export function defineHistograms(maxModelLen: number, registers: Registry[]): Hi
 export class RequestMeter {
   readonly #histograms: Histograms;
   readonly #start: MeterStart;
+  /** By prompt and choice. */
   readonly #lastTokenMs = new Map<number, number>();
+  #asked: readonly GenerationRequest[] = [];
+  #timing: Timing | undefined;
   #firstTokenMs: number | undefined;
   #promptTokens = 0;
   #cachedTokens = 0;
@@ -88,16 +92,18 @@ export class RequestMeter {
 
   /** What the request asks the engine for. */
   asked(requests: readonly GenerationRequest[]): void {
+    this.#asked = requests;
     this.#choices = requests.reduce((sum, { n }) => sum + n, 0);
     this.#histograms.choices.observe(this.#choices);
     const maxTokens = requests[0]?.maxTokens;
     if (maxTokens !== undefined) this.#histograms.maxTokens.observe(maxTokens);
   }
 
-  batch(events: readonly GenerationEvent[]): void {
+  /** Events of the request's prompt number `prompt`. */
+  batch(prompt: number, events: readonly GenerationEvent[]): void {
     for (const event of events) {
       if (event.kind === 'prompt') this.#prompt(event);
-      if (event.kind === 'tokens') this.#tokens(event.choice, event.ids.length);
+      if (event.kind === 'tokens') this.#tokens(prompt * this.#choices + event.choice, event.ids.length);
       if (event.kind === 'end') this.#end(event);
     }
   }
@@ -114,6 +120,20 @@ export class RequestMeter {
       finish: this.#reasons.join(','),
       ...(this.#firstTokenMs !== undefined && { firstTokenMs: round(this.#firstTokenMs - arrivedAtMs) }),
       totalMs: round(performance.now() - arrivedAtMs),
+    };
+  }
+
+  /** What a trace tells of the request. */
+  traced(): Omit<TracedRequest, 'requestId' | 'route' | 'model' | 'status'> {
+    return {
+      asked: this.#asked,
+      promptTokens: this.#promptTokens,
+      completionTokens: this.#completionTokens,
+      finishReasons: this.#reasons,
+      arrivedAtMs: this.#start.arrivedAtMs,
+      endedAtMs: performance.now(),
+      firstTokenAtMs: this.#firstTokenMs,
+      timing: this.#timing,
     };
   }
 
@@ -141,6 +161,7 @@ export class RequestMeter {
     this.#completionTokens += usage.completionTokens;
     this.#longest = Math.max(this.#longest, usage.completionTokens);
     this.#reasons.push(reason);
+    this.#timing = timing;
     if (this.#reasons.length === this.#choices) this.#histograms.maxGenerated.observe(this.#longest);
     if (reason === 'error' || reason === 'aborted') return;
     const { total, queue, inference, prefill, decode, perToken, generatedTokens } = this.#histograms;

@@ -9,6 +9,8 @@ import type { Config } from '../config.ts';
 import { toHttpError } from '../errors.ts';
 import type { HttpError } from '../errors.ts';
 import type { RequestMeter } from '../request-meter.ts';
+import { sentContext } from '../traces.ts';
+import type { TraceExporter } from '../traces.ts';
 import { SseWriter } from '../stream/sse.ts';
 import type { Payload } from '../stream/sse.ts';
 import { readAll, startAll } from './read-events.ts';
@@ -20,6 +22,8 @@ export interface Exchange {
   engine: Engine;
   config: Config;
   meter: RequestMeter;
+  /** Where spans of requests go, if they are wanted. */
+  traces: TraceExporter | undefined;
   /** Aborted when the client is gone or the answer has failed; every engine request carries its signal. */
   controller: AbortController;
 }
@@ -83,7 +87,7 @@ export function streamAnswer(
     if (!reply.raw.destroyed) writer.open();
     try {
       await readAll(await accepted, (prompt, events) => {
-        exchange.meter.batch(events);
+        exchange.meter.batch(prompt, events);
         const sent = writer.send(chunks.from(prompt, events));
         throwFailure(events);
         return sent;
@@ -106,7 +110,7 @@ export function wholeAnswer(exchange: Exchange, requests: GenerationRequest[], a
     meter.asked(requests);
     try {
       await readAll(await startAll(exchange.engine, requests), (prompt, events) => {
-        meter.batch(events);
+        meter.batch(prompt, events);
         for (const event of events) answer.add(prompt, event);
         throwFailure(events);
         return undefined;
@@ -131,8 +135,10 @@ async function pause(ms: number, signal: AbortSignal): Promise<void> {
  * Runs an answer to its end and writes its log line: counts and times, no text. Whatever the end was, the engine
  * stops working for it. 499 is what proxies log for a client that left.
  */
-async function logged({ request, reply, meter, controller }: Exchange, answer: () => Promise<void>): Promise<void> {
+async function logged(exchange: Exchange, answer: () => Promise<void>): Promise<void> {
+  const { request, reply, engine, meter, traces, controller } = exchange;
   loggedAnswers.add(request);
+  const trace = sentContext(request.headers);
   let status = 200;
   try {
     await answer();
@@ -141,7 +147,12 @@ async function logged({ request, reply, meter, controller }: Exchange, answer: (
     throw error;
   } finally {
     if (controller.signal.aborted && !reply.raw.writableFinished) status = 499;
-    request.log.info({ url: request.url, status, ...meter.summary() }, 'answered');
+    const line = { url: request.url, status, ...(trace !== undefined && { traceId: trace.traceId }), ...meter.summary() };
+    request.log.info(line, 'answered');
+    traces?.add(
+      { requestId: request.id, route: request.routeOptions.url ?? '', model: engine.info.id, status, ...meter.traced() },
+      trace,
+    );
     controller.abort();
   }
 }

@@ -8,6 +8,7 @@ import type { Config } from '../config.ts';
 import type { Lifecycle } from '../lifecycle.ts';
 import type { ServerMetrics } from '../metrics.ts';
 import type { RequestedModel } from '../model-names.ts';
+import type { TraceExporter } from '../traces.ts';
 import type { AnswerHeader } from '../stream/wire.ts';
 import { connectionController } from './answer.ts';
 import type { Exchange } from './answer.ts';
@@ -16,6 +17,7 @@ export interface RouteContext {
   lifecycle: Lifecycle;
   config: Config;
   metrics: ServerMetrics;
+  traces: TraceExporter | undefined;
 }
 
 export interface OpenExchange {
@@ -30,7 +32,8 @@ export interface OpenExchange {
 export function openExchange({ context, request, reply, engine, stream }: OpenExchange): Exchange {
   const arrivedAtMs = performance.now() - reply.elapsedTime;
   const meter = context.metrics.meter({ arrivedAtMs, stream });
-  return { request, reply, engine, config: context.config, meter, controller: connectionController(reply) };
+  const { config, traces } = context;
+  return { request, reply, engine, config, meter, traces, controller: connectionController(reply) };
 }
 
 export function answerHeader(prefix: string, requestId: string, engine: Engine, model: RequestedModel): AnswerHeader {

@@ -81,6 +81,7 @@ const required = [
   'GET /health, /livez, /readyz, /startupz',
   'progress of loading',
   'GET /metrics',
+  'OpenTelemetry traces',
   'metrics of drafts',
   'GET /version, /server_info',
   'API keys',

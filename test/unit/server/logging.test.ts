@@ -14,7 +14,9 @@ test('the log holds counts and times of a request and none of its text', async (
   const engine = scriptedEngine([reasoning('secret'), answer('secret'), tool('secret', ['{"secret": 1}'])]);
   const app = buildApp(new Lifecycle(engine), loadConfig({ values: {} }, {}), logger);
   t.after(() => app.close());
-  const headers = { authorization: 'Bearer secret', 'x-request-id': 'r1' };
+  const traceId = 'ab'.repeat(16);
+  const traceparent = `00-${traceId}-${'cd'.repeat(8)}-00`;
+  const headers = { authorization: 'Bearer secret', 'x-request-id': 'r1', traceparent };
   const messages = [{ role: 'user', content: 'secret' }];
   const asked = {
     '/v1/chat/completions': { messages },
@@ -29,5 +31,6 @@ test('the log holds counts and times of a request and none of its text', async (
   const answered = lines.map((line) => JSON.parse(line) as Record<string, unknown>).filter(({ msg }) => msg === 'answered');
   assert.equal(answered.length, 6);
   assert.ok(answered.every(({ reqId, url, status }) => reqId === 'r1' && url !== undefined && status !== undefined));
+  assert.equal(answered.filter((line) => line['traceId'] === traceId).length, 3, 'answers name the trace of their caller');
   assert.doesNotMatch(lines.join(''), /secret/);
 });
