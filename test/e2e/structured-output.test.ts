@@ -51,6 +51,22 @@ test(`${SCHEMAS} random schemas: what finishes is valid, and at least 96 of 100 
   assert.ok(counts.valid >= 0.96 * SCHEMAS, `${counts.valid} of ${SCHEMAS} finished`);
 });
 
+test('documents led to their end are the same with drafts as without', async () => {
+  const schemas = fc.sample(randomSchema, { seed: 5, numRuns: 60 });
+  const answers: string[][] = [];
+  for (const mtp of [0, 4]) {
+    await withDemo({ mtp, maxSequences: AT_ONCE }, async (engine) => {
+      const texts: string[] = [];
+      await someAtOnce(schemas, async (schema, index) => {
+        const grammar = { spec: schemaSpec(schema), param: 'response_format' };
+        texts[index] = collected(await eventsOf(engine, demoRequest(question(PROMPTS[0]!), { grammar, maxTokens: 24 }))).text;
+      });
+      answers.push(texts);
+    });
+  }
+  assert.deepEqual(answers[0], answers[1]);
+});
+
 /** Calls of a strict tool with a random schema, forced behind reasoning or at once, or the model's own choice. */
 test('calls of strict tools with random parameters are valid, and finish', async (t) => {
   const schemas = fc.sample(randomSchema, { seed: 7, numRuns: 1500 }).filter(isObjectSchema).slice(0, 80);

@@ -59,6 +59,8 @@ export class GrammarService {
    */
   async compile(spec: GrammarSpec, param: string, signal?: AbortSignal): Promise<Grammar> {
     const source = grammarSource(spec, param);
+    // Both threads prepare the vocabulary at the same time.
+    this.hostThread();
     const key = sourceKey(source);
     let verdict = this.verdicts.get(key);
     if (verdict === undefined) {
@@ -136,7 +138,9 @@ export class GrammarService {
   }
 
   private hostThread(): GrammarThread {
-    if (!this.host?.alive) this.host = startThread(this.setup);
+    if (this.host?.alive) return this.host;
+    this.host = startThread(this.setup);
+    this.host.request({ kind: 'start' }).catch(() => undefined);
     return this.host;
   }
 }
