@@ -61,7 +61,7 @@ std::vector<bf16> activations(unsigned seed) {
 struct Plan {
   int piece = 0;      // rows; 0: no reduction
   int blocks = 16;
-  int parts = 1;      // of the output projection, or 4: the experts' combination in pieces
+  int parts = 1;      // 2: the output projection in two parts, or the experts' combination in pieces
 };
 
 class Rank {
@@ -246,11 +246,10 @@ void measure(Rank& rank, RankGroup& group, std::vector<uint64_t>& hashes, size_t
       const auto time = [&](const Plan& plan) {
         return rank.time([&] { moe ? rank.experts(tokens, plan) : rank.project(tokens, plan); });
       };
-      std::vector<Plan> plans = {{tokens, 32}, {tokens, 16}};
+      std::vector<Plan> plans = {{tokens, cuda::kTwoShotBlocks}};
       for (const int piece : {1024, 2048, 4096})
-        for (const int blocks : {12, 16, 24})
-          for (const int parts : {1, 2, 4})
-            if (piece < tokens && (moe ? parts != 2 : piece <= tokens / parts)) plans.push_back({piece, blocks, parts});
+        for (const int parts : {1, 2})
+          if (piece < tokens && (moe || piece <= tokens / parts)) plans.push_back({piece, cuda::kPieceBlocks, parts});
       const double alone = time({});
       if (self == 0) std::printf("  %s, %d tokens: %.0f us without the all-reduce\n", moe ? "experts + mHC" : "wo_b + mHC", tokens, alone);
       double behind = 0;
@@ -264,7 +263,7 @@ void measure(Rank& rank, RankGroup& group, std::vector<uint64_t>& hashes, size_t
           const bool equal = hashes[0] == hashes[1] && hashes[0] == expected;
           failures += !equal;
           std::printf("    pieces of %4d, %2d blocks%s: %8.0f us, hidden %4.0f %%  %s\n", plan.piece, plan.blocks,
-                      plan.parts == 1 ? "" : moe ? ", combined in pieces" : plan.parts == 2 ? ", product in 2 parts" : ", product in 4 parts", us, 100 * (behind - us) / (behind - alone),
+                      plan.parts == 1 ? "" : moe ? ", combined in pieces" : ", product in 2 parts", us, 100 * (behind - us) / (behind - alone),
                       equal ? "same bits" : "BITS DIFFER");
           std::fflush(stdout);
         }
