@@ -3,9 +3,9 @@
 // under twelvex:. The engine's own counters are read when somebody scrapes; requests are timed as they pass.
 
 import { Counter, Gauge, Histogram, Registry } from 'prom-client';
-import type { Metric } from 'prom-client';
 import type { EngineStats, FinishReason } from '../engine/index.ts';
 import type { Lifecycle } from './lifecycle.ts';
+import { histogramMetric } from './counted-histogram.ts';
 import { defineHistograms, RequestMeter } from './request-meter.ts';
 import type { Histograms, MeterStart } from './request-meter.ts';
 
@@ -127,12 +127,13 @@ export class ServerMetrics {
       cacheInfo,
       1,
     );
-    this.#histograms = defineHistograms(engine.info.maxModelLen, registers);
+    this.#histograms = defineHistograms(engine.info.maxModelLen, this.#registry);
     return this.#histograms;
   }
 
   #defineLabelled(stats: () => EngineStats, registers: Registry[]): void {
-    this.#registry.registerMetric(stepTokens(stats));
+    const tokens = 'Prompt and generated tokens of a step.';
+    this.#registry.registerMetric(histogramMetric('vllm:iteration_tokens_total', tokens, () => stats().stepTokens));
     new Gauge({
       name: 'vllm:num_requests_waiting_by_reason',
       help: 'Sequences waiting, for a seat (capacity) or because they are still being prepared (deferred).',
@@ -170,22 +171,6 @@ export class ServerMetrics {
       },
     });
   }
-}
-
-/** A histogram that the engine keeps; prom-client has no way to set the counts of one of its own. */
-function stepTokens(stats: () => EngineStats): Metric {
-  const name = 'vllm:iteration_tokens_total';
-  const get = async (): Promise<object> => {
-    const { bounds, counts, sum } = stats().stepTokens;
-    let total = 0;
-    const buckets = counts.map((count, index) => {
-      total += count;
-      return { metricName: `${name}_bucket`, labels: { le: bounds[index] ?? '+Inf' }, value: total };
-    });
-    const values = [...buckets, { metricName: `${name}_sum`, value: sum }, { metricName: `${name}_count`, value: total }];
-    return { name, help: 'Prompt and generated tokens of a step.', type: 'histogram', values };
-  };
-  return { name, get } as unknown as Metric;
 }
 
 /** The engine counts for itself; a counter here repeats its value. */

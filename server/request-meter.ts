@@ -3,6 +3,7 @@
 
 import { Histogram } from 'prom-client';
 import type { Registry } from 'prom-client';
+import { CountedHistogram, histogramMetric } from './counted-histogram.ts';
 import type { GenerationEvent, GenerationRequest, Timing } from '../engine/index.ts';
 import type { TracedRequest } from './traces.ts';
 
@@ -25,7 +26,8 @@ function tokenBuckets(most: number): number[] {
 
 export interface Histograms {
   firstToken: Histogram;
-  tokenGap: Histogram;
+  /** The only one that is told something for every token. */
+  tokenGap: CountedHistogram;
   perToken: Histogram;
   total: Histogram;
   queue: Histogram;
@@ -47,13 +49,17 @@ export interface MeterStart {
 }
 
 /** @param maxModelLen the longest sequence, which bounds the token buckets */
-export function defineHistograms(maxModelLen: number, registers: Registry[]): Histograms {
+export function defineHistograms(maxModelLen: number, registry: Registry): Histograms {
   const histogram = (name: string, help: string, buckets: number[]): Histogram =>
-    new Histogram({ name, help, buckets, registers });
+    new Histogram({ name, help, buckets, registers: [registry] });
+  const tokenGap = new CountedHistogram(tokenGapBuckets);
+  registry.registerMetric(
+    histogramMetric('vllm:inter_token_latency_seconds', 'Gap between tokens of an answer.', () => tokenGap),
+  );
   const tokens = tokenBuckets(maxModelLen);
   return {
     firstToken: histogram('vllm:time_to_first_token_seconds', 'Arrival to first token.', firstTokenBuckets),
-    tokenGap: histogram('vllm:inter_token_latency_seconds', 'Gap between tokens of an answer.', tokenGapBuckets),
+    tokenGap,
     perToken: histogram('vllm:request_time_per_output_token_seconds', 'Mean gap between tokens of an answer.', tokenGapBuckets),
     total: histogram('vllm:e2e_request_latency_seconds', 'Arrival to last token.', latencyBuckets),
     queue: histogram('vllm:request_queue_time_seconds', 'Arrival to first step.', latencyBuckets),

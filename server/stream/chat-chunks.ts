@@ -91,10 +91,13 @@ export class ChatChunks {
 
   /** Chunks of a batch of events, some as JSON. 'error' and 'aborted' ends are the caller's to report. */
   from(events: readonly GenerationEvent[]): (ChatChunk | string)[] {
-    return events.flatMap((event) => {
+    const all: (ChatChunk | string)[] = [];
+    for (const event of events) {
       const chunks = this.#fromEvent(event);
-      return chunks.length > 0 && !this.#opened ? [...this.#open(), ...chunks] : chunks;
-    });
+      if (chunks.length > 0 && !this.#opened) all.push(...this.#open());
+      all.push(...chunks);
+    }
+    return all;
   }
 
   /** The usage chunk behind the last choice's end; none unless asked for. */
