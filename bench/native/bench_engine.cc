@@ -20,13 +20,18 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-/// A rank of several whose exchanges are left out.
+/// A rank of several whose exchanges are left out: its group has one member, so they have nothing to do.
 class AloneOps final : public cuda::CudaOps {
  public:
-  explicit AloneOps(const BackendOptions& options) : CudaOps(options), unused_(std::move(comm_)) {}
+  explicit AloneOps(const BackendOptions& options) : CudaOps(options) { overlap_reductions_ = false; }
 
- private:
-  std::unique_ptr<cuda::Communicator> unused_;
+  Activations reserve(const Limits& limits) override {
+    const Activations activations = CudaOps::reserve(limits);
+    for (cuda::PeerPointers* peers : {&output_peers_, &logits_peers_, &selection_peers_}) {
+      peers->at[options_.shape.rank] = peers->at[0];  // the group's only member
+    }
+    return activations;
+  }
 };
 
 int first_window_block(const Sequence& s) { return std::max(0, s.done - (kWindow - 1)) / kBlockTokens; }

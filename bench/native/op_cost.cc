@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "cuda/comm/paths.h"
 #include "cuda/indexer/indexer.h"
 #include "runtime/shard.h"
 
@@ -34,13 +35,14 @@ struct Tokens {
 
 /// Scoring is shared by groups of a row's tokens (backend_attention.cc, select): the rank's part of groups, in order.
 void count_scored(const ModelConfig& config, RankShape shape, const StepShape& step, Tokens& t) {
-  int64_t groups = 0, group = 0, longest = 0;
+  int64_t groups = 0, group = 0, longest = 0, tokens = 0;
   for (const RowShape& row : step.rows) {
+    tokens += row.count;
     groups += (row.count + cuda::kScoreGroup - 1) / cuda::kScoreGroup;
     longest = std::max<int64_t>(longest, (row.position + row.count) / kCsaRatio);
   }
   if (longest <= config.index_topk) return;
-  const ShardRange own = shard_range(groups, shape);
+  const ShardRange own = shard_range(groups, cuda::shares_choices(static_cast<int>(tokens)) ? shape : RankShape{});
   for (const RowShape& row : step.rows) {
     for (int i = 0; i < row.count; i += cuda::kScoreGroup, ++group) {
       if (group < own.begin || group >= own.end) continue;

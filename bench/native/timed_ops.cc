@@ -149,6 +149,7 @@ void TimedOps::select(const Batch& b, int layer, const IndexerWeights& w, Array 
 
 /// Ranks choose for whole groups of tokens each (backend_attention.cc, select): the last rank's are the batch's last.
 void TimedOps::share_choices(const Batch& b, Array selection) {
+  if (!cuda::shares_choices(b.tokens)) return;
   const int group = b.rows == 1 ? cuda::kScoreGroup : b.tokens / b.rows, groups = (b.tokens + group - 1) / group;
   const int first = std::min(groups * alone_.rank / alone_.ranks * group, b.tokens);
   const size_t row = static_cast<size_t>(config_.index_topk) * sizeof(int32_t);
