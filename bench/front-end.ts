@@ -27,17 +27,18 @@ const mostDelayMs = 2;
 
 const clock = (): number => performance.timeOrigin + performance.now();
 
-/** By request id, when each of its tokens left the engine; and processor seconds since the start. */
+/** By the engine's request ids, when each of their tokens left it; and processor seconds since the start. */
 interface Report {
-  handedOut: Record<string, number[]>;
+  handedOut: [id: string, times: number[]][];
   cpuSeconds: number;
 }
 
 async function serve(stepMs: number, tokens: number): Promise<void> {
-  const handedOut: Report['handedOut'] = {};
-  const onToken = (id: string, index: number, timeMs: number): void => {
-    const [request = ''] = id.split(':');
-    (handedOut[request] ??= [])[index] = performance.timeOrigin + timeMs;
+  const handedOut = new Map<string, number[]>();
+  const onToken = (id: string, _index: number, timeMs: number): void => {
+    const times = handedOut.get(id);
+    if (times === undefined) handedOut.set(id, [timeMs]);
+    else times.push(timeMs);
   };
   const app = buildApp(new Lifecycle(rateEngine({ stepMs, tokens, onToken })), loadConfig({ values: {} }, {}));
   await app.listen({ host: '127.0.0.1', port: 0 });
@@ -47,7 +48,11 @@ async function serve(stepMs: number, tokens: number): Promise<void> {
     const { user, system } = process.cpuUsage(before);
     if (message !== 'report') return;
     // It ends, and writes a profile where one was asked for, when its parent hangs up.
-    process.send?.({ handedOut, cpuSeconds: (user + system) / 1e6 } satisfies Report);
+    const stamped = [...handedOut].map(([id, times]): [string, number[]] => [
+      id,
+      times.map((time) => performance.timeOrigin + time),
+    ]);
+    process.send?.({ handedOut: stamped, cpuSeconds: (user + system) / 1e6 } satisfies Report);
     void app.close();
   });
   process.send?.((app.server.address() as AddressInfo).port);
@@ -75,6 +80,11 @@ function readStream(port: number, id: string): Promise<number[]> {
   });
 }
 
+function percentile(values: number[], share: number): number {
+  values.sort((a, b) => a - b);
+  return values[Math.min(values.length - 1, Math.floor(values.length * share))] ?? Infinity;
+}
+
 async function measure(streams: number, rate: number, seconds: number): Promise<void> {
   const stepMs = (streams * 1e3) / rate;
   const tokens = Math.round((seconds * 1e3) / stepMs);
@@ -89,19 +99,28 @@ async function measure(streams: number, rate: number, seconds: number): Promise<
   child.send('report');
   const [report] = (await once(child, 'message')) as [Report];
   child.disconnect();
-  const delays = ids.flatMap((id, stream) =>
-    (report.handedOut[id] ?? []).map((time, index) => (arrived[stream]?.[index] ?? Infinity) - time),
-  );
-  delays.sort((a, b) => a - b);
-  const percentile = (share: number): number =>
-    delays[Math.min(delays.length - 1, Math.floor(delays.length * share))] ?? Infinity;
+  // The engine's ids begin with the client's.
+  const handedOut = new Map(report.handedOut.map(([id, times]) => [id.split(':')[0], times]));
+  const delays: number[] = [];
+  const bySecond: number[][] = [];
+  for (const [stream, id] of ids.entries()) {
+    for (const [index, time] of (handedOut.get(id) ?? []).entries()) {
+      const delay = (arrived[stream]?.[index] ?? Infinity) - time;
+      delays.push(delay);
+      (bySecond[Math.floor((time - started) / 1e3)] ??= []).push(delay);
+    }
+  }
+  // The first second is that of cold code, the last one is not whole.
+  const quietest = Math.min(...bySecond.slice(1, -1).map((second) => percentile(second, 0.99)));
+  const [half, most] = [percentile(delays, 0.5), percentile(delays, 0.99)];
   const cores = report.cpuSeconds / elapsed;
   console.log(`${streams} streams, ${(delays.length / elapsed).toFixed(0)} tokens/s for ${elapsed.toFixed(1)} s`);
   console.log(`server: ${(100 * cores).toFixed(0)} % of a core (limit ${100 * mostCores} %)`);
+  console.log(`added to a token: median ${half.toFixed(2)} ms, p99 ${most.toFixed(2)} ms (limit ${mostDelayMs} ms)`);
   console.log(
-    `added to a token: median ${percentile(0.5).toFixed(2)} ms, p99 ${percentile(0.99).toFixed(2)} ms (limit ${mostDelayMs} ms)`,
+    `p99 of the quietest second: ${quietest.toFixed(2)} ms; it tells what other programs of the machine add to the rest`,
   );
-  if (cores > mostCores || percentile(0.99) > mostDelayMs) process.exitCode = 1;
+  if (cores > mostCores || most > mostDelayMs) process.exitCode = 1;
 }
 
 if (process.argv[2] === 'serve') {

@@ -318,18 +318,18 @@ class RateEngine extends FakeEngine {
     yield choices.map((choice) => ({ kind: 'prompt', choice, tokens: prompt, cachedTokens: 0 }) as const);
     const total = Math.min(this.#options.tokens, request.maxTokens ?? Infinity);
     const text = this.#options.text ?? ' token';
-    let aborted = false;
+    // Reading signal.aborted takes as long as the rest of a token.
+    let aborted = request.signal?.aborted === true;
+    request.signal?.addEventListener('abort', () => (aborted = true), { once: true });
     for (let i = 0; i < total; i++) {
       await this.#nextStep();
-      aborted = request.signal?.aborted === true;
       if (aborted) break;
       usage.completionTokens += 1;
       this.generatedTokens += request.n;
       this.#options.onToken?.(request.id, i, performance.now());
-      yield choices.flatMap((choice): GenerationEvent[] => [
-        { kind: 'tokens', choice, ids: [65] },
-        { kind: 'answer', choice, text },
-      ]);
+      const events: GenerationEvent[] = [];
+      for (const choice of choices) events.push({ kind: 'tokens', choice, ids: [65] }, { kind: 'answer', choice, text });
+      yield events;
     }
     const timing = { queuedMs: 0, firstTokenMs: 0, totalMs: performance.now() - started };
     const reason = aborted ? 'aborted' : 'length';
