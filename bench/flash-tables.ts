@@ -70,6 +70,16 @@ const byModel = (a: Labels, b: Labels): number => b.layers_run - a.layers_run ||
 const productPrefills = (runs: readonly Run[]): (Prefill & { run: string })[] =>
   all<Prefill>(runs, 'prefill').filter(({ attention, run }) => attention === 'product' && !run.startsWith('ab'));
 
+/** A prompt of which a part may have been skipped for time; its last chunk never is. */
+interface Long extends Labels {
+  tokens: number;
+  skipped: number;
+  ms: number;
+  before_bytes: number;
+  after_bytes: number;
+  chunks_ms: number[];
+}
+
 /** Every table of a page, by the name that the page gives it. */
 export const TABLES: Record<string, (runs: readonly Run[]) => string> = {
   runs: (runs) =>
@@ -279,15 +289,13 @@ export const TABLES: Record<string, (runs: readonly Run[]) => string> = {
 
   long: (runs) =>
     table(
-      ['prompt', 'model', 's', 'tok/s', 'first chunk, ms', 'last chunk, ms', 'device before, GB', 'after, GB', 'run'],
-      all<Labels & { tokens: number; ms: number; before_bytes: number; after_bytes: number; chunks_ms: number[] }>(
-        runs,
-        'long',
-      ).map((l) => [
+      ['prompt', 'model', 'computed', 's', 'tok/s', 'first chunk, ms', 'last chunk, ms', 'device before, GB', 'after, GB', 'run'],
+      all<Long>(runs, 'long').map((l) => [
         number(l.tokens),
         shape(l),
+        number(l.tokens - l.skipped),
         number(l.ms / 1000, 1),
-        number(perSecond(l.tokens, l.ms)),
+        number(perSecond(l.tokens - l.skipped, l.ms)),
         number(l.chunks_ms[0]!, 1),
         number(l.chunks_ms.at(-1)!, 1),
         number(l.before_bytes / 1e9, 2),

@@ -2,15 +2,17 @@
 // Speed and memory of the native step on CUDA, without Node: dummy weights of a real configuration, random tokens.
 //
 //   bench/native/run.sh [--model DIR] [--tp 1|2] [--alone] [--devices 0,1] [--layers N] [--mtp 0..4] [--step-tokens N]
-//                       [--context N] [--cached N] [--max-rows N] [--rows fp8|bf16] [--json FILE] TASK...
+//                       [--context N] [--cached N] [--max-rows N] [--rows fp8|bf16] [--deadline T] [--json FILE] TASK...
 // --alone runs the last of --tp ranks by itself: one GPU's share of the work, without exchanges. --cached: room of the cache in
 // tokens. TASK, in order:
 //   chunk:T@P      a prefill chunk of T tokens behind P others, by operation
 //   prefill:L      a prompt of L tokens in chunks of --step-tokens: first run, three more, then one by operation
 //   decode:S@C     a step of S streams with C tokens of context each, by operation and as it is served (graphs)
-//   long:L         one prefill of L tokens, its first and last chunk, and the memory
+//   long:L         one prefill of L tokens, its chunks, and the memory; at --deadline (seconds since 1970) what is left is
+//                  skipped but for the last chunk
 //   attention:A    prefill attention from here on: product, one-head, eight-heads (bench/kernels/fma_prefill.cuh)
 #include <cstring>
+#include <ctime>
 #include <memory>
 #include <sstream>
 
@@ -28,6 +30,7 @@ struct Program {
   std::vector<std::string> tasks;
   std::FILE* json = nullptr;
   double copy = 0;
+  int64_t deadline = 0;
   std::string attention = "product";
   std::string labels;  // of JSON lines: what holds for the whole run
 };
@@ -64,6 +67,7 @@ Program parse(int argc, char** argv) {
     else if (name == "--cached") o.cached_tokens = std::stoi(value);
     else if (name == "--max-rows") o.max_rows = std::stoi(value);
     else if (name == "--rows") o.rows = value == "bf16" ? RowFormat::kBF16 : RowFormat::kFp8;
+    else if (name == "--deadline") program.deadline = std::stoll(value);
     else if (name == "--json") program.json = std::fopen(value.c_str(), "a");
     else throw Error(ErrorCode::kBadOptions, "unknown option " + name);
   }
@@ -204,8 +208,15 @@ void run_long(Program& p, BenchEngine& engine, const std::string& task, int leng
   Sequence sequence = engine.start(0, 1);
   std::vector<double> chunks;
   OpTable table;
+  int skipped = 0;
   for (int left = length; left > 0;) {
-    const int chunk = std::min(left, engine.options().step_tokens);
+    const int step = engine.options().step_tokens, chunk = std::min(left, step);
+    if (p.deadline > 0 && left > step && std::time(nullptr) >= p.deadline) {
+      skipped += left - step;
+      sequence.done = length - step;
+      left = step;
+      continue;
+    }
     left -= chunk;
     engine.time_steps(left == 0, 500);
     chunks.push_back(engine.step({{&sequence, chunk, left == 0}}).wall_ms);
@@ -216,15 +227,17 @@ void run_long(Program& p, BenchEngine& engine, const std::string& task, int leng
   double ms = 0;
   for (const double chunk : chunks) ms += chunk;
   const double used = used_bytes(engine);
-  std::printf("\n%s: %.2f s, %.0f tok/s; first chunk %.1f ms, last %.1f ms; memory of a device %.2f GB before, %.2f GB after\n",
-              task.c_str(), ms / 1e3, length / ms * 1e3, chunks.front(), chunks.back(), before / 1e9, used / 1e9);
+  std::printf("\n%s: %d tokens in %.2f s, %.0f tok/s (%d skipped); first chunk %.1f ms, last %.1f ms;"
+              " memory of a device %.2f GB before, %.2f GB after\n",
+              task.c_str(), length - skipped, ms / 1e3, (length - skipped) / ms * 1e3, skipped, chunks.front(), chunks.back(),
+              before / 1e9, used / 1e9);
   std::printf("  the last chunk by operation:\n");
   table.print(engine, p.copy);
   table.write_json(p.json, engine, labels(p, task));
   if (p.json == nullptr) return;
-  std::fprintf(p.json, "{\"kind\":\"long\",%s,\"tokens\":%d,\"ms\":%.1f,\"before_bytes\":%.0f,\"after_bytes\":%.0f,",
-               labels(p, task).c_str(), length, ms, before, used);
-  std::fprintf(p.json, "\"chunks_ms\":[");
+  std::fprintf(p.json, "{\"kind\":\"long\",%s,\"tokens\":%d,\"skipped\":%d,\"ms\":%.1f,\"before_bytes\":%.0f,",
+               labels(p, task).c_str(), length, skipped, ms, before);
+  std::fprintf(p.json, "\"after_bytes\":%.0f,\"chunks_ms\":[", used);
   for (size_t i = 0; i < chunks.size(); ++i) std::fprintf(p.json, "%s%.2f", i ? "," : "", chunks[i]);
   std::fprintf(p.json, "]}\n");
 }
