@@ -347,16 +347,9 @@ void CudaOps::project_output(const Batch& batch, const AttentionWeights& weights
     if (down.num_segments == kMaxSegments && g + 1 < weights.groups) flush();
   }
   flush();
-  const int part = reduced_piece(batch) < batch.tokens ? reduction_part(batch.tokens) : batch.tokens;
-  for (int first = 0; first < batch.tokens; first += part) {
-    const int rows = std::min(part, batch.tokens - first), ldx = weights.groups * rank;
-    const auto row = static_cast<size_t>(first);
-    GemmParams up = product(weights.wo_b, rows, std::clamp(decode - first, 0, rows), ldx);
-    add_segment(up, weights.wo_b, scratch_.low_rank + row * static_cast<size_t>(ldx),
-                bf16_of(output) + row * static_cast<size_t>(config_.hidden_size), config_.hidden_size);
-    run_gemm(up);
-    if (part < batch.tokens) begin_reductions(batch, first, rows);
-  }
+  GemmParams up = product(weights.wo_b, batch.tokens, decode, weights.groups * rank);
+  add_segment(up, weights.wo_b, scratch_.low_rank, output.data, config_.hidden_size);
+  run_gemm(up);
 }
 
 }  // namespace twelvex::cuda

@@ -163,7 +163,7 @@ void CudaOps::all_reduce(const Batch& batch, Array array) {
   // The forward pass reduces one array only, the sub-layer outputs, whose addresses the ranks have exchanged.
   TWELVEX_NEED(array.data == output_peers_.at[options_.shape.rank], true);
   if (reduced_piece(batch) < batch.tokens) {
-    if (!reducing_) begin_reductions(batch, 0, batch.tokens);  // not begun part by part
+    if (!reducing_) begin_reductions(batch, 0, batch.tokens);  // run_experts has begun it, piece by piece
     ++reductions_overlapped_;
     return;
   }

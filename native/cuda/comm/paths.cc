@@ -39,12 +39,6 @@ int reduction_piece(int tokens) {
   return std::max(tokens / (kPieces * kPieceTokens), 1) * kPieceTokens;
 }
 
-int reduction_part(int tokens) {
-  const int piece = reduction_piece(tokens);
-  if (tokens < kPieces * piece) return tokens;
-  return (tokens + 2 * piece - 1) / (2 * piece) * piece;
-}
-
 // Few tokens are read about as fast as half of them, and the exchange costs some 9 us in each csa layer.
 bool shares_choices(int tokens) { return tokens > 64; }
 

@@ -23,10 +23,6 @@ AllReducePath all_reduce_path(Link link, bool nccl, int64_t bytes);
 /// `tokens`: all at once, in line.
 int reduction_piece(int tokens);
 
-/// Rows, whole pieces, of the parts in which the product before a sum in pieces is computed, so that the sum of the first part
-/// runs beside the product of the second; `tokens`: in one.
-int reduction_part(int tokens);
-
 // Blocks of a two-shot sum: more are not faster on NVLink; half of them beside other kernels, which lose fewer
 // multiprocessors (bench/results/2026-11-22-cuda-comm.md).
 inline constexpr int kTwoShotBlocks = 32, kPieceBlocks = 16;

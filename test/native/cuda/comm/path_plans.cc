@@ -27,14 +27,6 @@ TEST("sums of 2,048 tokens and more are cut into about four pieces of whole 1,02
   CHECK_EQ(reduction_piece(8192), 2048);
 }
 
-TEST("the product before a sum in pieces has two parts of whole pieces from 4,096 tokens on") {
-  CHECK_EQ(reduction_part(1000), 1000);
-  CHECK_EQ(reduction_part(4095), 4095);
-  CHECK_EQ(reduction_part(4096), 2048);
-  CHECK_EQ(reduction_part(4491), 3072);
-  CHECK_EQ(reduction_part(8192), 4096);
-}
-
 TEST("ranks choose entries for all tokens of decode, and share the tokens of prompts") {
   CHECK(!shares_choices(1));
   CHECK(!shares_choices(64));
