@@ -134,6 +134,18 @@ export class ServerMetrics {
   #defineLabelled(stats: () => EngineStats, registers: Registry[]): void {
     const tokens = 'Prompt and generated tokens of a step.';
     this.#registry.registerMetric(histogramMetric('vllm:iteration_tokens_total', tokens, () => stats().stepTokens));
+    new Counter({
+      name: 'vllm:prompt_tokens_by_source_total',
+      help: 'Prompt tokens, computed or found in the prefix cache.',
+      labelNames: ['source'],
+      registers,
+      collect(): void {
+        const { promptTokens, cachedPromptTokens } = stats();
+        this.reset();
+        this.inc({ source: 'local_compute' }, promptTokens - cachedPromptTokens);
+        this.inc({ source: 'local_cache_hit' }, cachedPromptTokens);
+      },
+    });
     new Gauge({
       name: 'vllm:num_requests_waiting_by_reason',
       help: 'Sequences waiting, for a seat (capacity) or because they are still being prepared (deferred).',

@@ -112,6 +112,9 @@ export const generationFields = {
   return_progress: optional(boolean()),
 };
 
+const isFalse = (value: unknown): boolean => value === false;
+const isEmpty = (value: unknown): boolean => value === '';
+
 /** Fields that are known and not served; naming them beats silence. A value that asks for nothing is let through. */
 export const unsupportedFields: Record<string, { message: string; harmless?: (value: unknown) => boolean }> = {
   functions: { message: 'functions is not supported; use tools' },
@@ -121,9 +124,21 @@ export const unsupportedFields: Record<string, { message: string; harmless?: (va
     harmless: (value) => Array.isArray(value) && value.every((item) => item === 'text'),
   },
   audio: { message: 'only text is served' },
-  use_beam_search: { message: 'beam search is not supported', harmless: (value) => value === false },
+  use_beam_search: { message: 'beam search is not supported', harmless: isFalse },
   best_of: { message: 'best_of is not supported; use n' },
   web_search_options: { message: 'web search is not supported' },
+  // What clients of vLLM, SGLang and llama.cpp send: an answer without it would not be what they asked for.
+  prompt_logprobs: { message: 'prompt_logprobs is not supported; use echo with logprobs on /v1/completions' },
+  return_token_ids: { message: 'return_token_ids is not supported; see /tokenize', harmless: isFalse },
+  return_tokens_as_token_ids: { message: 'return_tokens_as_token_ids is not supported', harmless: isFalse },
+  thinking_token_budget: { message: 'thinking_token_budget is not supported; use reasoning_effort' },
+  chat_template: { message: 'the chat format of the model is fixed; see chat_template_kwargs' },
+  length_penalty: { message: 'length_penalty is not supported', harmless: (value) => value === 1 },
+  stop_regex: { message: 'stop_regex is not supported; use stop', harmless: isEmpty },
+  regex: { message: 'regex is not supported; use structured_outputs.regex', harmless: isEmpty },
+  ebnf: { message: 'ebnf is not supported; use structured_outputs.grammar', harmless: isEmpty },
+  grammar: { message: 'grammar is not supported; use structured_outputs.grammar', harmless: isEmpty },
+  json_schema: { message: 'json_schema is not supported; use response_format', harmless: isEmpty },
   bad_words: {
     message: 'bad_words is not supported; use logit_bias',
     harmless: (value) => Array.isArray(value) && value.length === 0,

@@ -82,7 +82,8 @@ describe('failures that the framework finds', () => {
 });
 
 describe('failures of the body', () => {
-  const cases: [string, Record<string, unknown>, { param: string; code: string; message?: RegExp }][] = [
+  type Case = [string, Record<string, unknown>, { param: string; code: string; message?: RegExp }];
+  const cases: Case[] = [
     ['missing messages', { messages: undefined }, { param: 'messages', code: 'missing_required_parameter' }],
     ['no messages', { messages: [] }, { param: 'messages', code: 'invalid_value' }],
     [
@@ -149,6 +150,10 @@ describe('failures of the body', () => {
       { param: 'stream_options', code: 'invalid_value' },
     ],
     ['functions', { functions: [] }, { param: 'functions', code: 'unsupported_parameter', message: /tools/ }],
+    ...['prompt_logprobs', 'thinking_token_budget', 'stop_regex', 'regex', 'ebnf', 'grammar', 'json_schema'].map(
+      (field): Case => [field, { [field]: 1 }, { param: field, code: 'unsupported_parameter' }],
+    ),
+    ['token ids in answers', { return_token_ids: true }, { param: 'return_token_ids', code: 'unsupported_parameter' }],
     ['audio', { modalities: ['text', 'audio'] }, { param: 'modalities', code: 'unsupported_parameter' }],
     ['an unknown model', { model: 'gpt-9' }, { param: 'model', code: 'model_not_found' }],
     ['an unknown effort', { reasoning_effort: 'huge' }, { param: 'reasoning_effort', code: 'invalid_value' }],
@@ -165,7 +170,17 @@ describe('failures of the body', () => {
 
   test('unknown fields and nulls are ignored', async (t) => {
     const { url } = await testServer(t, scriptedEngine([]));
-    const fields = { store: true, metadata: {}, frobnicate: 1, best_of: 1, modalities: ['text'], stop: null, functions: null };
+    const fields = {
+      store: true,
+      metadata: {},
+      frobnicate: 1,
+      best_of: 1,
+      grammar: '',
+      return_token_ids: false,
+      modalities: ['text'],
+      stop: null,
+      functions: null,
+    };
     assert.equal((await post(`${url}${chat}`, { messages, ...fields })).status, 200);
   });
 });

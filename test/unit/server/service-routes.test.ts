@@ -116,6 +116,8 @@ describe('metrics', () => {
     for (const reason of ['capacity', 'deferred']) {
       assert.equal(sample(text, 'vllm:num_requests_waiting_by_reason', `reason="${reason}"`), 0);
     }
+    assert.equal(sample(text, 'vllm:prompt_tokens_by_source_total', 'source="local_compute"'), 22);
+    assert.equal(sample(text, 'vllm:prompt_tokens_by_source_total', 'source="local_cache_hit"'), 0);
     assert.match(text, /# TYPE vllm:iteration_tokens_total histogram/);
     for (const edge of ['1', '8', '+Inf']) assert.equal(sample(text, 'vllm:iteration_tokens_total_bucket', `le="${edge}"`), 2);
     assert.equal(sample(text, 'vllm:iteration_tokens_total_sum'), 2);
