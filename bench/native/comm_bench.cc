@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // All-reduce between devices by every path, 8 KB to 64 MB, launched one by one and replayed in a graph, beside what the link
 // copies. Every sum is checked: the ranks' bits are equal, and equal to the host's sum.
-//   comm_bench [--devices 0,1] [--quick]
+//   comm_bench [--devices 0,1] [--quick | --gathers]    fewer numbers of blocks; gathers alone
 #include <cstdlib>
 #include <mutex>
 #include <thread>
@@ -202,9 +202,10 @@ void print_link(const std::vector<int>& devices) {
 
 int main(int argc, char** argv) {
   std::vector<int> devices = {0, 1};
-  bool quick = false;
+  bool quick = false, gathers = false;
   for (int i = 1; i < argc; ++i) {
     if (std::strcmp(argv[i], "--quick") == 0) quick = true;
+    if (std::strcmp(argv[i], "--gathers") == 0) gathers = true;
     if (std::strcmp(argv[i], "--devices") != 0 || i + 1 >= argc) continue;
     devices.clear();
     for (const char* at = argv[++i]; *at != '\0'; at += *at == ',')
@@ -232,7 +233,7 @@ int main(int argc, char** argv) {
           if (rank == 0) std::printf("  peer copy of 64 MB, %s: %.1f GB/s\n", all ? "both directions" : "one direction", rate);
         }
         if (rank == 0) std::printf("  %-10s %14s %10s %10s %9s\n", "bytes", "path", "launched", "graph", "GB/s");
-        for (const Case& c : cases(self.has_nccl(), quick)) {
+        for (const Case& c : gathers ? std::vector<Case>{} : cases(self.has_nccl(), quick)) {
           const Result r = self.run(c);
           hashes[static_cast<size_t>(rank)] = r.hash;
           group->wait();
