@@ -12,14 +12,22 @@ function table(head: readonly string[], rows: readonly (readonly string[])[]): s
   return [head, head.map(() => '---'), ...rows].map((cells) => `| ${cells.join(' | ')} |`).join('\n');
 }
 
-/** bench/kernels/prefill_ab.cu: attention of the prompt's last 2,048 tokens by three kernels. */
-interface KernelTimes {
-  prompt: number;
-  layer: string;
-  one_head_us: number;
-  eight_heads_us: number;
-  product_us: number;
-  flops: number;
+/** Attention of whole prompts by three kernels, in the whole model. */
+function kernelRows(runs: readonly Run[]): string[][] {
+  const attend = all<Operation>(runs, 'op').filter(
+    ({ op, run, task }) => op === 'attend' && run === 'ab' && task.startsWith('prefill'),
+  );
+  return attend.map((o) => {
+    const product = attend.find((x) => x.task === o.task && x.layer === o.layer && x.attention === 'product')!;
+    return [
+      number(Number(o.task.split(':')[1])),
+      o.layer,
+      o.attention,
+      number(o.us, 1),
+      number(o.flops / o.us / 1e6, 1),
+      `${number(o.us / product.us, 1)}x`,
+    ];
+  });
 }
 
 /** A layer's share of a decode step as it is served: what one layer more adds to the step of a graph. */
@@ -177,7 +185,7 @@ export const TABLES: Record<string, (runs: readonly Run[]) => string> = {
   added: (runs) => table(['step', 'layers', 'added', 'us a layer', 'MB a layer', '% of the copy'], addedLayers(runs)),
 
   memory: (runs) => {
-    const list = runs.map((run) => ({ run, rows: of<Labels & { what: string; bytes: number }>(run, 'memory') }));
+    const list = detailed(runs).map((run) => ({ run, rows: of<Labels & { what: string; bytes: number }>(run, 'memory') }));
     const shown = list.filter(({ rows }) => rows.length > 0);
     const kinds = [...new Set(shown.flatMap(({ rows }) => rows.map(({ what }) => what)))].sort();
     const cell = (rows: { what: string; bytes: number }[], what: string): string => {
@@ -232,7 +240,7 @@ export const TABLES: Record<string, (runs: readonly Run[]) => string> = {
     const product = (tokens: number): number =>
       lines.find((p) => p.tokens === tokens && p.attention === 'product')?.whole_ms ?? NaN;
     return table(
-      ['prompt', 'attention', 'layers', 'ms (three runs)', 'median', '43 layers by the model, ms', 'tok/s', 'product / this'],
+      ['prompt', 'attention', 'layers', 'ms (three runs)', 'median', '43 layers by the model, ms', 'tok/s', 'times the product'],
       lines.map((p) => [
         number(p.tokens),
         p.attention,
@@ -246,26 +254,7 @@ export const TABLES: Record<string, (runs: readonly Run[]) => string> = {
     );
   },
 
-  kernels: (runs) =>
-    table(
-      [
-        'prompt',
-        'layer',
-        'one head a block, us',
-        'TFLOP/s',
-        'eight heads, us',
-        'TFLOP/s',
-        'product, us',
-        'TFLOP/s',
-        'product / eight heads',
-      ],
-      all<KernelTimes>(runs, 'kernel').map((k) => [
-        number(k.prompt),
-        k.layer,
-        ...[k.one_head_us, k.eight_heads_us, k.product_us].flatMap((us) => [number(us, 1), number(k.flops / us / 1e6, 1)]),
-        `${number(k.eight_heads_us / k.product_us)}x`,
-      ]),
-    ),
+  kernels: (runs) => table(['prompt', 'layer', 'attention', 'us a layer', 'TFLOP/s', 'times the product'], kernelRows(runs)),
 
   published: () =>
     table(
