@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Is the first request after start as fast as the hundredth? The same kind of request again and again, alone, on the engine.
 //
-//   node dist/bench/first-request.js [--model DIR] [--device cpu] [--requests 100] [--prompt-tokens 1036] [--answer-tokens 16] ...
+//   node dist/bench/first-request.js [--model DIR] [--device cpu] [--requests 100] [--prompt-tokens 1036]
+//     [--answer-tokens 16] ...
 //
 // Fails when the first takes more than 1.1 times as long as the median of the last twenty.
 
@@ -49,7 +50,8 @@ for (const field of ['firstTokenMs', 'totalMs'] as const) {
   failed ||= first > MOST * later;
   const name = field === 'firstTokenMs' ? 'first token' : 'whole answer';
   console.log(
-    `${name}: request 1 ${first.toFixed(1)} ms, median of the last ${last.length} ${later.toFixed(1)} ms, ${(first / later).toFixed(2)}x`,
+    `${name}: request 1 ${first.toFixed(1)} ms, median of the last ${last.length} ${later.toFixed(1)} ms, ` +
+      `${(first / later).toFixed(2)}x`,
   );
 }
 if (json !== undefined) writeFileSync(json, `${JSON.stringify({ options, readyMs, times }, null, 2)}\n`);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // What chats feel when long prompts arrive: some streams decode, then several long prompts come at once. Gaps between a chat's
-// tokens before, while and after the prompts are computed, and when each prompt gets its first token. On the engine, without HTTP.
+// tokens before, while and after the prompts are computed, and when each prompt gets its first token. On the engine,
+// without HTTP.
 //
 //   node dist/bench/mixed-load.js [--model models/demo] [--device cpu] [--tp 1] [--devices 0] [--mtp 2] [--layers 0] [--dummy]
 //     [--tokenizer DIR] [--chats 8] [--prompts 8] [--prompt-tokens 8192] [--step-tokens N] [--max-itl 100] [--json FILE]

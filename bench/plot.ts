@@ -182,7 +182,8 @@ export function renderPage(title: string, charts: readonly Chart[]): string {
     return chart.kind === 'lines' ? lines(box, chart) : bars(box, chart);
   });
   return [
-    `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" font-family="system-ui, sans-serif" font-size="12">`,
+    `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" ` +
+      `font-family="system-ui, sans-serif" font-size="12">`,
     `<rect width="${width}" height="${height}" fill="#fff"/>`,
     text(width / 2, 28, title, { anchor: 'middle', size: 16 }),
     ...panels,

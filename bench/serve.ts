@@ -163,7 +163,8 @@ async function measureDecode(client: OpenAI, limits: ModelLimits): Promise<objec
     }
     const row = { streams, tokensPerSecond: median(rates), gapMedianMs: median(gaps), gapP99Ms: percentile(gaps, 0.99) };
     say(
-      `decode ${streams} streams: ${row.tokensPerSecond.toFixed(1)} tok/s, gap ${row.gapMedianMs.toFixed(1)} ms (p99 ${row.gapP99Ms.toFixed(1)})`,
+      `decode ${streams} streams: ${row.tokensPerSecond.toFixed(1)} tok/s, ` +
+        `gap ${row.gapMedianMs.toFixed(1)} ms (p99 ${row.gapP99Ms.toFixed(1)})`,
     );
     rows.push({ ...row, runs: rates });
   }
@@ -185,7 +186,8 @@ async function measureMixed(client: OpenAI, limits: ModelLimits): Promise<object
   const worst = Math.max(...gaps);
   const firsts = long.map(({ firstMs }) => firstMs);
   say(
-    `${prompts} prompts of ${size} beside ${chats} chats: longest gap ${worst.toFixed(0)} ms, prompts done in ${seconds.toFixed(1)} s`,
+    `${prompts} prompts of ${size} beside ${chats} chats: longest gap ${worst.toFixed(0)} ms, ` +
+      `prompts done in ${seconds.toFixed(1)} s`,
   );
   return { longestGapMs: worst, gapP99Ms: percentile(gaps, 0.99), seconds, firstTokenMs: firsts };
 }
