@@ -188,7 +188,8 @@ void CpuOps::keep_slice(int pass, LogitRows slice, const float* logits) {
   for (size_t r = 0; r < input.flags.size(); ++r) {
     const bool all = (input.flags[r] & kRowAllLogits) != 0, prompt = pass == 0 && (input.flags[r] & kRowAllLogprobs) != 0;
     if (!all && !prompt) continue;
-    const int count = input.count[r], begin = std::max(slice.first, row_at), end = std::min(slice.first + slice.count, row_at + count);
+    const int count = input.count[r];
+    const int begin = std::max(slice.first, row_at), end = std::min(slice.first + slice.count, row_at + count);
     if (begin < end) {
       const float* from = logits + static_cast<size_t>(begin - slice.first) * vocab;
       const LogitRows part{begin - row_at, end - begin};

@@ -184,7 +184,8 @@ void CudaOps::compute_logits(const DeviceBatch& b, const HeadPass& pass, int fir
   const ShardRange own = shard_vocab(config_, options_.shape);
   if (own.size() > 0) {
     GemmParams gemm = product(pass.lm_head, rows, 0, config_.hidden_size);
-    add_segment(gemm, pass.lm_head, scratch_.head_rows, static_cast<float*>(pass.logits.data) + own.begin, config_.vocab_size, true);
+    auto* columns = static_cast<float*>(pass.logits.data) + own.begin;
+    add_segment(gemm, pass.lm_head, scratch_.head_rows, columns, config_.vocab_size, true);
     run_gemm(gemm);
   }
   if (!comm_) return;

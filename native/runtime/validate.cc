@@ -130,7 +130,9 @@ void PlanValidator::check_rows(const StepInput& input) {
       fail(where + "resumes at position " + std::to_string(position) + ", not a block border behind a prefix");
     }
     const bool all = (flags & (kRowAllLogits | kRowAllLogprobs)) != 0;
-    if (all && limits.logit_slice == 0) fail(where + "asks for every token's logits or logprobs; load with a logitSlice for that");
+    if (all && limits.logit_slice == 0) {
+      fail(where + "asks for every token's logits or logprobs; load with a logitSlice for that");
+    }
     tokens += count;
   }
   if (tokens > limits.step_tokens) {

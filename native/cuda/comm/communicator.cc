@@ -146,7 +146,7 @@ void Communicator::check_alive() const {
 void Communicator::abandon() const {
   if (view_.ranks == 1) return;
   *static_cast<volatile uint32_t*>(failure_) = 1 + static_cast<uint32_t>(view_.rank);
-  if (nccl_ != nullptr) nccl_->abort();
+  if (nccl_ != nullptr) nccl_->give_up();
 }
 
 void Communicator::recover() const {

@@ -72,10 +72,10 @@ std::unique_ptr<Nccl> Nccl::join(RankGroup& group, int rank) {
 
 Nccl::~Nccl() {
   // Abort rather than destroy: a rank may be closing because another one failed inside a collective.
-  abort();
+  give_up();
 }
 
-void Nccl::abort() {
+void Nccl::give_up() {
   if (void* comm = comm_.exchange(nullptr)) api_->comm_abort(comm);
 }
 

@@ -23,7 +23,7 @@ class Nccl {
   /// In place, bf16. Throws kInternal with NCCL's reason, or when it was aborted.
   void all_reduce(void* array, int64_t count, cudaStream_t stream) const;
   /// Ends what this rank waits for, from any thread. Nothing can be reduced behind it.
-  void abort();
+  void give_up();
   bool usable() const { return comm_ != nullptr; }
 
  private:

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// A team of blocks a place: adjust a copy of the logits, exponentiate it in place, cut by top_k, top_p and min_p, draw. Every block
-// works on its part of the vocabulary and touches nothing else in memory; what all have to know goes through shared memory
+// A team of blocks a place: adjust a copy of the logits, exponentiate it in place, cut by top_k, top_p and min_p, draw. Every
+// block works on its part of the vocabulary and touches nothing else in memory; what all have to know goes through shared memory
 // (select.cuh). A few places take a cluster each, many a block each: the result is the same.
 #include "arch/dependent_launch.cuh"
 #include "common/check.h"

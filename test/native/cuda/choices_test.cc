@@ -63,7 +63,7 @@ int check_every_position(const std::vector<int32_t>& tokens, int chunk, Trace& g
     worst = std::max(worst, d.relative());
   }
   char text[200];
-  std::snprintf(text, sizeof text, "tiny, chunks of %d, %d positions, device's choices: logits %.2e (one position %.2e), MTP %.2e",
+  std::snprintf(text, sizeof text, "tiny, chunks of %d, %d positions, its choices: logits %.2e (one position %.2e), MTP %.2e",
                 chunk, count, logits, worst, mtp);
   expect(logits <= kBound && mtp <= kBound, text);
   const double router = host.ops.router.relative(), indexer = host.ops.indexer.relative();

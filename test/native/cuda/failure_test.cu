@@ -88,8 +88,9 @@ struct FaultyModel {
     in.mask_row = {-1};
     std::vector<StepOutput> out(devices.size());
     ranks.run([&](int rank, RankState& state) {
-      forward_step({.ops = *state.ops, .config = config, .weights = state.weights, .activations = state.activations, .mtp = 1}, in,
-                   out[static_cast<size_t>(rank)]);
+      const ForwardContext context{
+          .ops = *state.ops, .config = config, .weights = state.weights, .activations = state.activations, .mtp = 1};
+      forward_step(context, in, out[static_cast<size_t>(rank)]);
     });
   }
 };
@@ -111,7 +112,8 @@ void check_fault(Fault injected, int tokens, ErrorCode code, const char* what) {
   const std::chrono::duration<double> wall = std::chrono::steady_clock::now() - start;
   fault = Fault::kNone;
   char text[160];
-  std::snprintf(text, sizeof text, "%s, %d tokens: one error after %.3f s (limit %.0f s)", what, tokens, wall.count(), kMostSeconds);
+  std::snprintf(text, sizeof text, "%s, %d tokens: one error after %.3f s (limit %.0f s)", what, tokens, wall.count(),
+                kMostSeconds);
   expect(coded && wall.count() < kMostSeconds, text);
   std::printf("    %s\n", message.c_str());
 }

@@ -51,8 +51,8 @@ void run(int count, int layers) {
                     .mtp = 0, .logit_slice = 64};
   BareModel<cuda::CudaOps> model("models/flash", options);
   const size_t loaded = used_mib();
-  std::printf("  %d layers, context %d, steps of %d tokens: %zu MiB on the device\n", layers, options.limits.context_tokens, kChunk,
-              loaded - before);
+  std::printf("  %d layers, context %d, steps of %d tokens: %zu MiB on the device\n", layers, options.limits.context_tokens,
+              kChunk, loaded - before);
   std::vector<int32_t> tokens;
   for (int i = 0; i < count; ++i) tokens.push_back(below(model.config.vocab_size));
   size_t least = SIZE_MAX, most = 0;  // behind a step
