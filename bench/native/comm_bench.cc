@@ -65,7 +65,8 @@ std::vector<Case> cases(bool nccl, bool quick) {
 
 class Rank {
  public:
-  Rank(Communicator& comm, RankGroup& group, int rank) : comm_(comm), nccl_(cuda::Nccl::join(group, rank)), rank_(rank), array_(kLargest / 2), source_(values(rank)) {
+  Rank(Communicator& comm, RankGroup& group, int rank)
+      : comm_(comm), nccl_(cuda::Nccl::join(group, rank)), rank_(rank), array_(kLargest / 2), source_(values(rank)) {
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
     cudaEventCreate(&begin_), cudaEventCreate(&end_);
     peers_ = comm_.exchange(array_);

@@ -217,7 +217,8 @@ class Rank {
 
  private:
   static cuda::MoeShape shape() {
-    return {.tokens = kMaxTokens, .hidden = kHidden, .experts = kExperts, .picks = kPicks, .width = kWidth, .shared_width = kWidth};
+    return {.tokens = kMaxTokens, .hidden = kHidden, .experts = kExperts, .picks = kPicks, .width = kWidth,
+            .shared_width = kWidth};
   }
 
   Communicator& comm_;
@@ -251,7 +252,8 @@ void measure(Rank& rank, RankGroup& group, std::vector<uint64_t>& hashes, size_t
         for (const int parts : {1, 2})
           if (piece < tokens && (moe || piece <= tokens / parts)) plans.push_back({piece, cuda::kPieceBlocks, parts});
       const double alone = time({});
-      if (self == 0) std::printf("  %s, %d tokens: %.0f us without the all-reduce\n", moe ? "experts + mHC" : "wo_b + mHC", tokens, alone);
+      const char* what = moe ? "experts + mHC" : "wo_b + mHC";
+      if (self == 0) std::printf("  %s, %d tokens: %.0f us without the all-reduce\n", what, tokens, alone);
       double behind = 0;
       uint64_t expected = 0;
       for (const Plan& plan : plans) {
@@ -263,7 +265,8 @@ void measure(Rank& rank, RankGroup& group, std::vector<uint64_t>& hashes, size_t
           const bool equal = hashes[0] == hashes[1] && hashes[0] == expected;
           failures += !equal;
           std::printf("    pieces of %4d, %2d blocks%s: %8.0f us, hidden %4.0f %%  %s\n", plan.piece, plan.blocks,
-                      plan.parts == 1 ? "" : moe ? ", combined in pieces" : ", product in 2 parts", us, 100 * (behind - us) / (behind - alone),
+                      plan.parts == 1 ? "" : moe ? ", combined in pieces" : ", product in 2 parts", us,
+                      100 * (behind - us) / (behind - alone),
                       equal ? "same bits" : "BITS DIFFER");
           std::fflush(stdout);
         }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT
 // Packed (small): a thread pushes 16 bytes to every rank as two vectors of (data, turn, data, turn) and waits until the turn
 // stands in the vectors that it receives; memory keeps the halves of a vector, 8 bytes, whole. Messages alternate between two
-// places by turn: a sender writes turn n + 2 only after it has seen the receiver's message of turn n + 1, which the receiver sends
-// after it has read turn n. Two shots (large): barrier, then a rank adds its share of all arrays in rank order and writes it to
-// all, barrier. Blocks with the same index talk to each other alone, so no collective needs all its blocks to be resident.
+// places by turn: a sender writes turn n + 2 only after it has seen the receiver's message of turn n + 1, which the receiver
+// sends after it has read turn n. Two shots (large): barrier, then a rank adds its share of all arrays in rank order and writes
+// it to all, barrier. Blocks with the same index talk to each other alone, so no collective needs all its blocks to be
+// resident.
 #include "arch/dependent_launch.cuh"
 #include "comm/all_reduce.h"
 #include "common/check.h"

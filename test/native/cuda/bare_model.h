@@ -51,7 +51,8 @@ struct BareModel {
     } else {
       source = Checkpoint::open(directory, read_config(directory));
     }
-    weights = load_weights({.config = config, .source = *source, .shape = options.shape, .with_mtp = mtp > 0, .progress = {}}, ops);
+    weights = load_weights(
+        {.config = config, .source = *source, .shape = options.shape, .with_mtp = mtp > 0, .progress = {}}, ops);
     activations = ops.reserve(options.limits);
     const int blocks = options.limits.context_tokens / kBlockTokens + 2;
     ops.allocate_cache(CacheLayout::make(config, options.rows, mtp > 0, options.stream_element_bytes),

@@ -105,7 +105,8 @@ void test_part(int64_t first, int64_t count, int64_t all) {
     for (int i = 0; i < 12; ++i) {
       const AllReducePath path = i % 2 || count * 2 > cuda::kPackedBytes ? AllReducePath::kTwoShot : AllReducePath::kPacked;
       check(cudaMemcpyAsync(array, source, m.sum.size() * 2, cudaMemcpyDeviceToDevice, stream), "copy");
-      comm.all_reduce({.array = peers.behind(first * 2), .count = count, .path = path, .max_blocks = 8 << i % 3, .stream = stream});
+      comm.all_reduce(
+          {.array = peers.behind(first * 2), .count = count, .path = path, .max_blocks = 8 << i % 3, .stream = stream});
       check(cudaStreamSynchronize(stream), "all_reduce");
       comm.check_alive();
       wrong[rank] += !same(array.download(), want);

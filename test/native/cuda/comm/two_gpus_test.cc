@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// Two ranks on two devices: the oracles' bounds, both ranks' bits after every sum over ranks, sums in pieces against sums in line, and
-// greedy text beside that of one rank. Run from the repository's root; with fewer devices it says so and does nothing. --bench:
-// prefill with and without overlapped sums.
+// Two ranks on two devices: the oracles' bounds, both ranks' bits after every sum over ranks, sums in pieces against sums in
+// line, and greedy text beside that of one rank. Run from the repository's root; with fewer devices it says so and does nothing.
+// --bench: prefill with and without overlapped sums.
 #include <cstdlib>
 #include <thread>
 
@@ -171,8 +171,8 @@ void check_demo() {
         worst_mtp = std::max(worst_mtp, error_of(trace.mtp_logits, t.mtp_logits, t.tokens.size() - 1, t.mtp_rows, t.vocab));
       }
       char text[160];
-      std::snprintf(text, sizeof text, "demo on two devices, chunks of %d: logits %.2e, MTP logits %.2e (limit 1.5e-2)", chunk, worst,
-                    worst_mtp);
+      std::snprintf(text, sizeof text, "demo on two devices, chunks of %d: logits %.2e, MTP logits %.2e (limit 1.5e-2)", chunk,
+                    worst, worst_mtp);
       if (rank == 0) expect(worst <= 1.5e-2 && worst_mtp <= 1.5e-2, text);
     }
   });
@@ -273,8 +273,8 @@ void check_bits(const std::string& name, const std::string& directory, const Bar
       expect(model.ops.different == 0 && model.ops.sums > 0,
              name + ": the ranks' bits are equal behind each of " + std::to_string(model.ops.sums) + " sums");
       expect(overlap ? whole.reductions_overlapped > 0 : whole.reductions_overlapped == 0,
-             name + ": " + std::to_string(length) + " tokens, " + std::to_string(whole.reductions_overlapped) + " sums in pieces, " +
-                 std::to_string(whole.reductions_inline) + " in line");
+             name + ": " + std::to_string(length) + " tokens, " + std::to_string(whole.reductions_overlapped) +
+                 " sums in pieces, " + std::to_string(whole.reductions_inline) + " in line");
       expect(tail.reductions_overlapped == 0, name + ": 17 tokens: every sum in line");
     }
     if (rank == 0)
@@ -330,8 +330,8 @@ void check_text() {
       expect(true, text);
       continue;
     }
-    std::snprintf(text, sizeof text, "demo prompt %zu: greedy text as with one rank up to token %zu of %zu, a tie to %.4f", i, same,
-                  a.size(), margins[same]);
+    std::snprintf(text, sizeof text, "demo prompt %zu: greedy text as with one rank up to token %zu of %zu, a tie to %.4f", i,
+                  same, a.size(), margins[same]);
     expect(margins[same] < 0.05f, text);
   }
 }
