@@ -2,8 +2,9 @@
 // Programmatic dependent launch: a kernel may start while the one before it in the stream still runs, does what depends on no
 // other kernel (fetch weights), and waits before it touches anything else. Works in graphs.
 //
-// Every thread block of a kernel launched by launch_dependent calls wait_for_previous_kernel: work behind it in the stream
-// relies on that to be behind all that came before.
+// Every thread block of a kernel launched by launch_dependent calls wait_for_previous_kernel, and lets the next kernel start only
+// then. So what comes later in the stream is behind all that came before, and what the kernel before the previous one wrote may
+// be read without waiting.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -20,15 +21,11 @@ __device__ __forceinline__ void wait_for_previous_kernel() { asm volatile("gridd
 /// The next kernel may start as soon as there is room for it.
 __device__ __forceinline__ void let_next_kernel_start() { asm volatile("griddepcontrol.launch_dependents;\n"); }
 
-/// Asks for `bytes` (a multiple of 16) from the 16-byte aligned address on to be brought into L2.
-__device__ __forceinline__ void prefetch_to_l2(const void* address, uint32_t bytes) {
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;\n" ::"l"(address), "r"(bytes) : "memory");
-}
-
 struct LaunchShape {
   dim3 grid, block;
   size_t shared_bytes = 0;
   cudaStream_t stream = nullptr;
+  bool early = true;  // false: starts when the kernel before has ended, as ever
 };
 
 template <class... Params>
@@ -42,7 +39,7 @@ void launch_dependent(const LaunchShape& shape, void (*kernel)(Params...), const
   config.dynamicSmemBytes = shape.shared_bytes;
   config.stream = shape.stream;
   config.attrs = &early;
-  config.numAttrs = 1;
+  config.numAttrs = shape.early ? 1 : 0;
   check(cudaLaunchKernelEx(&config, kernel, params...), "cudaLaunchKernelEx");
 }
 

@@ -83,7 +83,8 @@ __device__ __forceinline__ void wgmma_bf16<128>(float (&d)[64], const uint32_t (
       "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
       "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
       "{%64, %65, %66, %67}, %68, add, 1, 1, 0;\n}\n"
-      : TWELVEX_D8(0), TWELVEX_D8(8), TWELVEX_D8(16), TWELVEX_D8(24), TWELVEX_D8(32), TWELVEX_D8(40), TWELVEX_D8(48), TWELVEX_D8(56)
+      : TWELVEX_D8(0), TWELVEX_D8(8), TWELVEX_D8(16), TWELVEX_D8(24), TWELVEX_D8(32), TWELVEX_D8(40), TWELVEX_D8(48),
+        TWELVEX_D8(56)
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
 }
 

@@ -8,10 +8,12 @@
 //   barrier: all chunks of the unit are there; threads add them in ascending order and write y (SwiGLU when paired)
 // With two buffers of partial sums one barrier a unit suffices: a buffer is written again two units later, behind the
 // barrier that every reader of it has passed.
+// Before it waits for the kernel before it, a block fetches its first weights (dependent_launch.cuh).
 // With 8 activation rows (kTilesM = 1, 16 warps) a warp keeps its chunk's activations in registers, quantised once; with 16
 // (8 warps, for their registers) it reads them, quantised before, for every unit.
 #pragma once
 
+#include "arch/dependent_launch.cuh"
 #include "arch/mma.cuh"
 #include "common/device.h"
 #include "common/reduce.cuh"
@@ -24,6 +26,7 @@ namespace twelvex::cuda::stream {
 
 inline constexpr int kRing = 8;
 inline constexpr int kBlocks = kChunkCols / 32;      // blocks of 32 columns in a chunk
+inline constexpr int kSpreadTokens = 2;              // so few are quantised by all lanes
 inline constexpr int kTokenStride = kCellRows + 4;   // floats; 20 spreads the eight tokens of a fragment over all banks
 
 /// Where a unit lies.
@@ -138,14 +141,14 @@ struct Stream {
     }
   }
 
-  /// First column of this lane in token `token` of the group; null behind the last token.
+  /// Token `token` of the group; null behind the last.
   __device__ const bf16* x_row(const Unit& unit, const GroupTile& group, int token) const {
     if (token >= group.rows) return nullptr;
     int64_t row = group.first + token;
     if constexpr (kGrouped) {
       if (p.gather != nullptr) row = __ldg(p.gather + row);
     }
-    return p.segments[kPaired ? 0 : unit.segment].x + row * p.ldx + lane % 4 * 8;
+    return p.segments[kPaired ? 0 : unit.segment].x + row * p.ldx;
   }
 
   /// Activations of one block of 32 columns into registers (kTilesM > 1, dense).
@@ -160,11 +163,14 @@ struct Stream {
 
   /// The chunk's activations into registers; quantised per 128 columns (four blocks, the four lanes of a token).
   __device__ void load_chunk_x(const Unit& unit, const GroupTile& group, int chunk) {
+    if constexpr (!kGrouped) {  // the others lack the registers
+      if (p.quantise && group.rows <= kSpreadTokens) return spread_chunk_x(unit, group, chunk);
+    }
     const bf16* row = x_row(unit, group, lane / 4);
 #pragma unroll
     for (int b = 0; b < kBlocks; ++b) {
       const int column = chunk * kChunkCols + b * 32;
-      x[b] = load_activations(row + column, row != nullptr && column < p.cols);
+      x[b] = load_activations(row + column + lane % 4 * 8, row != nullptr && column < p.cols);
     }
     if (!p.quantise) return;
 #pragma unroll
@@ -175,6 +181,26 @@ struct Stream {
       const float2 s = activation_scale(warp_max<4>(amax));
 #pragma unroll
       for (int b = 0; b < 4; ++b) x[half * 4 + b] = requantise_bf16x8(x[half * 4 + b], s);
+    }
+  }
+
+  /// The same for few tokens, whose lanes would work alone: a token's columns are quantised by the whole warp, eight a lane, and
+  /// handed to the lanes that multiply them.
+  __device__ void spread_chunk_x(const Unit& unit, const GroupTile& group, int chunk) {
+#pragma unroll
+    for (int b = 0; b < kBlocks; ++b) x[b] = make_uint4(0, 0, 0, 0);
+#pragma unroll 1
+    for (int token = 0; token < group.rows; ++token) {
+      const int column = chunk * kChunkCols + lane * 8;
+      uint4 v = load_activations(x_row(unit, group, token) + column, column < p.cols);
+      v = requantise_bf16x8(v, activation_scale(warp_max<16>(amax_bf16x8(v))));
+#pragma unroll
+      for (int b = 0; b < kBlocks; ++b) {
+        const int from = b * 4 + lane % 4;
+        const uint4 got = make_uint4(__shfl_sync(kFullWarp, v.x, from), __shfl_sync(kFullWarp, v.y, from),
+                                     __shfl_sync(kFullWarp, v.z, from), __shfl_sync(kFullWarp, v.w, from));
+        if (lane / 4 == token) x[b] = got;
+      }
     }
   }
 
@@ -309,16 +335,20 @@ struct Stream {
     const int row_group = warp / plan.split;
     const int my_chunk = warp % plan.split;
     const size_t group_floats = static_cast<size_t>(kUnitTiles) * plan.split * plan.rounds * kPartial;
-    if (first >= last) return;
 
     Unit unit;
-    bool active = locate(first + row_group, units, unit) && my_chunk < plan.chunks;
+    bool active = first < last && locate(first + row_group, units, unit) && my_chunk < plan.chunks;
     if (active) {
 #pragma unroll
       for (int i = 0; i < kRing; ++i) load(i, unit, my_chunk);
+    }
+    wait_for_previous_kernel();  // registers are short: activations and scales come after
+    let_next_kernel_start();
+    if (active) {
 #pragma unroll
       for (int i = 0; i < kScales * kUnitTiles; ++i) load_scale(i % kUnitTiles, i / kUnitTiles, unit, my_chunk);
     }
+    if (first >= last) return;
     int loaded = -1;  // what the activation registers hold: group or segment, and round
     int buffer = 0;
     for (int base = first; base < last; base += plan.row_groups) {
@@ -365,8 +395,8 @@ template <WeightFormat kFormat, int kTilesM, bool kPaired, bool kGrouped>
 void launch(const GemmParams& p, const StreamPlan& plan) {
   const auto kernel = gemm_stream_kernel<kFormat, kTilesM, kPaired, kGrouped>;
   allow_shared_bytes(kernel, plan.smem_bytes);
-  kernel<<<plan.grid, stream_warps(kTilesM * 8) * 32, plan.smem_bytes, p.stream>>>(p, plan);
-  check_launch("gemm_stream_kernel");
+  const auto bytes = static_cast<size_t>(plan.smem_bytes);
+  launch_dependent({plan.grid, stream_warps(kTilesM * 8) * 32, bytes, p.stream, !p.fresh_tiles}, kernel, p, plan);
 }
 
 }  // namespace twelvex::cuda::stream

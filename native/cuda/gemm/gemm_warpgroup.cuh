@@ -118,8 +118,8 @@ struct Warpgroup {
       const uint8_t* weights[kPaired ? 2 : 1];
 #pragma unroll
       for (int s = 0; s < (kPaired ? 2 : 1); ++s) {
-        weights[s] = segment_of(s * kWeightCopies / 2).weights + expert_weights +
-                     static_cast<size_t>(tile_row_of(0) / kCellRows) * cells * cell_bytes(kFormat) + thread % (kVectors * 32) * 16;
+        weights[s] = segment_of(s * kWeightCopies / 2).weights + expert_weights + thread % (kVectors * 32) * 16 +
+                     static_cast<size_t>(tile_row_of(0) / kCellRows) * cells * cell_bytes(kFormat);
       }
       const int rows = p.segments[place.segment].rows;
       // Two threads a row tile copy its scales.

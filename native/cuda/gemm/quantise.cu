@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Sixteen lanes take a group of 128 columns, eight columns each; a block of 256 threads takes 16 groups.
+#include "arch/dependent_launch.cuh"
 #include "common/check.h"
 #include "common/reduce.cuh"
 #include "gemm/quantise.cuh"
@@ -29,6 +30,8 @@ __device__ __forceinline__ uint4 to_operand_order(const uint4& v) {
 
 template <bool kRound, bool kOrder>
 __global__ void __launch_bounds__(kThreads) quantise_kernel(const QuantiseParams p, int groups_per_row) {
+  wait_for_previous_kernel();
+  let_next_kernel_start();
   const int64_t group = static_cast<int64_t>(blockIdx.x) * kGroupsPerBlock + threadIdx.x / 16;
   const int64_t row = group / groups_per_row;
   const int col = static_cast<int>(group - row * groups_per_row) * kScaleBlock + (threadIdx.x % 16) * 8;
@@ -49,9 +52,10 @@ void run_quantise(const QuantiseParams& p) {
   const int groups_per_row = static_cast<int>(ceil_div(p.cols, kScaleBlock));
   const int64_t blocks = ceil_div(static_cast<int64_t>(p.rows) * groups_per_row, kGroupsPerBlock);
   if (p.operand_order) TWELVEX_NEED(p.cols % 32, 0);
-  const auto kernel = !p.operand_order ? quantise_kernel<true, false> : p.round ? quantise_kernel<true, true> : quantise_kernel<false, true>;
-  kernel<<<static_cast<unsigned>(blocks), kThreads, 0, p.stream>>>(p, groups_per_row);
-  check_launch("quantise_kernel");
+  const auto kernel = !p.operand_order ? quantise_kernel<true, false>
+                      : p.round        ? quantise_kernel<true, true>
+                                       : quantise_kernel<false, true>;
+  launch_dependent({static_cast<unsigned>(blocks), kThreads, 0, p.stream}, kernel, p, groups_per_row);
 }
 
 }  // namespace twelvex::cuda

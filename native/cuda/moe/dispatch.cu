@@ -5,6 +5,7 @@
 // Up to kSmallSlots slots (decode) one block does both: a slot's place is found by counting equal ids before it.
 #include <cuda_bf16.h>
 
+#include "arch/dependent_launch.cuh"
 #include "common/check.h"
 #include "common/convert.cuh"
 #include "common/reduce.cuh"
@@ -60,6 +61,8 @@ __device__ void cut_tiles(const DispatchParams& p, int begin, int count, int* sc
 }
 
 __global__ void __launch_bounds__(kSmallThreads) dispatch_small_kernel(const DispatchParams p) {
+  wait_for_previous_kernel();
+  let_next_kernel_start();
   __shared__ int ids[kSmallSlots], counts[kSmallThreads], begins[kSmallThreads], scratch[32];
   const int slot = threadIdx.x;
   counts[slot] = 0;
@@ -123,6 +126,8 @@ __global__ void __launch_bounds__(kSmallThreads) dispatch_tiles_kernel(const Dis
 }
 
 __global__ void __launch_bounds__(kThreads) combine_kernel(const CombineParams p) {
+  wait_for_previous_kernel();
+  let_next_kernel_start();
   const int vectors = p.cols / 8;
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   const int token = static_cast<int>(index / vectors);
@@ -154,9 +159,7 @@ void run_dispatch(const DispatchParams& p) {
   if (p.slots == 0) return;
   TWELVEX_NEED_LE(p.experts, kMaxExperts);
   if (p.slots <= kSmallSlots) {
-    dispatch_small_kernel<<<1, kSmallThreads, 0, p.stream>>>(p);
-    check_launch("dispatch_small_kernel");
-    return;
+    return launch_dependent({1, kSmallThreads, 0, p.stream}, dispatch_small_kernel, p);
   }
   dispatch_sort_kernel<<<p.experts, kThreads, 0, p.stream>>>(p);
   check_launch("dispatch_sort_kernel");
@@ -168,8 +171,7 @@ void run_combine(const CombineParams& p) {
   if (p.tokens == 0) return;
   TWELVEX_NEED(p.cols % 8, 0);
   const int64_t threads = static_cast<int64_t>(p.tokens) * (p.cols / 8);
-  combine_kernel<<<static_cast<unsigned>(ceil_div(threads, kThreads)), kThreads, 0, p.stream>>>(p);
-  check_launch("combine_kernel");
+  launch_dependent({static_cast<unsigned>(ceil_div(threads, kThreads)), kThreads, 0, p.stream}, combine_kernel, p);
 }
 
 }  // namespace twelvex::cuda

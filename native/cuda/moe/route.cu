@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // One warp a token. Scores sqrt(softplus(logit)) are spread over the lanes; K times the warp finds the largest biased score
 // (ties to the lower id). Weights are the unbiased scores over their sum in pick order, times the scale; all f32.
+#include "arch/dependent_launch.cuh"
 #include "common/check.h"
 #include "common/reduce.cuh"
 #include "moe/route.h"
@@ -21,6 +22,8 @@ __device__ __forceinline__ void keep_better(float& score, int& id, float other_s
 }
 
 __global__ void __launch_bounds__(kThreads) route_kernel(const RouteParams p) {
+  wait_for_previous_kernel();
+  let_next_kernel_start();
   const int token = blockIdx.x * (kThreads / 32) + threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
   if (token >= p.tokens) return;
@@ -77,8 +80,7 @@ void run_route(const RouteParams& p) {
   TWELVEX_NEED_LE(p.picks, kMaxPicks);
   TWELVEX_NEED_LE(p.picks, p.experts);
   constexpr int kTokens = kThreads / 32;
-  route_kernel<<<(p.tokens + kTokens - 1) / kTokens, kThreads, 0, p.stream>>>(p);
-  check_launch("route_kernel");
+  launch_dependent({(p.tokens + kTokens - 1) / kTokens, kThreads, 0, p.stream}, route_kernel, p);
 }
 
 }  // namespace twelvex::cuda

@@ -114,9 +114,10 @@ void test_invariance(WeightStore& store, WeightFormat format, int n, int k, bool
     for (const int arch : {0, wide_arch()}) {
       const std::vector<float> some = run_f32(problem, t, quantise, arch);
       char what[128];
-      std::snprintf(what, sizeof what, "%s N=%d K=%d%s, arch %d: rows of T=%d equal those of T=700 to the bit", name_of(format), n,
-                    k, quantise ? " quantised" : "", arch, t);
-      expect(std::equal(some.begin(), some.end(), all.begin(), [](float a, float b) { return std::memcmp(&a, &b, 4) == 0; }), what);
+      std::snprintf(what, sizeof what, "%s N=%d K=%d%s, arch %d: rows of T=%d equal those of T=700", name_of(format), n, k,
+                    quantise ? " quantised" : "", arch, t);
+      const auto same = [](float a, float b) { return std::memcmp(&a, &b, 4) == 0; };
+      expect(std::equal(some.begin(), some.end(), all.begin(), same), what);
     }
   }
 }

@@ -102,7 +102,9 @@ TEST("warpgroups take products of many rows on sm_90a when there is room for the
 }
 
 TEST("blocks of a warpgroup launch have the rows that fill the last round best") {
-  const auto rows_of = [](int rows, int outputs) { return plan_warpgroup(dense(WeightFormat::kFp8Block128, rows, 4096, {outputs})); };
+  const auto rows_of = [](int rows, int outputs) {
+    return plan_warpgroup(dense(WeightFormat::kFp8Block128, rows, 4096, {outputs}));
+  };
   CHECK_EQ(rows_of(4096, 4096).rows_m, 128);
   CHECK_EQ(rows_of(1036, 4096).rows_m, 96);  // 11 x 32 blocks in three rounds, as many as of 9 x 32 larger ones
   CHECK_EQ(rows_of(20, 4096).rows_m, 32);
