@@ -3,6 +3,9 @@
 
 import type { EngineError } from './errors.ts';
 import type { GrammarSpec } from './text/grammar/specs.ts';
+import type { JsonText } from './text/json-text.ts';
+
+export type { JsonText };
 
 // ---------------------------------------------------------------- input
 
@@ -12,9 +15,6 @@ export interface ToolDefinition {
   schema: JsonText;
   strict?: boolean;
 }
-
-/** JSON source text. Prompts must render numbers and key order losslessly, which JSON.parse does not keep. */
-export type JsonText = { readonly json: string };
 
 export interface ToolCall {
   id?: string;

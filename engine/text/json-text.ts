@@ -2,7 +2,8 @@
 // JSON without loss. Prompts must keep what JSON.parse drops: key order (integer-like keys, `__proto__`), the difference
 // between 1 and 1.0, and the digits of large integers (spec/chat-encoding section 4, "JSON text").
 
-import type { JsonText } from '../types.ts';
+/** JSON source text. Prompts must render numbers and key order losslessly, which JSON.parse does not keep. */
+export type JsonText = { readonly json: string };
 
 /** Nesting deeper than this is refused; it bounds the recursion of the reader and the printer. */
 export const MAX_JSON_DEPTH = 512;

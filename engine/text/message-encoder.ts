@@ -2,11 +2,10 @@
 // The released V4 prompt encoder, rule by rule (spec/chat-encoding section 4). Server policy is in prompt.ts.
 
 import { EngineError } from '../errors.ts';
-import type { ContentPart, JsonText, ToolCall } from '../types.ts';
 import * as chat from './chat-constants.ts';
-import type { EncoderRevision, Task } from './chat-constants.ts';
+import type { EncoderRevision } from './chat-constants.ts';
 import { renderToolCalls } from './dsml.ts';
-import { JsonSyntaxError, parseLossless, pythonJson } from './json-text.ts';
+import { JsonSyntaxError, parseLossless, pythonJson, type JsonText } from './json-text.ts';
 import { SegmentBuilder, type Segment } from './segment.ts';
 import {
   lastUserTurn,
@@ -14,27 +13,11 @@ import {
   sortToolResults,
   withoutOldDevelopers,
   type AssistantTurn,
+  type EncoderMessage,
   type Turn,
   type UserTurn,
 } from './turns.ts';
 import type { TurnReplay } from './turn-replay.ts';
-
-export interface EncoderMessage {
-  role: 'system' | 'developer' | 'user' | 'assistant' | 'tool' | 'latest_reminder';
-  /** Parts are allowed in tool results only. */
-  content: string | ContentPart[];
-  /** `function` objects; system and developer only. */
-  tools?: readonly JsonText[];
-  responseFormat?: JsonText;
-  reasoning?: string;
-  toolCalls?: readonly ToolCall[];
-  toolCallId?: string;
-  task?: Task;
-  /** No end-of-sentence token behind this assistant message: it is to be continued. */
-  withoutEos?: boolean;
-  /** Where the message stands in the request, for errors. Default: its place in the list. */
-  path?: string;
-}
 
 export interface EncodeOptions {
   mode: 'chat' | 'thinking';

@@ -7,9 +7,10 @@ import { ASSISTANT, BOS, DSML, EOS, FIM_BEGIN, FIM_END, FIM_HOLE, THINK_CLOSE, T
 import type { EncoderRevision } from './chat-constants.ts';
 import { forcedCall } from './dsml.ts';
 import { elements, member, parseLossless, sourceText, type JsonNode } from './json-text.ts';
-import { encodeMessages, type EncoderMessage } from './message-encoder.ts';
+import { encodeMessages } from './message-encoder.ts';
 import type { TurnReplay } from './turn-replay.ts';
 import { SegmentBuilder, segmentsText, type Segment } from './segment.ts';
+import type { EncoderMessage } from './turns.ts';
 
 /**
  * Where the completion begins: in the reasoning, at the answer, in an answer that the prompt has begun ('continued'),

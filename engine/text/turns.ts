@@ -4,7 +4,23 @@
 import { EngineError } from '../errors.ts';
 import type { ContentPart, JsonText, ToolCall } from '../types.ts';
 import { TASK_TOKENS, TOOL_RESULT, type Task } from './chat-constants.ts';
-import type { EncoderMessage } from './message-encoder.ts';
+
+export interface EncoderMessage {
+  role: 'system' | 'developer' | 'user' | 'assistant' | 'tool' | 'latest_reminder';
+  /** Parts are allowed in tool results only. */
+  content: string | ContentPart[];
+  /** `function` objects; system and developer only. */
+  tools?: readonly JsonText[];
+  responseFormat?: JsonText;
+  reasoning?: string;
+  toolCalls?: readonly ToolCall[];
+  toolCallId?: string;
+  task?: Task;
+  /** No end-of-sentence token behind this assistant message: it is to be continued. */
+  withoutEos?: boolean;
+  /** Where the message stands in the request, for errors. Default: its place in the list. */
+  path?: string;
+}
 
 /** A piece of a user turn: what the user wrote, or the result of a tool call. */
 export type UserBlock = { kind: 'text'; text: string } | { kind: 'result'; text: string; callId?: string };

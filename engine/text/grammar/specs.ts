@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: MIT
 
 import { EngineError } from '../../errors.ts';
-import type { JsonText } from '../../types.ts';
-import { JsonSyntaxError, parseLossless, type JsonNode } from '../json-text.ts';
+import { JsonSyntaxError, parseLossless, type JsonNode, type JsonText } from '../json-text.ts';
 import { alternatives, EbnfBuilder, grammarError, literal } from './ebnf.ts';
 import { anyObject, SchemaGrammar } from './json-schema.ts';
 import { regexExpression } from './regex.ts';

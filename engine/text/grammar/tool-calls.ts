@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Tool calls in DSML as EBNF. Strict and forced calls can only be well formed, with arguments valid for the schema.
 
-import type { JsonText } from '../../types.ts';
-import { member, parseLossless, type JsonNode } from '../json-text.ts';
+import { member, parseLossless, type JsonNode, type JsonText } from '../json-text.ts';
 import { EngineError } from '../../errors.ts';
 import { character, complement, intersect, TEXT, type Range } from './characters.ts';
 import { alternatives, grammarError, literal, MAX_LEAST_COUNT, optional, repeat, sequence, type EbnfBuilder } from './ebnf.ts';

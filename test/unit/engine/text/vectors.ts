@@ -3,7 +3,8 @@
 // request-level tools or response_format goes to messages[0] when that is a system or developer message, else to an
 // empty system message in front.
 
-import type { EncodeOptions, EncoderMessage } from '../../../../engine/text/message-encoder.ts';
+import type { EncodeOptions } from '../../../../engine/text/message-encoder.ts';
+import type { EncoderMessage } from '../../../../engine/text/turns.ts';
 import { encodeMessages } from '../../../../engine/text/message-encoder.ts';
 import type { EncoderRevision } from '../../../../engine/text/chat-constants.ts';
 import { elements, member, parseLossless, pythonJson, sourceText, type JsonNode } from '../../../../engine/text/json-text.ts';
