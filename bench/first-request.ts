@@ -8,6 +8,7 @@
 
 import { writeFileSync } from 'node:fs';
 import { createEngine } from '../engine/index.ts';
+import { distribution } from '../server/cli/bench/measure.ts';
 import { quiet, randomRequest, readArguments } from './engine-arguments.ts';
 
 const MOST = 1.1;
@@ -17,8 +18,6 @@ interface Times {
   firstTokenMs: number;
   totalMs: number;
 }
-
-const median = (list: readonly number[]): number => [...list].sort((a, b) => a - b)[Math.floor(list.length / 2)] ?? NaN;
 
 const started = performance.now();
 const engine = await createEngine(options, quiet, () => {});
@@ -46,7 +45,10 @@ console.log(
 let failed = false;
 for (const field of ['firstTokenMs', 'totalMs'] as const) {
   const first = times[0]![field];
-  const later = median(last.map((time) => time[field]));
+  const later = distribution(
+    last.map((time) => time[field]),
+    [],
+  ).median;
   failed ||= first > MOST * later;
   const name = field === 'firstTokenMs' ? 'first token' : 'whole answer';
   console.log(

@@ -10,6 +10,7 @@ import { writeFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { createEngine } from '../engine/index.ts';
 import type { Engine, GenerationRequest } from '../engine/index.ts';
+import { percentile } from '../server/cli/bench/measure.ts';
 import { quiet, randomRequest, readArguments } from './engine-arguments.ts';
 
 const { cuda, engine: options, json, own } = readArguments({ chats: 8, prompts: 8, 'prompt-tokens': 8192 });
@@ -25,9 +26,6 @@ async function stream(engine: Engine, asked: GenerationRequest, signal?: AbortSi
   }
   return arrivals;
 }
-
-const percentile = (sorted: readonly number[], part: number): number =>
-  sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * part))] ?? NaN;
 
 interface Phase {
   gaps: number;
@@ -51,8 +49,8 @@ function phase(chats: { at: number; tokens: number }[][], begin: number, end: nu
   gaps.sort((a, b) => a - b);
   return {
     gaps: gaps.length,
-    medianMs: percentile(gaps, 0.5),
-    p99Ms: percentile(gaps, 0.99),
+    medianMs: percentile(gaps, 50),
+    p99Ms: percentile(gaps, 99),
     longestMs: gaps.at(-1) ?? NaN,
     tokensPerSecond: tokens / ((end - begin) / 1000),
   };

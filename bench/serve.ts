@@ -12,6 +12,7 @@ import { writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import OpenAI from 'openai';
+import { distribution } from '../server/cli/bench/measure.ts';
 
 const { values, positionals } = parseArgs({
   options: {
@@ -76,10 +77,6 @@ interface ModelLimits {
   vocabSize: number;
 }
 
-const median = (list: readonly number[]): number => [...list].sort((a, b) => a - b)[Math.floor(list.length / 2)] ?? NaN;
-const percentile = (list: readonly number[], part: number): number =>
-  [...list].sort((a, b) => a - b)[Math.min(list.length - 1, Math.floor(list.length * part))] ?? NaN;
-
 function randomPrompt(length: number, vocabSize: number): number[] {
   return Array.from({ length }, () => 3 + Math.floor(Math.random() * (vocabSize - 3)));
 }
@@ -139,7 +136,7 @@ async function measurePrefill(client: OpenAI, limits: ModelLimits): Promise<obje
     for (let run = 0; run < runs; ++run) {
       firsts.push((await complete(client, limits.id, randomPrompt(size, limits.vocabSize), 1)).firstMs);
     }
-    const ms = median(firsts);
+    const ms = distribution(firsts, []).median;
     say(`prefill ${size}: ${ms.toFixed(1)} ms to the first token, ${((size / ms) * 1000).toFixed(0)} tok/s`);
     rows.push({ size, firstTokenMs: ms, tokensPerSecond: (size / ms) * 1000, runs: firsts });
   }
@@ -161,7 +158,9 @@ async function measureDecode(client: OpenAI, limits: ModelLimits): Promise<objec
       rates.push(all.reduce((sum, { tokens, totalMs, firstMs }) => sum + ((tokens - 1) / (totalMs - firstMs)) * 1000, 0));
       gaps.push(...all.flatMap(({ gapsMs }) => gapsMs));
     }
-    const row = { streams, tokensPerSecond: median(rates), gapMedianMs: median(gaps), gapP99Ms: percentile(gaps, 0.99) };
+    const { median, percentiles } = distribution(gaps, [99]);
+    const tokensPerSecond = distribution(rates, []).median;
+    const row = { streams, tokensPerSecond, gapMedianMs: median, gapP99Ms: percentiles[99]! };
     say(
       `decode ${streams} streams: ${row.tokensPerSecond.toFixed(1)} tok/s, ` +
         `gap ${row.gapMedianMs.toFixed(1)} ms (p99 ${row.gapP99Ms.toFixed(1)})`,
@@ -189,7 +188,7 @@ async function measureMixed(client: OpenAI, limits: ModelLimits): Promise<object
     `${prompts} prompts of ${size} beside ${chats} chats: longest gap ${worst.toFixed(0)} ms, ` +
       `prompts done in ${seconds.toFixed(1)} s`,
   );
-  return { longestGapMs: worst, gapP99Ms: percentile(gaps, 0.99), seconds, firstTokenMs: firsts };
+  return { longestGapMs: worst, gapP99Ms: distribution(gaps, [99]).percentiles[99], seconds, firstTokenMs: firsts };
 }
 
 async function readLimits(server: Server, client: OpenAI): Promise<ModelLimits> {
