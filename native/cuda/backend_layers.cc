@@ -68,9 +68,9 @@ void CudaOps::hyper(const Batch& batch, const HyperWeights* enter, const void* n
     const auto row = static_cast<size_t>(first), at = row * static_cast<size_t>(p.dim);
     p.tokens = rows;
     p.streams = bf16_of(streams) + at * kStreams;
-    p.output = static_cast<const bf16*>(output) + at;
+    if (p.leave) p.output = static_cast<const bf16*>(output) + at;
     p.mix = static_cast<float*>(mix.data) + row * kHyperKept;
-    p.hidden = static_cast<bf16*>(hidden) + at;
+    if (p.enter) p.hidden = static_cast<bf16*>(hidden) + at;
     run_hyper(p, queue_);
   };
   p.leave ? when_reduced(batch, run) : run(0, batch.tokens);

@@ -3,8 +3,8 @@
 // bf16 activations take another one than exact arithmetic. That changes the token's streams and, through windows, all later
 // positions: no rounding bound holds behind it. So the device's choices are recorded and the exact CPU backend (which agrees
 // with the ground truth, test/native/cpu/tie_test.cc) follows them. Shown for every layer and position: the scores that are
-// chosen by agree; where the CPU would have chosen otherwise, its margin is below the error of the scores at that very place;
-// and with the device's choices all logits agree.
+// chosen by agree; where the CPU would have chosen otherwise, its margin is at most what two scores with the error seen at that
+// very place can move; and with the device's choices all logits agree.
 #include "bare_model.h"
 #include "choices.h"
 #include "oracle_truth.h"
