@@ -92,7 +92,7 @@ int main(int argc, char** argv) {
   try {
     const auto truths = read_truth(kTiny);
     constexpr int kFirstTie[] = {127, 78};
-    for (const int chunk : {512, 64, 7, 1}) {
+    for (const int chunk : cases({64, 512, 7, 1}, 1)) {
       for (size_t i = 0; i < truths.size(); ++i) {
         Trace got;
         const int other = check_every_position(truths[i].tokens, chunk, got);

@@ -91,7 +91,7 @@ int main(int argc, char** argv) {
     const Truth& t = truths[i];
     const std::vector<float> reference = logits_of(wide, t, 1024);
     const size_t first = (t.tokens.size() - t.rows) * t.vocab;
-    for (const int chunk : {1024, 50, 23}) {
+    for (const int chunk : cases({50, 1024, 23}, 1)) {
       const std::vector<float> logits = logits_of(fp8, t, chunk);
       const Agreement truth = compare(t.logits.data(), &logits[first], t.rows, t.vocab);
       const Agreement other = compare(&reference[first], &logits[first], t.rows, t.vocab);

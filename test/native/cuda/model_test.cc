@@ -151,7 +151,7 @@ double mean_kl(const std::vector<float>& got, const std::vector<float>& want, si
 void check_oracle(const std::string& name, const std::string& model) {
   const auto truths = read_truth("test/oracle/" + name);
   Driver driver(model, exact_options(), 4);
-  for (const int chunk : {1024, 127, 64, 7, 1}) {
+  for (const int chunk : cases({127, 1024, 64, 7, 1}, 1)) {
     double worst = 0, worst_mtp = 0;
     for (const Truth& t : truths) {
       const size_t length = t.tokens.size();
@@ -174,7 +174,7 @@ void check_served() {
   Driver driver("models/demo", options, 4);
   for (size_t i = 0; i < truths.size(); ++i) {
     const Truth& t = truths[i];
-    for (const int chunk : {1024, 50}) {
+    for (const int chunk : cases({50, 1024}, 1)) {
       const Trace trace = prefill(driver, t, chunk, t.tokens.size());
       const double kl = mean_kl(trace.logits, t.logits, t.tokens.size(), t.rows, t.vocab);
       char text[128];
@@ -206,6 +206,7 @@ void check_text(int mtp, int tp) {
 /// Tokens of each sequence alone and all together.
 void check_company() {
   const auto truths = read_truth("test/oracle/demo");
+  const int length = brief ? 4 : 20;  // tokens of a sequence
   std::vector<std::vector<int32_t>> alone[2];
   for (const int mtp : {0, 2}) {
     LoadOptions options = exact_options();
@@ -216,7 +217,7 @@ void check_company() {
     std::vector<Sequence> together;
     for (int i = 0; i < 8; ++i) {
       const Truth& t = truths[static_cast<size_t>(i) % truths.size()];
-      alone[mtp / 2].push_back(generate(driver, i, t.tokens, 20, mtp));
+      alone[mtp / 2].push_back(generate(driver, i, t.tokens, length, mtp));
     }
     for (int i = 0; i < 8; ++i) {
       together.push_back({i, truths[static_cast<size_t>(i) % truths.size()].tokens, 0, {}});
@@ -224,7 +225,7 @@ void check_company() {
       accept(s, driver.step({{&s, static_cast<int>(s.tokens.size()), kRowSample}}), 0, mtp);
     }
     bool same = true;
-    for (int step = 0; step < 20; ++step) {
+    for (int step = 0; step < length; ++step) {
       std::vector<RowPlan> rows;
       for (Sequence& s : together) rows.push_back({&s, 1, kRowSample});
       const StepOutput out = driver.step(rows);
@@ -243,7 +244,7 @@ void check_company() {
 /// Decode steps as graphs and as single launches, for row counts with and without padding.
 void check_graphs() {
   const auto truths = read_truth("test/oracle/demo");
-  for (const int rows : {1, 3, 5}) {
+  for (const int rows : cases({5, 1, 3}, 1)) {
     std::vector<std::vector<int32_t>> text[2];
     for (const int graphs : {0, 1}) {
       LoadOptions options = exact_options();
@@ -253,7 +254,7 @@ void check_graphs() {
       std::vector<Sequence> sequences;
       for (int i = 0; i < rows; ++i) sequences.push_back({i, truths[static_cast<size_t>(i) % truths.size()].tokens, 0, {}});
       for (Sequence& s : sequences) accept(s, driver.step({{&s, static_cast<int>(s.tokens.size()), kRowSample}}), 0, 2);
-      for (int step = 0; step < 12; ++step) {
+      for (int step = 0; step < (brief ? 7 : 12); ++step) {
         std::vector<RowPlan> plan;
         if (step == 5) sequences[0].drafts.pop_back();  // fewer drafts than places
         for (Sequence& s : sequences) plan.push_back({&s, 1, kRowSample});
@@ -363,15 +364,15 @@ void check_overlap() {
 int main(int argc, char** argv) {
   start("model", argc, argv);
   try {
-    check_text(2, 2);
+    if (!brief) check_text(2, 2);  // under compute-sanitizer one rank's kernel waits for the other's, which is not launched
     check_oracle("demo", "models/demo");
     check_served();
-    for (const int mtp : {0, 2}) check_text(mtp, 1);
+    for (const int mtp : cases({2, 0}, 1)) check_text(mtp, 1);
     check_company();
     check_overlap();
     check_graphs();
     check_prompt_logprobs();
-    check_first_request();
+    if (!brief) check_first_request();
   } catch (const Error& error) {
     expect(false, error.what());
   }

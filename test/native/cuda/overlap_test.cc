@@ -11,9 +11,6 @@ using namespace twelvex::test;
 
 namespace {
 
-constexpr int kChunk = 4096;
-constexpr int kLongest = 64 * 1024;
-
 class TimedEvent {
  public:
   TimedEvent() { check(cudaEventCreate(&event_), "cudaEventCreate"); }
@@ -108,28 +105,30 @@ int main(int argc, char** argv) {
     options.dummy = true;
     options.rows = RowFormat::kFp8;
     options.numerics = Numerics::kServed;
-    options.limits = {.step_tokens = kChunk, .rows = 4, .context_tokens = kLongest, .mtp = 0};
+    const int chunk = brief ? 512 : 4096, steps = brief ? 2 : 16, rounds = brief ? 1 : 5, longest = steps * chunk;
+    options.limits = {.step_tokens = chunk, .rows = 4, .context_tokens = longest, .mtp = 0};
     BareModel<TimedOps> model("models/flash", options);
     std::vector<int32_t> tokens;
-    for (int i = 0; i < kLongest; ++i) tokens.push_back(below(model.config.vocab_size));
-    constexpr int kSteps = kLongest / kChunk, kRounds = 5;
-    std::vector<Section> sections[3][kSteps];
+    for (int i = 0; i < longest; ++i) tokens.push_back(below(model.config.vocab_size));
+    std::vector<std::vector<Section>> sections[3];  // by way and step
+    for (auto& of_way : sections) of_way.resize(static_cast<size_t>(steps));
     bool counted = true;
-    for (int round = 0; round < 3 * (kRounds + 1); ++round) {
+    for (int round = 0; round < 3 * (rounds + 1); ++round) {
       model.ops.way = static_cast<Way>(round % 3);
       const bool in_line = model.ops.way == Way::kInLine;
-      for (int i = 0; i < kSteps; ++i) {
-        const StepOutput out = model.prefill(tokens, i * kChunk, kChunk, 0);
+      for (int i = 0; i < steps; ++i) {
+        const StepOutput out = model.prefill(tokens, i * chunk, chunk, 0);
         counted &= out.gathers_overlapped == !in_line && out.gathers_inline == in_line;
         if (round >= 3) sections[round % 3][i].push_back(section_of(model.ops));  // the first warm up
       }
     }
     expect(counted, "counters say which way each gather went");
+    if (brief) return finish("overlap");
     std::printf("  medians in us: of gather and indexer alone, together, and of the layer from gather to attention\n");
     std::printf("  %8s %8s %8s | %8s %8s %8s | %8s %8s %8s\n", "context", "gather", "indexer", "gather", "indexer", "both",
                 "in line", "beside", "gain");
     bool overlaps = true;
-    for (int i = 0; i < kSteps; ++i) {
+    for (int i = 0; i < steps; ++i) {
       const auto of = [&](Way way, double Section::* field) {
         std::vector<double> values;
         for (const Section& s : sections[static_cast<int>(way)][i]) values.push_back(s.*field);
@@ -139,7 +138,7 @@ int main(int argc, char** argv) {
       for (const Section& s : sections[2][i]) overlaps &= s.both < 0.5 * s.gather;  // the events' own few microseconds
       if (((i + 1) & i) != 0) continue;  // print powers of two
       const double fast = of(Way::kBeside, &Section::whole), slow = of(Way::kInLine, &Section::whole);
-      std::printf("  %8d %8.1f %8.1f | %8.1f %8.1f %8.1f | %8.1f %8.1f %7.2f%%\n", (i + 1) * kChunk,
+      std::printf("  %8d %8.1f %8.1f | %8.1f %8.1f %8.1f | %8.1f %8.1f %7.2f%%\n", (i + 1) * chunk,
                   of(Way::kJoined, &Section::gather), of(Way::kJoined, &Section::indexer), of(Way::kBeside, &Section::gather),
                   of(Way::kBeside, &Section::indexer), of(Way::kBeside, &Section::both), slow, fast, (slow - fast) / slow * 100);
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // What the device tests share: checks, fresh random numbers, device arrays, timing. A program runs its checks, prints one
-// line each, and returns non-zero when one failed; with --bench it then times.
+// line each, and returns non-zero when one failed; with --bench it then times, with --short it does less.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -27,6 +27,16 @@ using cuda::check;
 
 inline int failures = 0;
 
+/// --short: fewer sizes and repetitions, yet every kernel and every branch of it, for runs under compute-sanitizer, which take
+/// ten to some hundred times as long. What is compared with a clock is left out.
+inline bool brief = false;
+
+/// All of them, or with --short the first `few`.
+inline std::vector<int> cases(std::vector<int> all, size_t few) {
+  if (brief) all.resize(few);
+  return all;
+}
+
 /// Fresh inputs on every run; the seed is printed so that a failure can be repeated (argument --seed N).
 inline std::mt19937& rng() {
   static std::mt19937 engine;
@@ -38,9 +48,11 @@ inline bool start(const char* name, int argc, char** argv) {
   bool bench = false;
   for (int i = 1; i < argc; ++i) {
     if (std::strcmp(argv[i], "--bench") == 0) bench = true;
+    if (std::strcmp(argv[i], "--short") == 0) brief = true;
     if (std::strcmp(argv[i], "--seed") == 0 && i + 1 < argc) seed = static_cast<uint32_t>(std::stoul(argv[++i]));
   }
   rng().seed(seed);
+  std::setvbuf(stdout, nullptr, _IOLBF, 1 << 16);  // a run that is ended shows how far it came
   std::printf("%s: seed %u\n", name, seed);
   return bench;
 }

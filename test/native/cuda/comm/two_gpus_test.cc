@@ -163,7 +163,7 @@ Likeness operator+(const Likeness& a, const Likeness& b) {
 void check_demo() {
   const auto truths = read_truth("test/oracle/demo");
   on_ranks("models/demo", demo_options(), [&](RankModel& model, int rank) {
-    for (const int chunk : {1024, 127, 7}) {
+    for (const int chunk : cases({127, 1024, 7}, 1)) {
       double worst = 0, worst_mtp = 0;
       for (const Truth& t : truths) {
         const Trace trace = prefill(model, t.tokens, chunk);
@@ -380,6 +380,8 @@ int main(int argc, char** argv) {
   try {
     BareOptions demo = demo_options();
     check_bits("demo", "models/demo", demo, 4096);
+    check_demo();
+    if (brief) return finish("two_gpus");
     demo.rows = RowFormat::kFp8;
     demo.numerics = Numerics::kServed;
     check_bits("demo served", "models/demo", demo, 4096);
@@ -389,7 +391,6 @@ int main(int argc, char** argv) {
     flash.limits = {.step_tokens = 4096, .rows = 4, .context_tokens = 8192, .logit_slice = 64};
     check_bits("three layers of Flash", "models/flash", flash, 129280);
     check_tiny();
-    check_demo();
     check_served();
     check_text();
     if (timed) bench();

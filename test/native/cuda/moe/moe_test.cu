@@ -363,13 +363,14 @@ int main(int argc, char** argv) {
     cuda::WeightStore store(nullptr);
     const Layer small(store, 384, 128, 12, 2), narrow(store, 256, 64, 8, 2), large(store, 1024, 384, 24, 6);
     for (const Mode mode : {Mode::kExact, Mode::kServed}) {
-      for (const int tokens : {1, 2, 7, 30, 150, 500}) test_experts(small, tokens, mode);
-      for (const int tokens : {3, 40, 400}) test_experts(narrow, tokens, mode);
-      for (const int tokens : {1, 8, 33, 64, 700}) test_experts(large, tokens, mode);
+      for (const int tokens : cases({2, 13, 150, 1, 7, 30, 500}, 3)) test_experts(small, tokens, mode);
+      for (const int tokens : cases({40, 3, 400}, 1)) test_experts(narrow, tokens, mode);
+      for (const int tokens : cases({8, 33, 1, 64, 700}, 2)) test_experts(large, tokens, mode);
     }
-    for (const int tokens : {1, 17, 60, 150, 500, 3000}) test_experts(small, tokens, Mode::kFp8);
-    for (const int tokens : {40, 400}) test_experts(narrow, tokens, Mode::kFp8);  // 64 columns of an expert: bf16 products
-    for (const int tokens : {9, 33, 100, 700}) test_experts(large, tokens, Mode::kFp8);
+    for (const int tokens : cases({17, 500, 1, 60, 150, 3000}, 2)) test_experts(small, tokens, Mode::kFp8);
+    // 64 columns of an expert: bf16 products.
+    for (const int tokens : cases({40, 400}, 1)) test_experts(narrow, tokens, Mode::kFp8);
+    for (const int tokens : cases({33, 9, 100, 700}, 1)) test_experts(large, tokens, Mode::kFp8);
   }
   if (timed) bench();
   return finish("moe");
