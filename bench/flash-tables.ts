@@ -33,17 +33,18 @@ function kernelRows(runs: readonly Run[]): string[][] {
 /** A layer's share of a decode step as it is served: what one layer more adds to the step of a graph. */
 function addedLayers(runs: readonly Run[]): string[][] {
   const rows: string[][] = [];
-  const steps = all<Decode>(runs, 'decode').filter(({ alone, mtp }) => alone && mtp === 0);
-  for (const task of new Set(steps.map((step) => step.task))) {
-    const here = steps.filter((step) => step.task === task).sort((a, b) => a.layers_run - b.layers_run);
+  const steps = all<Decode>(runs, 'decode').filter((step) => (step.alone || step.tp === 1) && step.mtp === 0);
+  for (const which of new Set(steps.map(({ task, tp }) => `${task} ${tp}`))) {
+    const here = steps.filter(({ task, tp }) => `${task} ${tp}` === which).sort((a, b) => a.layers_run - b.layers_run);
     here.slice(1).forEach((step, index) => {
       const before = here[index]!;
       const added = ['swa', 'csa', 'hca'].map((layer) => layersOf(layer, step.layers_run) - layersOf(layer, before.layers_run));
       if (step.layers_run === before.layers_run) return;
-      const bytes = added.reduce((sum, count, kind) => sum + count * bytesOf(runs, task, ['swa', 'csa', 'hca'][kind]!), 0);
+      const bytes = added.reduce((sum, count, kind) => sum + count * bytesOf(runs, step, ['swa', 'csa', 'hca'][kind]!), 0);
       const us = (step.ms - before.ms) * 1000;
       rows.push([
-        task,
+        step.task,
+        step.tp === 1 ? 'whole' : `half (TP ${step.tp})`,
         `${before.layers_run} to ${step.layers_run}`,
         `${added[0]} swa, ${added[1]} csa, ${added[2]} hca`,
         number(us / (step.layers_run - before.layers_run), 1),
@@ -59,14 +60,15 @@ function addedLayers(runs: readonly Run[]): string[][] {
 const layersOf = (layer: string, count: number): number =>
   layer === 'swa' ? Math.min(count, 2) : Math.max(0, layer === 'csa' ? Math.ceil((count - 2) / 2) : Math.floor((count - 2) / 2));
 
-function bytesOf(runs: readonly Run[], task: string, layer: string): number {
-  const run = runs.find((found) => productOperations(found).some((o) => o.task === task && o.layer === layer && o.alone));
+function bytesOf(runs: readonly Run[], { task, tp, alone }: Labels, layer: string): number {
+  const same = (o: Operation): boolean => o.task === task && o.layer === layer && o.tp === tp && o.alone === alone && o.mtp === 0;
+  const run = runs.find((found) => productOperations(found).some(same));
   const here = run === undefined ? [] : productOperations(run).filter((o) => o.task === task && o.layer === layer);
   return here.reduce((sum, { bytes }) => sum + bytes, 0);
 }
 
 /** Runs whose operations are shown; of the others one sees totals only. */
-const detailed = (runs: readonly Run[]): Run[] => runs.filter(({ name }) => !/^(layers-\d|chunks|ab)/.test(name));
+const detailed = (runs: readonly Run[]): Run[] => runs.filter(({ name }) => !/^(layers-\d|tp1|chunks|ab)/.test(name));
 
 /** Every kind of layer ran, but not all layers. */
 const modelled = (l: Labels): boolean => l.layers_run >= 4 && l.layers_run < WHOLE_LAYERS;
@@ -182,7 +184,8 @@ export const TABLES: Record<string, (runs: readonly Run[]) => string> = {
       detailed(runs).flatMap(markRows),
     ),
 
-  added: (runs) => table(['step', 'layers', 'added', 'us a layer', 'MB a layer', '% of the copy'], addedLayers(runs)),
+  added: (runs) =>
+    table(['step', 'of a layer', 'layers', 'added', 'us a layer', 'MB a layer', '% of the copy'], addedLayers(runs)),
 
   memory: (runs) => {
     const list = detailed(runs).map((run) => ({ run, rows: of<Labels & { what: string; bytes: number }>(run, 'memory') }));
@@ -209,7 +212,7 @@ export const TABLES: Record<string, (runs: readonly Run[]) => string> = {
       .flatMap((whole) =>
         all<Prefill>(runs, 'prefill')
           .filter((cut) => modelled(cut) && cut.attention === 'product' && cut.step_tokens === whole.step_tokens)
-          .filter((cut) => cut.tokens === whole.tokens && cut.mtp === whole.mtp)
+          .filter((cut) => cut.tokens === whole.tokens && cut.mtp === whole.mtp && cut.tp === whole.tp)
           .map((cut) => [
             `prefill ${number(cut.tokens)}, MTP ${cut.mtp}`,
             `${shape(cut)} (${cut.run})`,
@@ -222,7 +225,8 @@ export const TABLES: Record<string, (runs: readonly Run[]) => string> = {
     const steps = all<Decode>(runs, 'decode').filter((d) => d.layers_run === WHOLE_LAYERS);
     const more = steps.flatMap((whole) =>
       all<Decode>(runs, 'decode')
-        .filter((d) => modelled(d) && d.streams === whole.streams && d.context === whole.context && d.mtp === whole.mtp)
+        .filter((d) => modelled(d) && d.streams === whole.streams && d.context === whole.context)
+        .filter((d) => d.mtp === whole.mtp && d.tp === whole.tp)
         .map((cut) => [
           `decode ${cut.streams} at ${number(cut.context)}, MTP ${cut.mtp}`,
           `${shape(cut)} (${cut.run})`,
@@ -306,6 +310,7 @@ function operationTables(run: Run): string[] {
       if (o.us < 0.05) return '-';
       const bytes = number(o.bytes / o.us / 1e3);
       if (decode) return bytes;
+      if (o.op === 'all_reduce') return 'beside';
       return o.flops > 0 ? number(o.flops / o.us / 1e6) : `${bytes} GB/s`;
     };
     const cell = (name: string, layer: string): string => {
