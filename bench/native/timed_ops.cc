@@ -124,9 +124,10 @@ void TimedOps::hyper_cross(const Batch& b, const HyperWeights& next, Array norm,
   ops_->hyper_cross(b, next, norm, output, streams, mix, hidden);
 }
 
-void TimedOps::project_query_kv(const Batch& b, const AttentionWeights& w, Array hidden, Array latent, Array query, Array kv) {
+void TimedOps::project_query_kv(const Batch& b, int layer, const AttentionWeights& w, Array hidden, Array latent, Array query,
+                                Array kv) {
   mark("project_query_kv");
-  ops_->project_query_kv(b, w, hidden, latent, query, kv);
+  ops_->project_query_kv(b, layer, w, hidden, latent, query, kv);
 }
 
 void TimedOps::store_window(const Batch& b, int layer, Array kv) {

@@ -58,7 +58,8 @@ class TimedOps final : public Ops {
   void hyper_leave(const Batch&, Array mix, Array output, Array streams) override;
   void hyper_cross(const Batch&, const HyperWeights& next, Array norm, Array output, Array streams, Array mix,
                    Array hidden) override;
-  void project_query_kv(const Batch&, const AttentionWeights&, Array hidden, Array latent, Array query, Array kv) override;
+  void project_query_kv(const Batch&, int layer, const AttentionWeights&, Array hidden, Array latent, Array query,
+                        Array kv) override;
   void store_window(const Batch&, int layer, Array kv) override;
   void compress(const Batch&, int layer, const CompressorWeights&, Array hidden) override;
   void begin_gather(const Batch&, int layer, LayerKind kind) override;

@@ -23,7 +23,7 @@ int head_parts(int tokens, int heads, int threads) {
 
 }  // namespace
 
-void CpuOps::project_query_kv(const Batch& batch, const AttentionWeights& weights, Array hidden, Array latent, Array query,
+void CpuOps::project_query_kv(const Batch& batch, int, const AttentionWeights& weights, Array hidden, Array latent, Array query,
                               Array kv) {
   const BatchTokens& tokens = StepBatches::of(batch);
   const int count = batch.tokens, rank = config_.q_lora_rank;

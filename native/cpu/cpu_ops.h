@@ -90,7 +90,7 @@ class CpuOps : public Ops {
                    Array hidden) override;
 
   // attention.cc
-  void project_query_kv(const Batch& batch, const AttentionWeights& weights, Array hidden, Array latent, Array query,
+  void project_query_kv(const Batch& batch, int layer, const AttentionWeights& weights, Array hidden, Array latent, Array query,
                         Array kv) override;
   void store_window(const Batch& batch, int layer, Array kv) override;
   void attend(const Batch& batch, int layer, const AttentionWeights& weights, Array query, Array selection,

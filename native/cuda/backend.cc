@@ -125,6 +125,8 @@ void CudaOps::reserve_scratch() {
     attention.take(scratch_.quantised, all * std::max({dim, heads * kHeadDim, static_cast<size_t>(config_.q_lora_rank)}));
     attention.take(scratch_.kv, tokens * 2 * kHeadDim);
     attention.take(scratch_.gate, tokens * 2 * kHeadDim);
+    attention.take(scratch_.index_kv, tokens * 2 * kIndexDim);
+    attention.take(scratch_.index_gate, tokens * 2 * kIndexDim);
     attention.take(scratch_.index_query, tokens * static_cast<size_t>(config_.index_heads) * kIndexDim);
     attention.take(scratch_.index_weights, tokens * static_cast<size_t>(config_.index_heads));
     attention.take(scratch_.low_rank, all * groups * static_cast<size_t>(config_.o_lora_rank));

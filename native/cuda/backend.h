@@ -10,6 +10,7 @@
 #include <memory>
 #include <vector>
 
+#include "attention/decode_rows.h"
 #include "comm/communicator.h"
 #include "comm/piece_reduction.h"
 #include "gemm/gemm.h"
@@ -27,6 +28,7 @@ namespace twelvex::cuda {
 struct Scratch {
   __nv_bfloat16* quantised = nullptr;   // quantised copy of a product's input
   float *kv = nullptr, *gate = nullptr; // [T, 1024] compressor projections
+  float *index_kv = nullptr, *index_gate = nullptr;  // [T, 256] those of the indexer, when both are there at once
   __nv_bfloat16* index_query = nullptr; // [T, index heads, 128]
   __nv_bfloat16* index_weights = nullptr;  // [T, index heads]
   __nv_bfloat16* low_rank = nullptr;    // [T, G r]
@@ -76,7 +78,8 @@ class CudaOps : public Ops {
   void hyper_leave(const Batch&, Array mix, Array output, Array streams) override;
   void hyper_cross(const Batch&, const HyperWeights& next, Array norm, Array output, Array streams, Array mix,
                    Array hidden) override;
-  void project_query_kv(const Batch&, const AttentionWeights&, Array hidden, Array latent, Array query, Array kv) override;
+  void project_query_kv(const Batch&, int layer, const AttentionWeights&, Array hidden, Array latent, Array query,
+                        Array kv) override;
   void store_window(const Batch&, int layer, Array kv) override;
   void compress(const Batch&, int layer, const CompressorWeights&, Array hidden) override;
   void begin_gather(const Batch&, int layer, LayerKind kind) override;
@@ -140,6 +143,10 @@ class CudaOps : public Ops {
   GemmParams first_output_product(const Batch& batch, const AttentionWeights& weights) const;
   static void add_segment(GemmParams& gemm, const Linear& weights, const void* x, void* y, int ldy, bool f32 = false);
 
+  bool works_ahead(const DeviceBatch& b) const;
+  bool scores_entries(const DeviceBatch& b) const;
+  void keep_entries(const DeviceBatch& b, int layer, const AttentionWeights& weights, Array hidden, DecodeRowsParams& rows);
+  CompressorParams compressor(const DeviceBatch& b, int layer, const CompressorWeights& weights) const;
   void project_indexer(const DeviceBatch& b, const IndexerWeights& weights, Array hidden, Array latent, int first, int tokens);
   void select_groups(const DeviceBatch& b, IndexScoreParams score, TopkParams top, int first, int last);
   KvSource kv_source(const DeviceBatch& batch, int layer, LayerKind kind) const;

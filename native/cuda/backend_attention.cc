@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "attention/decode_rows.h"
 #include "attention/gather.h"
 #include "attention/sparse_decode.h"
 #include "attention/sparse_prefill.h"
@@ -11,7 +12,6 @@
 #include "common/device.h"
 #include "compressor/compressor.h"
 #include "elementwise/norm_rope.h"
-#include "gemm/fp8_cells.h"
 #include "gemm/fp8_gemm.h"
 #include "runtime/shard.h"
 
@@ -64,8 +64,19 @@ void CudaOps::add_segment(GemmParams& gemm, const Linear& weights, const void* x
   segment.f32 = f32;
 }
 
-void CudaOps::project_query_kv(const Batch& batch, const AttentionWeights& weights, Array hidden, Array latent, Array query,
-                               Array kv) {
+// ---------------------------------------------------------------- what attention works on
+
+/// A step of decode rows takes as long as reading weights and starting kernels. So project_query_kv multiplies at once what meets
+/// `hidden` and what meets the latents, and stores the layer's rows: store_window, compress and select find that part done.
+bool CudaOps::works_ahead(const DeviceBatch& b) const {
+  return b.decode_tokens == b.view.tokens && !(comm_ && shares_choices(b.view.tokens));
+}
+
+/// Whether tokens of a csa layer see more entries than are kept; else nothing needs a score.
+bool CudaOps::scores_entries(const DeviceBatch& b) const { return b.context / kCsaRatio > config_.index_topk; }
+
+void CudaOps::project_query_kv(const Batch& batch, int layer, const AttentionWeights& weights, Array hidden, Array latent,
+                               Array query, Array kv) {
   if (replaying_) return;
   const DeviceBatch& b = StepBatches::of(batch);
   GemmParams down = product(weights.wq_a, batch.tokens, b.decode_tokens, config_.hidden_size);
@@ -81,39 +92,82 @@ void CudaOps::project_query_kv(const Batch& batch, const AttentionWeights& weigh
   norm.q_norm = f32_of(weights.q_norm);
   norm.kv_norm = f32_of(weights.kv_norm);
   norm.rope = rope_of(b, weights.kind);
-  run_latent_kv(norm, queue_);
-  if (weights.heads == 0) return;
-  GemmParams up = product(weights.wq_b, batch.tokens, b.decode_tokens, config_.q_lora_rank);
-  add_segment(up, weights.wq_b, latent.data, query.data, weights.heads * kHeadDim);
-  run_gemm(up);
+  const bool index = weights.kind == LayerKind::kCsa && works_ahead(b) && scores_entries(b);
+  if (works_ahead(b)) {
+    DecodeRowsParams rows;
+    rows.norm = norm;
+    rows.batch = b.view;
+    rows.window = window_pages(layer);
+    keep_entries(b, layer, weights, hidden, rows);
+    run_decode_rows(rows, queue_);
+  } else {
+    run_latent_kv(norm, queue_);
+  }
   QueryParams heads;
   heads.tokens = batch.tokens;
   heads.heads = weights.heads;
+  heads.index_heads = index ? config_.index_heads : 0;
   heads.eps = config_.rms_norm_eps;
   heads.query = bf16_of(query);
+  heads.index_query = scratch_.index_query;
+  heads.index_cells = scores_in_fp8();
   heads.rope = norm.rope;
-  run_norm_rotate_query(heads, queue_);
+  GemmParams up = product(weights.wq_b, batch.tokens, b.decode_tokens, config_.q_lora_rank);
+  if (heads.heads > 0) add_segment(up, weights.wq_b, latent.data, query.data, heads.heads * kHeadDim);
+  if (index) {
+    const Linear& wq_b = weights.indexer.wq_b;
+    if (up.num_segments > 0 && wq_b.format != up.format) {
+      run_gemm(up);
+      up.num_segments = 0;
+    }
+    up.format = wq_b.format;
+    add_segment(up, wq_b, latent.data, scratch_.index_query, config_.index_heads * kIndexDim);
+  }
+  if (up.num_segments > 0) run_gemm(up);
+  run_finish_queries(heads, queue_);
+}
+
+/// What project_query_kv does ahead of compress and of select with `hidden`.
+void CudaOps::keep_entries(const DeviceBatch& b, int layer, const AttentionWeights& weights, Array hidden,
+                           DecodeRowsParams& rows) {
+  if (weights.kind == LayerKind::kSwa) return;
+  const auto add = [&](GemmParams& gemm, const CompressorWeights& w, float* kv, float* gate) {
+    CompressorParams& p = rows.compressors[rows.num_compressors++] = compressor(b, layer, w);
+    p.kv = kv;
+    p.gate = gate;
+    add_segment(gemm, w.wkv, hidden.data, kv, p.width(), true);
+    add_segment(gemm, w.wgate, hidden.data, gate, p.width(), true);
+  };
+  GemmParams gemm = product(weights.compressor.wkv, b.view.tokens, 0, config_.hidden_size);
+  add(gemm, weights.compressor, scratch_.kv, scratch_.gate);
+  if (weights.kind == LayerKind::kCsa) {
+    add(gemm, weights.indexer.compressor, scratch_.index_kv, scratch_.index_gate);
+    if (scores_entries(b)) {
+      add_segment(gemm, weights.indexer.weights_proj, hidden.data, scratch_.index_weights, config_.index_heads);
+    }
+  }
+  run_gemm(gemm);
+  rows.kv_ready = true;
 }
 
 void CudaOps::store_window(const Batch& batch, int layer, Array kv) {
-  if (replaying_) return;
-  run_store_window({.batch = StepBatches::of(batch).view, .window = window_pages(layer), .kv = bf16_of(kv)}, queue_);
+  const DeviceBatch& b = StepBatches::of(batch);
+  if (replaying_ || works_ahead(b)) return;
+  run_store_window({.batch = b.view, .window = window_pages(layer), .kv = bf16_of(kv)}, queue_);
 }
 
-void CudaOps::compress(const Batch& batch, int layer, const CompressorWeights& weights, Array hidden) {
-  if (replaying_) return;
+/// Without what was projected.
+CompressorParams CudaOps::compressor(const DeviceBatch& b, int layer, const CompressorWeights& weights) const {
   const auto i = static_cast<size_t>(layer);
   const LayerCacheBytes& bytes = layout_.layers[i];
   const bool index = weights.dim == kIndexDim, csa = weights.ratio == kCsaRatio;
   CompressorParams p;
-  p.batch = StepBatches::of(batch).view;
+  p.batch = b.view;
   p.entries = context_pages(layer, index);
   p.ratio = weights.ratio;
   p.dim = weights.dim;
   p.eps = config_.rms_norm_eps;
   p.frequencies = batches_->compressed_frequencies();
-  p.kv = scratch_.kv;
-  p.gate = scratch_.gate;
   p.ape = f32_of(weights.ape);
   p.norm = f32_of(weights.norm);
   p.ring = slots_ + slot_at_[i] + (index ? bytes.slot_index_ring : 0);
@@ -123,6 +177,15 @@ void CudaOps::compress(const Batch& batch, int layer, const CompressorWeights& w
   const size_t main_tail = static_cast<size_t>(kCsaRatio) * 2 * 2 * kHeadDim * sizeof(float);
   p.tail = csa ? window_ + window_at_[i] + bytes.window_rows + (index ? main_tail : 0) : nullptr;
   p.tail_stride = bytes.window_block;
+  return p;
+}
+
+void CudaOps::compress(const Batch& batch, int layer, const CompressorWeights& weights, Array hidden) {
+  const DeviceBatch& b = StepBatches::of(batch);
+  if (replaying_ || works_ahead(b)) return;
+  CompressorParams p = compressor(b, layer, weights);
+  p.kv = scratch_.kv;
+  p.gate = scratch_.gate;
   GemmParams gemm = product(weights.wkv, batch.tokens, 0, config_.hidden_size);
   add_segment(gemm, weights.wkv, hidden.data, scratch_.kv, p.width(), true);
   add_segment(gemm, weights.wgate, hidden.data, scratch_.gate, p.width(), true);
@@ -187,11 +250,13 @@ void CudaOps::project_indexer(const DeviceBatch& b, const IndexerWeights& weight
   add_segment(head_weights, weights.weights_proj, bf16_of(hidden) + at * static_cast<size_t>(config_.hidden_size),
               scratch_.index_weights + at * width, heads);
   run_gemm(head_weights);
-  run_rotate_index({.batch = b.view, .first_token = first, .tokens = tokens, .heads = heads, .query = scratch_.index_query},
-                   queue_);
-  if (!scores_in_fp8()) return;
-  bf16* cells = scratch_.index_query + at * width * kIndexDim;
-  run_quantise_fp8({.rows = tokens * heads, .cols = kIndexDim, .ldx = kIndexDim, .x = cells, .y = cells, .stream = queue_});
+  QueryParams rotated;
+  rotated.tokens = tokens;
+  rotated.index_heads = heads;
+  rotated.index_query = scratch_.index_query + at * width * kIndexDim;
+  rotated.index_cells = scores_in_fp8();
+  rotated.rope = b.view.rope_long + at * (kRopeDim / 2);
+  run_finish_queries(rotated, queue_);
 }
 
 /// Scores and selects groups [first, last), as many at a time as the score buffer holds. A group reaches to where the next
@@ -222,7 +287,7 @@ void CudaOps::select(const Batch& batch, int layer, const IndexerWeights& weight
   top.scores = scratch_.scores;
   top.stride = (entries + 31) / 32 * 32;
   top.selection = static_cast<int32_t*>(selection.data);
-  if (entries <= config_.index_topk) {  // every entry is kept, nothing needs a score
+  if (!scores_entries(b)) {  // every entry is kept
     top.tokens = batch.tokens;
     run_topk(top, queue_);
     return;
@@ -244,7 +309,7 @@ void CudaOps::select(const Batch& batch, int layer, const IndexerWeights& weight
   const ShardRange own = shard_range(b.groups.groups, shared ? options_.shape : RankShape{});
   const int first = b.token_of_group(own.begin), tokens = b.token_of_group(own.end) - first;
   if (tokens > 0) {
-    project_indexer(b, weights, hidden, latent, first, tokens);
+    if (!works_ahead(b)) project_indexer(b, weights, hidden, latent, first, tokens);
     select_groups(b, p, top, static_cast<int>(own.begin), static_cast<int>(own.end));
   }
   if (!shared) return;

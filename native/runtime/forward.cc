@@ -7,7 +7,7 @@ namespace {
 /// A sub-layer's normalised input is in `hidden`; its output, summed over ranks, is left in `output`.
 void attention(Ops& ops, const Batch& batch, const LayerWeights& layer, const Activations& a) {
   const AttentionWeights& w = layer.attn;
-  ops.project_query_kv(batch, w, a.hidden, a.latent, a.query, a.kv);
+  ops.project_query_kv(batch, layer.index, w, a.hidden, a.latent, a.query, a.kv);
   ops.store_window(batch, layer.index, a.kv);
   if (w.kind != LayerKind::kSwa) ops.compress(batch, layer.index, w.compressor, a.hidden);
   ops.begin_gather(batch, layer.index, w.kind);

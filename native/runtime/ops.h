@@ -230,9 +230,11 @@ class Ops {
     hyper_enter(batch, next, norm, streams, mix, hidden);
   }
 
-  // Attention. Order within a layer: store rows, compress (entries become visible to the token that completes them),
-  // select, attend. `layer` names the cache layer.
-  virtual void project_query_kv(const Batch&, const AttentionWeights&, Array hidden, Array latent, Array query, Array kv) = 0;
+  // Attention. Order within a layer: project, store rows, compress (entries become visible to the token that completes them),
+  // select, attend. `layer` names the cache layer. Weights and inputs of all of them are known with the first: a backend may do
+  // parts of the later ones there.
+  virtual void project_query_kv(const Batch&, int layer, const AttentionWeights&, Array hidden, Array latent, Array query,
+                                Array kv) = 0;
   virtual void store_window(const Batch&, int layer, Array kv) = 0;
   virtual void compress(const Batch&, int layer, const CompressorWeights&, Array hidden) = 0;  // main or indexer, by dim
   virtual void begin_gather(const Batch&, int layer, LayerKind) {}  // may run beside select()

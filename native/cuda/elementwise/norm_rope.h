@@ -33,14 +33,16 @@ struct LatentKvParams {
 };
 void run_latent_kv(const LatentKvParams& params, cudaStream_t queue);
 
-/// Every head: query = rotate(query * rsqrt(mean(query^2) + eps)), in place.
+/// Every head: query = rotate(query * rsqrt(mean(query^2) + eps)); every index head: its last 64 of 128 dims rotated. In place.
 struct QueryParams {
-  int tokens = 0, heads = 0;
+  int tokens = 0, heads = 0, index_heads = 0;
   float eps = 1e-6f;
-  __nv_bfloat16* query = nullptr;    // [T, H, 512]
-  const float2* rope = nullptr;      // [T, 32]
+  __nv_bfloat16* query = nullptr;        // [T, H, 512]
+  __nv_bfloat16* index_query = nullptr;  // [T, index heads, 128]
+  bool index_cells = false;              // index queries become cells of gemm/fp8_cells.h
+  const float2* rope = nullptr;          // [T, 32]
 };
-void run_norm_rotate_query(const QueryParams& params, cudaStream_t queue);
+void run_finish_queries(const QueryParams& params, cudaStream_t queue);
 
 /// out[r] = rms_norm(in[r]) * norm over rows of `dim` (a multiple of 8, <= 8192).
 struct NormRowsParams {

@@ -60,15 +60,6 @@ struct TopkParams {
 /// The K best of the (position + 1) / 4 visible entries, equal scores to the lower entry.
 void run_topk(const TopkParams& params, cudaStream_t queue);
 
-/// Rotates the last 64 of 128 dims of every index query in place.
-struct RotateIndexParams {
-  BatchView batch;
-  int first_token = 0, tokens = 0;
-  int heads = 0;
-  __nv_bfloat16* query = nullptr;  // [T, heads, 128]
-};
-void run_rotate_index(const RotateIndexParams& params, cudaStream_t queue);
-
 /// Tokens whose scores fit the fixed buffer at once: at least one group.
 inline int score_chunk_tokens(int64_t buffer_floats, int64_t stride) {
   const int64_t fit = stride > 0 ? buffer_floats / stride : buffer_floats;

@@ -3,8 +3,8 @@
 //
 // Block (token), 512 threads. Three histogram passes over digits of 11, 11 and 10 bits (from the top) find the k-th largest
 // key; a last pass walks the entries in order and keeps keys above it, and of equal keys the first ones, so the result is
-// ascending, exact and the same on every run.
-#include "common/check.h"
+// ascending, exact and the same on every run. Up to 4,096 keys stay in registers.
+#include "arch/dependent_launch.cuh"
 #include "common/reduce.cuh"
 #include "indexer/indexer.h"
 
@@ -16,11 +16,12 @@ constexpr int kThreads = 512;
 constexpr int kWarps = kThreads / 32;
 constexpr int kBins = 2048;
 constexpr int kBinsPerThread = kBins / kThreads;
+constexpr int kPasses = 3;
+constexpr int kHeld = 8;  // keys of a thread in registers
 
 struct SmemPlan {
-  uint32_t histogram[kBins];
-  uint32_t warp_total[kWarps];
-  uint32_t warp_ties[kWarps];
+  uint32_t histogram[kPasses][kBins];
+  alignas(16) uint32_t warp_total[kWarps];
   uint32_t digit, remaining;
 };
 
@@ -30,27 +31,67 @@ __device__ __forceinline__ uint32_t order_key(float score) {
   return bits ^ ((bits >> 31) ? 0xffffffffu : 0x80000000u);
 }
 
-/// Inclusive sum over the block's threads.
-__device__ __forceinline__ uint32_t block_scan(uint32_t v, uint32_t* warp_total) {
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+/// Calls visit(i, key) for this thread's entries, block by block of kThreads: entries behind the last have i >= visible.
+struct Keys {
+  const float* scores;
+  int visible;
+  uint32_t held[kHeld];
+
+  __device__ __forceinline__ void load() {
 #pragma unroll
-  for (int d = 1; d < 32; d <<= 1) {
-    const uint32_t below = __shfl_up_sync(kFullWarp, v, d);
-    if (lane >= d) v += below;
+    for (int j = 0; j < kHeld; ++j) {
+      const int i = j * kThreads + threadIdx.x;
+      held[j] = i < visible ? order_key(scores[i]) : 0;
+    }
   }
-  if (lane == 31) warp_total[warp] = v;
-  __syncthreads();
-  for (int w = 0; w < warp; ++w) v += warp_total[w];
-  return v;
-}
+  template <class Visit>
+  __device__ __forceinline__ void each(const Visit& visit) const {
+#pragma unroll
+    for (int j = 0; j < kHeld; ++j) {
+      if (j * kThreads < visible) visit(j * kThreads + threadIdx.x, held[j]);
+    }
+    for (int base = kHeld * kThreads; base < visible; base += kThreads) {
+      const int i = base + threadIdx.x;
+      visit(i, i < visible ? order_key(scores[i]) : 0);
+    }
+  }
+};
+
+/// Sums of all warps' values and of those of the warps before this one.
+struct WarpSums {
+  uint32_t before = 0, all = 0;
+
+  __device__ __forceinline__ explicit WarpSums(const uint32_t* warp_total) {
+    const int warp = threadIdx.x / 32;
+#pragma unroll
+    for (int w = 0; w < kWarps; w += 4) {
+      const uint4 v = *reinterpret_cast<const uint4*>(warp_total + w);
+      const uint32_t value[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        all += value[i];
+        if (w + i < warp) before += value[i];
+      }
+    }
+  }
+};
 
 /// Finds the digit in which the `wanted`-th largest key lies; s.digit, s.remaining (of that digit still wanted).
-__device__ __forceinline__ void find_digit(SmemPlan& s, uint32_t wanted) {
+__device__ __forceinline__ void find_digit(SmemPlan& s, const uint32_t* histogram, uint32_t wanted) {
   // Thread t owns bins from the top: kBins - 1 - (t * kBinsPerThread + i).
-  uint32_t own[kBinsPerThread], sum = 0;
+  const uint4 v = *reinterpret_cast<const uint4*>(histogram + kBins - kBinsPerThread * (threadIdx.x + 1));
+  const uint32_t own[kBinsPerThread] = {v.w, v.z, v.y, v.x};
+  const uint32_t sum = own[0] + own[1] + own[2] + own[3];
+  const int lane = threadIdx.x % 32;
+  uint32_t above = sum;
 #pragma unroll
-  for (int i = 0; i < kBinsPerThread; ++i) sum += own[i] = s.histogram[kBins - 1 - (threadIdx.x * kBinsPerThread + i)];
-  uint32_t above = block_scan(sum, s.warp_total) - sum;
+  for (int d = 1; d < 32; d <<= 1) {
+    const uint32_t lower = __shfl_up_sync(kFullWarp, above, d);
+    if (lane >= d) above += lower;
+  }
+  if (lane == 31) s.warp_total[threadIdx.x / 32] = above;
+  __syncthreads();
+  above += WarpSums(s.warp_total).before - sum;
 #pragma unroll
   for (int i = 0; i < kBinsPerThread; ++i) {
     if (above < wanted && above + own[i] >= wanted) {
@@ -64,67 +105,65 @@ __device__ __forceinline__ void find_digit(SmemPlan& s, uint32_t wanted) {
 
 __global__ void __launch_bounds__(kThreads) topk_kernel(const __grid_constant__ TopkParams p) {
   __shared__ SmemPlan s;
+  static_assert(kBinsPerThread == 4);
+  for (int i = threadIdx.x; i < kPasses * kBins / 4; i += kThreads) {
+    reinterpret_cast<uint4*>(s.histogram)[i] = make_uint4(0, 0, 0, 0);
+  }
   const int token = p.first_token + blockIdx.x;
   int32_t* out = p.selection + static_cast<size_t>(token) * p.topk;
+  const int visible = p.batch.token_row[token] < 0 ? 0 : (p.batch.cache_position[token] + 1) / kCsaRatio;
+  wait_for_previous_kernel();
+  let_next_kernel_start();
   if (p.batch.token_row[token] < 0) return;
-  const int visible = (p.batch.cache_position[token] + 1) / kCsaRatio;
   if (visible <= p.topk) {
     for (int i = threadIdx.x; i < p.topk; i += kThreads) out[i] = i < visible ? i : -1;
     return;
   }
-  const float* scores = p.scores + blockIdx.x * p.stride;
+  Keys keys{p.scores + blockIdx.x * p.stride, visible};
+  keys.load();
+  __syncthreads();
   uint32_t prefix = 0, wanted = p.topk;
   int shift = 32;
 #pragma unroll
-  for (int pass = 0; pass < 3; ++pass) {
+  for (int pass = 0; pass < kPasses; ++pass) {
     const int bits = pass == 2 ? 10 : 11;
     const int above = shift;  // bits from here on up are decided
     shift -= bits;
-    for (int i = threadIdx.x; i < kBins; i += kThreads) s.histogram[i] = 0;
+    keys.each([&](int i, uint32_t key) {
+      if (i >= visible || (pass > 0 && (key >> above) != prefix)) return;
+      atomicAdd(&s.histogram[pass][(key >> shift) & ((1u << bits) - 1)], 1u);
+    });
     __syncthreads();
-    for (int i = threadIdx.x; i < visible; i += kThreads) {
-      const uint32_t key = order_key(scores[i]);
-      if (pass == 0 || (key >> above) == prefix) atomicAdd(&s.histogram[(key >> shift) & ((1u << bits) - 1)], 1u);
-    }
-    __syncthreads();
-    find_digit(s, wanted);
+    find_digit(s, s.histogram[pass], wanted);
     prefix = (prefix << bits) | s.digit;
     wanted = s.remaining;
-    __syncthreads();
   }
   // prefix is the k-th largest key; `wanted` of the keys equal to it are kept, the first ones.
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const uint32_t below = (1u << lane) - 1;
   uint32_t kept = 0, ties = 0;  // before this stretch of kThreads entries
-  for (int base = 0; base < visible; base += kThreads) {
-    const int i = base + threadIdx.x;
-    const uint32_t key = i < visible ? order_key(scores[i]) : 0;
+  keys.each([&](int i, uint32_t key) {
     const bool over = i < visible && key > prefix, tie = i < visible && key == prefix;
     const uint32_t over_mask = __ballot_sync(kFullWarp, over), tie_mask = __ballot_sync(kFullWarp, tie);
-    if (lane == 0) s.warp_total[warp] = __popc(over_mask), s.warp_ties[warp] = __popc(tie_mask);
+    if (lane == 0) s.warp_total[warp] = __popc(over_mask) | __popc(tie_mask) << 16;
     __syncthreads();
-    uint32_t overs_before = 0, ties_before = ties, overs_all = 0, ties_all = 0;
-#pragma unroll
-    for (int w = 0; w < kWarps; ++w) {
-      if (w < warp) overs_before += s.warp_total[w], ties_before += s.warp_ties[w];
-      overs_all += s.warp_total[w], ties_all += s.warp_ties[w];
-    }
-    const uint32_t below = (1u << lane) - 1;
-    ties_before += __popc(tie_mask & below);
-    const uint32_t ties_kept_before = min(ties_before, wanted);
-    const uint32_t at = kept + overs_before + __popc(over_mask & below) + ties_kept_before - min(ties, wanted);
+    const WarpSums sums(s.warp_total);
+    const uint32_t ties_before = ties + (sums.before >> 16) + __popc(tie_mask & below);
+    const uint32_t overs_before = (sums.before & 0xffff) + __popc(over_mask & below);
+    const uint32_t at = kept + overs_before + min(ties_before, wanted) - min(ties, wanted);
     if (over || (tie && ties_before < wanted)) out[at] = i;
-    kept += overs_all + min(ties + ties_all, wanted) - min(ties, wanted);
+    const uint32_t ties_all = sums.all >> 16;
+    kept += (sums.all & 0xffff) + min(ties + ties_all, wanted) - min(ties, wanted);
     ties += ties_all;
     __syncthreads();
-  }
+  });
 }
 
 }  // namespace
 
 void run_topk(const TopkParams& p, cudaStream_t queue) {
   if (p.tokens == 0) return;
-  topk_kernel<<<p.tokens, kThreads, 0, queue>>>(p);
-  check_launch("topk_kernel");
+  launch_dependent({p.tokens, kThreads, 0, queue}, topk_kernel, p);
 }
 
 }  // namespace twelvex::cuda

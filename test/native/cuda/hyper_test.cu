@@ -3,6 +3,7 @@
 #include "hyper/hyper.h"
 
 #include "elementwise/norm_rope.h"
+#include "gemm/fp8_cells.h"
 #include "runtime/model_config.h"
 #include "support.h"
 
@@ -192,7 +193,17 @@ void check_query() {
   const DeviceArray<__nv_bfloat16> d_query(query), d_latent(latent), d_kv(kv);
   const DeviceArray<float> d_q(q_norm), d_kvn(kv_norm);
   const DeviceArray<float2> d_rope(rope);
-  cuda::run_norm_rotate_query({.tokens = tokens, .heads = heads, .query = d_query, .rope = d_rope}, nullptr);
+  const int index_heads = 5;
+  const auto index = random_bf16(static_cast<size_t>(tokens) * index_heads * kIndexDim, 2.0f);
+  const DeviceArray<__nv_bfloat16> d_index(index), d_cells(index), turned_cells(index.size());
+  cuda::QueryParams q{.tokens = tokens, .heads = heads, .index_heads = index_heads, .query = d_query, .index_query = d_index};
+  q.rope = d_rope;
+  cuda::run_finish_queries(q, nullptr);
+  q.heads = 0;
+  q.index_query = d_cells;
+  q.index_cells = true;
+  cuda::run_finish_queries(q, nullptr);
+  cuda::run_quantise_fp8({.rows = tokens * index_heads, .cols = kIndexDim, .ldx = kIndexDim, .x = d_index, .y = turned_cells});
   cuda::LatentKvParams p;
   p.tokens = tokens;
   p.latent_dim = dim;
@@ -223,6 +234,22 @@ void check_query() {
     row(&latent[t * dim], q_norm.data(), dim, nullptr, &g_latent[t * dim], b);
     row(&kv[t * kHeadDim], kv_norm.data(), kHeadDim, &rope[t * 32], &g_kv[t * kHeadDim], c);
   }
+  const auto g_index = d_index.download(), cells = d_cells.download(), g_cells = turned_cells.download();
+  Difference turned;
+  bool same = true;
+  for (int t = 0; t < tokens; ++t)
+    for (int h = 0; h < index_heads; ++h) {
+      const size_t at = static_cast<size_t>(t * index_heads + h) * kIndexDim;
+      for (int i = 0; i < kIndexDim / 2; ++i) {
+        const float2 turn = i < 32 ? make_float2(1, 0) : rope[t * 32 + i - 32];
+        const double x = __bfloat162float(index[at + 2 * i]), y = __bfloat162float(index[at + 2 * i + 1]);
+        turned.add(__bfloat162float(g_index[at + 2 * i]), x * turn.x - y * turn.y);
+        turned.add(__bfloat162float(g_index[at + 2 * i + 1]), x * turn.y + y * turn.x);
+      }
+      same &= std::memcmp(&cells[at], &g_cells[at], cuda::kFp8CellScale + 1) == 0;  // the rest of a cell is not written
+    }
+  expect_close(turned, 4e-3, "index query rotation");
+  expect(same, "rotated index queries as cells are the cells of the rotated ones");
   expect_close(a, 4e-3, "query norm and rotation");
   expect_close(b, 4e-3, "latent norm");
   expect_close(c, 4e-3, "kv norm and rotation");

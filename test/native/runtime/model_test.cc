@@ -61,7 +61,7 @@ class ScriptedOps : public Ops {
   void hyper_cross(const Batch&, const HyperWeights&, Array, Array, Array streams, Array, Array) override {
     note("cross", streams);
   }
-  void project_query_kv(const Batch&, const AttentionWeights&, Array, Array, Array, Array) override { note("project"); }
+  void project_query_kv(const Batch&, int, const AttentionWeights&, Array, Array, Array, Array) override { note("project"); }
   void store_window(const Batch&, int layer, Array) override { note("store " + std::to_string(layer)); }
   void compress(const Batch&, int layer, const CompressorWeights& weights, Array) override {
     note("compress " + std::to_string(layer) + " to " + std::to_string(weights.dim));

@@ -56,7 +56,7 @@ class RecordingOps : public Ops {
   void spread(const Batch&, Array, Array) override {}
   void hyper_enter(const Batch&, const HyperWeights&, Array, Array, Array, Array) override {}
   void hyper_leave(const Batch&, Array, Array, Array) override {}
-  void project_query_kv(const Batch&, const AttentionWeights&, Array, Array, Array, Array) override {}
+  void project_query_kv(const Batch&, int, const AttentionWeights&, Array, Array, Array, Array) override {}
   void store_window(const Batch&, int, Array) override {}
   void compress(const Batch&, int, const CompressorWeights&, Array) override {}
   void select(const Batch&, int, const IndexerWeights&, Array, Array, Array) override {}

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: MIT
+// What a block does for one token of a compressed layer: pool the entry that the token completes, keep its position for later.
+#pragma once
+
+#include "common/convert.cuh"
+#include "common/reduce.cuh"
+#include "compressor/compressor.h"
+#include "layout/row_store.cuh"
+#include "runtime/step.h"
+
+namespace twelvex::cuda {
+
+/// Where the un-pooled values of a position are: kv at `value`, gate at `gate`; `ape` still to be added, or null.
+struct State {
+  const float *value, *gate, *ape;
+};
+
+__device__ __forceinline__ float* ring_row(const CompressorParams& p, int row, int position, int width) {
+  return reinterpret_cast<float*>(p.ring + p.batch.row_slot[row] * p.slot_stride) +
+         static_cast<size_t>(position % p.ring_rows) * 2 * width;
+}
+
+__device__ __forceinline__ float* tail_row(const CompressorParams& p, int row, int position, int width) {
+  return reinterpret_cast<float*>(p.tail + window_block(p.batch, row, position) * p.tail_stride) +
+         static_cast<size_t>(position % kBlockTokens - (kBlockTokens - kCsaRatio)) * 2 * width;
+}
+
+__device__ __forceinline__ State state_of(const CompressorParams& p, int row, int position, int width) {
+  const int begin = p.batch.row_position[row];
+  if (position >= begin) {
+    const size_t at = static_cast<size_t>(p.batch.row_first_token[row] + position - begin) * width;
+    return {p.kv + at, p.gate + at, p.ape + static_cast<size_t>(position % p.ratio) * width};
+  }
+  const bool resumed = p.ratio == kCsaRatio && (p.batch.row_flags[row] & kRowResume);
+  const float* kept = resumed ? tail_row(p, row, position, width) : ring_row(p, row, position, width);
+  return {kept, kept + width, nullptr};
+}
+
+/// Online softmax over positions, one channel a register.
+template <int kChannels, int kThreads>
+struct Pool {
+  float top[kChannels], sum[kChannels], value[kChannels];
+
+  __device__ __forceinline__ void clear() {
+#pragma unroll
+    for (int c = 0; c < kChannels; ++c) top[c] = -INFINITY, sum[c] = 0, value[c] = 0;
+  }
+  /// Positions [first, first + kRun): all are fetched before the first is added.
+  template <int kRun>
+  __device__ __forceinline__ void add(const CompressorParams& p, int row, int first, int width, int channel) {
+    float gates[kRun][kChannels], values[kRun][kChannels];
+#pragma unroll
+    for (int i = 0; i < kRun; ++i) {
+      const State s = state_of(p, row, first + i, width);
+#pragma unroll
+      for (int c = 0; c < kChannels; ++c) {
+        const int at = channel + c * kThreads;
+        gates[i][c] = s.gate[at] + (s.ape ? s.ape[at] : 0.0f);
+        values[i][c] = s.value[at];
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kRun; ++i) {
+#pragma unroll
+      for (int c = 0; c < kChannels; ++c) {
+        const float next = fmaxf(top[c], gates[i][c]), kept = __expf(top[c] - next), weight = __expf(gates[i][c] - next);
+        sum[c] = sum[c] * kept + weight;
+        value[c] = value[c] * kept + weight * values[i][c];
+        top[c] = next;
+      }
+    }
+  }
+};
+
+/// Entry of the window that `token` completes, if it completes one, by a block of kThreads. `entry`: shared memory.
+template <int kDim, int kThreads>
+__device__ __forceinline__ void pool_entry(const CompressorParams& p, int token, float* entry) {
+  constexpr int kChannels = kDim > kThreads ? kDim / kThreads : 1;
+  constexpr int kRun = 8;
+  static_assert(kHcaRatio % kRun == 0);
+  const int row = p.batch.token_row[token];
+  if (row < 0) return;
+  const int position = p.batch.cache_position[token];
+  if ((position + 1) % p.ratio != 0) return;
+  const int begin = position + 1 - p.ratio, channel = threadIdx.x;
+  const bool overlaps = p.ratio == kCsaRatio;
+  const int width = overlaps ? 2 * kDim : kDim;
+  if (channel < kDim) {
+    Pool<kChannels, kThreads> pool;
+    pool.clear();
+    if (overlaps) {
+      if (begin > 0) pool.template add<kCsaRatio>(p, row, begin - kCsaRatio, width, channel);
+      pool.template add<kCsaRatio>(p, row, begin, width, channel + kDim);
+    } else {
+      for (int i = 0; i < p.ratio; i += kRun) pool.template add<kRun>(p, row, begin + i, width, channel);
+    }
+#pragma unroll
+    for (int c = 0; c < kChannels; ++c) entry[channel + c * kThreads] = pool.value[c] / pool.sum[c];
+  }
+  __syncthreads();
+  if (threadIdx.x >= 32) return;
+
+  constexpr int kPerLane = kDim / 32;
+  const int lane = threadIdx.x, index = begin / p.ratio;
+  float v[kPerLane], squares = 0;
+#pragma unroll
+  for (int i = 0; i < kPerLane; ++i) {
+    v[i] = entry[lane * kPerLane + i];
+    squares += v[i] * v[i];
+  }
+  const float factor = rsqrtf(warp_sum(squares) / kDim + p.eps);
+#pragma unroll
+  for (int i = 0; i < kPerLane; ++i) v[i] *= factor * p.norm[lane * kPerLane + i];
+  const int first = lane * kPerLane - (kDim - kRopeDim);
+  if (first >= 0) {
+#pragma unroll
+    for (int i = 0; i < kPerLane; i += 2) {
+      const float2 turn = rope_turn(begin, p.frequencies.pair[(first + i) / 2]);
+      const float x = v[i], y = v[i + 1];
+      v[i] = x * turn.x - y * turn.y;
+      v[i + 1] = y * turn.x + x * turn.y;
+    }
+  }
+  const int block = context_block(p.batch, row, index / p.entries.rows), at = index % p.entries.rows;
+  if constexpr (kDim == kHeadDim) {
+    store_kv_row(p.entries, block, at, v, lane);
+  } else {
+    store_index_row(p.entries, block, at, v, lane);
+  }
+}
+
+/// Restores the ring of a resumed row from its tail, the positions before the row's first (no token of the step writes those:
+/// the ring is longer than a step's reach only by rows kept here).
+__device__ __forceinline__ void restore_ring(const CompressorParams& p, int row) {
+  const int width = p.width(), begin = p.batch.row_position[row];
+  if (p.ratio != kCsaRatio || !(p.batch.row_flags[row] & kRowResume) || begin == 0 || p.batch.row_count[row] <= 0) return;
+  for (int i = 1; i <= kCsaRatio; ++i) {
+    if (p.batch.row_count[row] + i > p.ring_rows) break;  // newer positions own that ring row
+    const float* from = tail_row(p, row, begin - i, width);
+    float* to = ring_row(p, row, begin - i, width);
+    for (int c = threadIdx.x; c < 2 * width; c += blockDim.x) to[c] = from[c];
+  }
+}
+
+/// Keeps a token's position in the ring and, at a block's end, in the tail.
+__device__ __forceinline__ void keep_position(const CompressorParams& p, int token) {
+  const int row = p.batch.token_row[token], width = p.width();
+  if (row < 0) return;
+  const int position = p.batch.cache_position[token], end = p.batch.row_position[row] + p.batch.row_count[row];
+  float* ring = end - position <= p.ring_rows ? ring_row(p, row, position, width) : nullptr;
+  float* tail =
+      p.ratio == kCsaRatio && position % kBlockTokens >= kBlockTokens - kCsaRatio ? tail_row(p, row, position, width) : nullptr;
+  if (!ring && !tail) return;
+  const size_t at = static_cast<size_t>(token) * width;
+  const float* ape = p.ape + static_cast<size_t>(position % p.ratio) * width;
+  for (int c = threadIdx.x * 4; c < width; c += blockDim.x * 4) {
+    const float4 value = *reinterpret_cast<const float4*>(p.kv + at + c), bias = *reinterpret_cast<const float4*>(ape + c);
+    float4 gate = *reinterpret_cast<const float4*>(p.gate + at + c);
+    gate = make_float4(gate.x + bias.x, gate.y + bias.y, gate.z + bias.z, gate.w + bias.w);
+    for (float* to : {ring, tail}) {
+      if (to == nullptr) continue;
+      *reinterpret_cast<float4*>(to + c) = value;
+      *reinterpret_cast<float4*>(to + width + c) = gate;
+    }
+  }
+}
+
+}  // namespace twelvex::cuda

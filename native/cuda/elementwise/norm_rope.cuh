@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: MIT
+// RMS norms and rotations of one row, by a block or by a warp.
+#pragma once
+
+#include "common/convert.cuh"
+#include "common/reduce.cuh"
+#include "layout/kv_row.h"
+
+namespace twelvex::cuda {
+
+inline constexpr int kNormThreads = 256;
+inline constexpr int kMaxNormVectors = 4;  // of 8 elements a thread: rows of up to 8,192
+inline constexpr int kMaxNormDim = kNormThreads * 8 * kMaxNormVectors;
+
+/// One row by one block of kNormThreads; norm weights are f32.
+__device__ __forceinline__ void norm_row(const bf16* in, const float* norm, bf16* out, int dim, float eps, float* scratch) {
+  float v[kMaxNormVectors][8];
+  float squares = 0;
+#pragma unroll
+  for (int k = 0; k < kMaxNormVectors; ++k) {
+    const int at = (k * kNormThreads + static_cast<int>(threadIdx.x)) * 8;
+    if (at >= dim) continue;
+    unpack_bf16x8(*reinterpret_cast<const uint4*>(in + at), v[k]);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) squares += v[k][i] * v[k][i];
+  }
+  const float factor = rsqrtf(block_sum<kNormThreads>(squares, scratch) / static_cast<float>(dim) + eps);
+#pragma unroll
+  for (int k = 0; k < kMaxNormVectors; ++k) {
+    const int at = (k * kNormThreads + static_cast<int>(threadIdx.x)) * 8;
+    if (at >= dim) continue;
+    const float4 a = *reinterpret_cast<const float4*>(norm + at), b = *reinterpret_cast<const float4*>(norm + at + 4);
+    const float w[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+#pragma unroll
+    for (int i = 0; i < 8; ++i) v[k][i] *= factor * w[i];
+    *reinterpret_cast<uint4*>(out + at) = pack_bf16x8(v[k]);
+  }
+}
+
+/// A lane's 16 values of a row of 512: dims 16 l ..
+__device__ __forceinline__ void load_row16(const bf16* row, float (&v)[16], int lane) {
+  const auto* in = reinterpret_cast<const uint4*>(row) + lane * 2;
+  float half[8];
+  unpack_bf16x8(in[0], half);
+#pragma unroll
+  for (int i = 0; i < 8; ++i) v[i] = half[i];
+  unpack_bf16x8(in[1], half);
+#pragma unroll
+  for (int i = 0; i < 8; ++i) v[8 + i] = half[i];
+}
+
+__device__ __forceinline__ void store_row16(bf16* row, const float (&v)[16], int lane) {
+  auto* out = reinterpret_cast<uint4*>(row) + lane * 2;
+  out[0] = make_uint4(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7]));
+  out[1] = make_uint4(pack_bf16(v[8], v[9]), pack_bf16(v[10], v[11]), pack_bf16(v[12], v[13]), pack_bf16(v[14], v[15]));
+}
+
+/// Rotates lanes 28 .. 31 of a row of 512 by the token's turns.
+__device__ __forceinline__ void rotate_row16(float (&v)[16], const float2* turns, int lane) {
+  if (lane < kNopeDim / 16) return;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    const float2 turn = turns[(lane - kNopeDim / 16) * 8 + i];
+    const float x = v[2 * i], y = v[2 * i + 1];
+    v[2 * i] = x * turn.x - y * turn.y;
+    v[2 * i + 1] = y * turn.x + x * turn.y;
+  }
+}
+
+__device__ __forceinline__ float mean_square16(const float (&v)[16]) {
+  float squares = 0;
+#pragma unroll
+  for (int i = 0; i < 16; ++i) squares += v[i] * v[i];
+  return warp_sum(squares) / kHeadDim;
+}
+
+}  // namespace twelvex::cuda
