@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
-// What bench/native/cuda_bench.cc wrote: one file of JSON lines a run.
+// What bench/native/cuda_bench.cc and bench/kernels/prefill_ab.cu wrote: one file of JSON lines a run.
 
 import { readFileSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 
 export interface Line {
-  kind: 'run' | 'op' | 'prefill' | 'decode' | 'memory' | 'load' | 'long';
+  kind: 'run' | 'op' | 'prefill' | 'decode' | 'memory' | 'load' | 'long' | 'kernel';
   [field: string]: unknown;
 }
 
@@ -47,6 +47,16 @@ export interface Decode extends Labels {
   accepted: number;
   ops_ms: number;
   whole_ms: number;
+}
+
+/** One attention layer outside of a model, by the three kernels of bench/kernels/prefill_ab.cu. */
+export interface KernelTimes {
+  prompt: number;
+  layer: string;
+  one_head_us: number;
+  eight_heads_us: number;
+  product_us: number;
+  flops: number;
 }
 
 export interface Run {

@@ -2,7 +2,7 @@
 // The pictures of a page of native measurements.
 
 import { all, LAYERS, perSecond, productOperations, shape, WHOLE_LAYERS } from './flash-data.ts';
-import type { Decode, Labels, Prefill, Run } from './flash-data.ts';
+import type { Decode, KernelTimes, Labels, Prefill, Run } from './flash-data.ts';
 import { renderPage } from './plot.ts';
 import type { Chart, Series } from './plot.ts';
 import { DECODE, PREFILL, TYPICAL_ACCEPTED } from './published.ts';
@@ -65,6 +65,32 @@ function kernelComparison(runs: readonly Run[]): Chart {
   };
 }
 
+/** The same kernels outside of a model. */
+function kernelsAlone(runs: readonly Run[]): Chart {
+  const times = all<KernelTimes>(runs, 'kernel');
+  const kernels = [
+    ['one_head_us', 'one head a block, FMA', '#a33'],
+    ['eight_heads_us', 'eight heads a block, FMA', '#b35c00'],
+    ['product_us', 'the product kernel', '#0b6b4f'],
+  ] as const;
+  const series = ['csa', 'hca'].flatMap((layer) =>
+    kernels.map(([field, name, colour]): Series => {
+      const here = times.filter((t) => t.layer === layer);
+      const points = here.map((t) => [t.prompt, t.flops / t[field] / 1e6] as const);
+      return { name: `${name}, ${layer} layer`, colour, dashed: layer === 'hca', points };
+    }),
+  );
+  return {
+    kind: 'lines',
+    title: 'Prefill attention alone (32 heads, 2,048 tokens at most, H200)',
+    xName: 'prompt tokens',
+    yName: 'TFLOP/s',
+    xTicks: ticks.slice(0, 4),
+    logY: true,
+    series: series.filter(({ points }) => points.length > 0),
+  };
+}
+
 function layerBars(run: Run, task: string): Chart | undefined {
   const here = productOperations(run).filter((o) => o.task === task);
   if (here.length === 0) return undefined;
@@ -99,6 +125,7 @@ export function renderPictures(runs: readonly Run[]): { speeds: string; layers?:
       series: [...decode, ...published(DECODE)],
     },
     kernelComparison(runs),
+    kernelsAlone(runs),
   ];
   const shown = speeds.filter((chart) => chart.kind === 'bars' || chart.series.length > 0);
   const page = renderPage('DeepSeek-V4-Flash: different hardware, see the labels', shown);
