@@ -44,7 +44,7 @@ COPY scripts scripts
 COPY native native
 COPY engine engine
 COPY server server
-ARG CUDA_ARCHS="120a-real;121a-real"
+ARG CUDA_ARCHS="120a;121a"
 ENV TWELVEX_CUDA=1 TWELVEX_CUDA_ARCHS=${CUDA_ARCHS}
 RUN npm run build
 COPY docker/prune.mjs docker/healthcheck.mjs docker/
