@@ -18,21 +18,21 @@
 #include "arch/async_copy.cuh"
 #include "arch/mma_fp8.cuh"
 #include "common/device.h"
-#include "gemm/epilogue.cuh"
 #include "gemm/fp8_cells.cuh"
 #include "gemm/fp8_gemm.h"
+#include "gemm/output_tile.cuh"
 
 namespace twelvex::cuda::fp8 {
 
-inline constexpr int kWarps = 8;
-inline constexpr int kThreads = kWarps * 32;
 inline constexpr int kStageCols = kScaleBlock;              // 128
 inline constexpr int kStageCells = kStageCols / kCellCols;  // 2
 inline constexpr int kQuadTiles = 4;                        // token tiles whose scales a lane's word selects
 
+constexpr int block_tiles(bool grouped) { return (grouped ? kFp8GroupBlockRows : kFp8BlockRows) / kCellRows; }
+
 template <WeightFormat kFormat, int kRowsM, bool kPaired, bool kGrouped>
 struct SmemPlan {
-  static constexpr int kBlockTilesN = kGrouped ? kFp8GroupBlockRows / kCellRows : kFp8BlockRows / kCellRows;
+  static constexpr int kBlockTilesN = block_tiles(kGrouped);
   static constexpr int kOutRows = kBlockTilesN * kCellRows / (kPaired ? 2 : 1);
   static constexpr int kOutStride = kOutRows + 8;  // bf16; a row of the output tile, 16-byte aligned, banks spread
   static constexpr bool kFp4 = kFormat == WeightFormat::kFp4Group32;
@@ -52,32 +52,30 @@ struct SmemPlan {
   uint8_t scales[2][256];  // fp8: scale bytes of the block's (paired: both) row blocks; K <= 32,768
 };
 
+template <int kRowsM, bool kPaired, bool kGrouped>
+using Outputs = OutputTile<block_tiles(kGrouped), kRowsM, 2, kPaired, kGrouped>;
+
 template <WeightFormat kFormat, int kRowsM, bool kPaired, bool kGrouped>
-struct Tile {
+struct Tile : Outputs<kRowsM, kPaired, kGrouped> {
   using Smem = SmemPlan<kFormat, kRowsM, kPaired, kGrouped>;
   using Stage = typename Smem::Stage;
   static_assert(sizeof(Smem) <= kMaxSharedBytes);
   static constexpr bool kFp4 = Smem::kFp4;
   static constexpr int kStages = Smem::kStages;
-  static constexpr int kBlockTilesN = Smem::kBlockTilesN, kOutRows = Smem::kOutRows;
-  static constexpr int kWarpsM = 2, kWarpsN = kWarps / kWarpsM;
-  static constexpr int kWarpTilesN = kBlockTilesN / kWarpsN, kPairs = kWarpTilesN / 2;  // a pair when paired: gate and up tile
-  static constexpr int kWarpTilesM = kRowsM / kWarpsM / 8;
+  static constexpr int kBlockTilesN = Smem::kBlockTilesN;
+  using Out = Outputs<kRowsM, kPaired, kGrouped>;
+  using Out::kWarpTilesM, Out::kWarpTilesN;
+  using Out::p, Out::segment, Out::first_row, Out::group, Out::lane, Out::warp_n;
+  using Out::tile_row, Out::tile_segment, Out::tile_token;
+  static constexpr int kPairs = kWarpTilesN / 2;  // of row tiles; paired: a gate and an up tile
   static constexpr int kQuads = kWarpTilesM / kQuadTiles;
   static_assert(kWarpTilesN % 2 == 0 && kWarpTilesM % kQuadTiles == 0);
 
-  const GemmParams& p;
   Smem& smem;
-  const int lane = threadIdx.x % 32;
-  const int warp_n = threadIdx.x / 32 % kWarpsN;
-  const int warp_m = threadIdx.x / 32 / kWarpsN;
   const int steps = p.cols / kStageCols;
-  int segment = 0;
-  int first_row = 0;  // of the block in its segment (paired: in both)
-  GroupTile group;
   // What this thread copies.
-  static constexpr int kWeightCopies = kBlockTilesN * Smem::kTileVectors / kThreads;
-  static constexpr int kXCopies = kRowsM * 8 / kThreads;
+  static constexpr int kWeightCopies = kBlockTilesN * Smem::kTileVectors / kTileThreads;
+  static constexpr int kXCopies = kRowsM * 8 / kTileThreads;
   static constexpr int kCopyTiles = kBlockTilesN / kWeightCopies;  // row tiles between a thread's copies
   static constexpr uint32_t kNoRow = 0xffffffffu;
   const uint8_t* weights_from;            // its first vector; the others follow kCopyTiles row tiles apart
@@ -87,29 +85,9 @@ struct Tile {
   uint32_t x_scale_from = kNoRow;         // of the row whose scales this thread copies
   const uint8_t* scales_from = nullptr;   // fp4
 
-  float total[kWarpTilesN][kWarpTilesM][4];
+  typename Out::Sums total;
 
-  __device__ Tile(const GemmParams& params, Smem& shared) : p(params), smem(shared) {}
-
-  /// Weight row of tile `tile` of the block, and the segment it is in. Paired: even tiles are gate, odd tiles up rows.
-  __device__ int tile_row(int tile) const { return kPaired ? first_row + tile / 2 * kCellRows : first_row + tile * kCellRows; }
-  __device__ const GemmSegment& tile_segment(int tile) const { return p.segments[kPaired ? tile % 2 : segment]; }
-  /// First activation row of the warp's tile `m`: the warps take tiles in turn, so that a short group loads them evenly.
-  __device__ int tile_token(int m) const { return (m * kWarpsM + warp_m) * 8; }
-
-  __device__ void locate() {
-    int block = blockIdx.x;
-    if constexpr (!kPaired) {
-      while (block >= ceil_div(p.segments[segment].rows, kOutRows))
-        block -= static_cast<int>(ceil_div(p.segments[segment++].rows, kOutRows));
-    }
-    first_row = block * kOutRows;
-    if constexpr (kGrouped) {
-      group = p.tiles[blockIdx.y];
-    } else {
-      group = GroupTile{0, static_cast<int>(blockIdx.y) * kRowsM, min(kRowsM, p.rows - static_cast<int>(blockIdx.y) * kRowsM)};
-    }
-  }
+  __device__ Tile(const GemmParams& params, Smem& shared) : Out(params), smem(shared) {}
 
   /// Where row `m` of the block lies, in units of 16 bytes.
   __device__ uint32_t row_offset(int m) const {
@@ -128,7 +106,7 @@ struct Tile {
     x_base = reinterpret_cast<const uint8_t*>(p.segments[segment].x);
 #pragma unroll
     for (int i = 0; i < kXCopies; ++i) {
-      x_from[i] = row_offset((threadIdx.x + i * kThreads) / 8);
+      x_from[i] = row_offset((threadIdx.x + i * kTileThreads) / 8);
       if (x_from[i] != kNoRow) x_from[i] += threadIdx.x % 8;
     }
     if (threadIdx.x < kRowsM) x_scale_from = row_offset(threadIdx.x);
@@ -140,7 +118,7 @@ struct Tile {
                       threadIdx.x % 4 * 16;
       }
     } else {
-      for (int i = threadIdx.x; i < steps * (kPaired ? 2 : 1); i += kThreads) {
+      for (int i = threadIdx.x; i < steps * (kPaired ? 2 : 1); i += kTileThreads) {
         const GemmSegment& s = p.segments[kPaired ? i / steps : segment];
         smem.scales[i / steps][i % steps] = s.scales[first_row / kScaleBlock * steps + i % steps];
       }
@@ -157,12 +135,12 @@ struct Tile {
         const int tile = kPaired ? threadIdx.x / Smem::kTileVectors : 0;
         const bool valid = weight_row + i * kRowStep * kCellRows < tile_segment(tile).rows;
         const uint8_t* from = weights_from + (valid ? i * kRowStep * tile_bytes + step * (Smem::kTileVectors * 16) : 0);
-        cp_async_16(smem_address(&stage.weights[0][0] + threadIdx.x + i * kThreads), from, valid);
+        cp_async_16(smem_address(&stage.weights[0][0] + threadIdx.x + i * kTileThreads), from, valid);
       }
       // Rows that are not there name the first one: an address that is not read is still translated.
 #pragma unroll
       for (int i = 0; i < kXCopies; ++i) {
-        const int m = (threadIdx.x + i * kThreads) / 8;
+        const int m = (threadIdx.x + i * kTileThreads) / 8;
         const bool valid = x_from[i] != kNoRow;
         const uint8_t* from = x_base + (valid ? static_cast<size_t>(x_from[i]) * 16 + step * kFp8CellBytes : 0);
         cp_async_16(smem_address(&stage.x[m][threadIdx.x % 8 ^ (m & 1)]), from, valid);
@@ -296,94 +274,33 @@ struct Tile {
     __syncthreads();
   }
 
-  /// f32 outputs straight from registers: eight lanes write 32 consecutive bytes of a row.
-  __device__ void store_f32() const {
-    const GemmSegment& s = p.segments[segment];
-#pragma unroll
-    for (int n = 0; n < kWarpTilesN; ++n) {
-#pragma unroll
-      for (int m = 0; m < kWarpTilesM; ++m) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const int row = first_row + (warp_n * kWarpTilesN + n) * kCellRows + lane / 4 + i / 2 * 8;
-          const int token = tile_token(m) + lane % 4 * 2 + i % 2;
-          if (row < s.rows && token < group.rows) {
-            static_cast<float*>(s.y)[static_cast<int64_t>(group.first + token) * s.ldy + row] = total[n][m][i];
-          }
-        }
-      }
-    }
-  }
-
-  /// Totals to shared memory, [token][row]; paired: silu(gate) * up [* routing weight].
-  __device__ void stage_outputs() {
-#pragma unroll
-    for (int m = 0; m < kWarpTilesM; ++m) {
-      const int token = tile_token(m) + lane % 4 * 2;
-      float weight[2] = {1.0f, 1.0f};
-      if constexpr (kPaired) {
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          if (p.row_weight != nullptr && token + i < group.rows) weight[i] = __ldg(p.row_weight + group.first + token + i);
-        }
-      }
-#pragma unroll
-      for (int n = 0; n < (kPaired ? kPairs : kWarpTilesN); ++n) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const int row = (warp_n * (kPaired ? kPairs : kWarpTilesN) + n) * kCellRows + lane / 4 + i / 2 * 8;
-          float value = total[kPaired ? 2 * n : n][m][i];
-          if constexpr (kPaired) value = swiglu(value, total[2 * n + 1][m][i], p.limit) * weight[i % 2];
-          smem.out[token + i % 2][row] = __float2bfloat16_rn(value);
-        }
-      }
-    }
-    __syncthreads();
-  }
-
-  __device__ bf16* out_row(const GemmSegment& s, int token) const {
-    return static_cast<bf16*>(s.y) + static_cast<int64_t>(group.first + token) * s.ldy + first_row;
-  }
-
-  __device__ void store_bf16() const {
-    const GemmSegment& s = p.segments[segment];
-    const int rows = min(kOutRows, s.rows - first_row);
-    for (int i = threadIdx.x; i < group.rows * (kOutRows / 8); i += kThreads) {
-      const int token = i / (kOutRows / 8), row = i % (kOutRows / 8) * 8;
-      bf16* y = out_row(s, token) + row;
-      if (row + 8 <= rows && s.ldy % 8 == 0) {
-        *reinterpret_cast<uint4*>(y) = *reinterpret_cast<const uint4*>(&smem.out[token][row]);
-      } else {
-        for (int j = 0; j < 8 && row + j < rows; ++j) y[j] = smem.out[token][row + j];
-      }
-    }
-  }
-
   /// Sixteen lanes a token; the segment's rows are whole groups.
   __device__ void store_cells() const {
-    for (int token = threadIdx.x / 16; token < kRowsM; token += kThreads / 16) {
+    const GemmSegment& s = p.segments[segment];
+    for (int token = threadIdx.x / 16; token < kRowsM; token += kTileThreads / 16) {
       const int column = threadIdx.x % 16;
-      auto* cell = reinterpret_cast<uint8_t*>(out_row(p.segments[segment], token));
-      write_cell(token < group.rows ? cell : nullptr, column, *reinterpret_cast<const uint4*>(&smem.out[token][column * 8]));
+      bf16* y = static_cast<bf16*>(s.y) + static_cast<int64_t>(group.first + token) * s.ldy + first_row;
+      write_cell(token < group.rows ? reinterpret_cast<uint8_t*>(y) : nullptr, column,
+                 *reinterpret_cast<const uint4*>(&smem.out[token][column * 8]));
     }
   }
 
   __device__ void run() {
     if (kGrouped && blockIdx.y >= *p.tile_count) return;
-    locate();
+    Out::find_place();
     prepare_copies();
     multiply();
-    if (!kPaired && p.segments[segment].f32) return store_f32();
-    stage_outputs();
+    if (!kPaired && p.segments[segment].f32) return Out::store_f32(total);
+    Out::stage(total, smem.out);
     if constexpr (kPaired && kGrouped) {
       if (p.y_fp8) return store_cells();
     }
-    store_bf16();
+    Out::store_bf16(smem.out);
   }
 };
 
 template <WeightFormat kFormat, int kRowsM, bool kPaired, bool kGrouped>
-__global__ void __launch_bounds__(kThreads, 1) gemm_fp8_kernel(const __grid_constant__ GemmParams p) {
+__global__ void __launch_bounds__(kTileThreads, 1) gemm_fp8_kernel(const __grid_constant__ GemmParams p) {
   extern __shared__ __align__(16) uint8_t smem_bytes[];
   Tile<kFormat, kRowsM, kPaired, kGrouped>(p, *reinterpret_cast<SmemPlan<kFormat, kRowsM, kPaired, kGrouped>*>(smem_bytes)).run();
 }
@@ -394,7 +311,7 @@ void launch(const GemmParams& p, const TilePlan& plan) {
   const auto kernel = gemm_fp8_kernel<kFormat, kRowsM, kPaired, kGrouped>;
   constexpr int kBytes = sizeof(SmemPlan<kFormat, kRowsM, kPaired, kGrouped>);
   allow_shared_bytes(kernel, kBytes);
-  kernel<<<dim3(plan.grid_n, plan.grid_m), kThreads, kBytes, p.stream>>>(p);
+  kernel<<<dim3(plan.grid_n, plan.grid_m), kTileThreads, kBytes, p.stream>>>(p);
   check_launch("gemm_fp8_kernel");
 }
 

@@ -12,14 +12,11 @@
 #include "arch/async_copy.cuh"
 #include "arch/mma.cuh"
 #include "common/device.h"
-#include "gemm/epilogue.cuh"
-#include "gemm/gemm.h"
+#include "gemm/output_tile.cuh"
 #include "gemm/widen.cuh"
 
 namespace twelvex::cuda::tile {
 
-inline constexpr int kWarps = 8;
-inline constexpr int kThreads = kWarps * 32;
 inline constexpr int kBlockTilesN = 8;                          // row tiles of a block
 inline constexpr int kBlockRows = kBlockTilesN * kCellRows;     // 128
 inline constexpr int kOutStride = kBlockRows + 8;               // bf16; a row of the output tile, 16-byte aligned, banks spread
@@ -58,30 +55,25 @@ struct SmemPlan {
   uint8_t scales[2][256];  // fp8: scale bytes of the block's (paired: both) row blocks; K <= 32,768
 };
 
+template <int kRowsM, bool kPaired, bool kGrouped>
+using Outputs = OutputTile<kBlockTilesN, kRowsM, kRowsM >= 64 ? 2 : 1, kPaired, kGrouped>;
+
 template <WeightFormat kFormat, int kRowsM, bool kPaired, bool kGrouped>
-struct Tile {
+struct Tile : Outputs<kRowsM, kPaired, kGrouped> {
   using Smem = SmemPlan<kFormat, kRowsM>;
   static_assert(sizeof(Smem) <= kMaxSharedBytes);
   static constexpr int kStages = Smem::kStages;
   static constexpr int kVectors = cell_bytes(kFormat) / 512;
-  static constexpr int kWarpsM = kRowsM >= 64 ? 2 : 1;
-  static constexpr int kWarpsN = kWarps / kWarpsM;
-  static constexpr int kWarpTilesN = kBlockTilesN / kWarpsN;  // 2, or 1 with 32 rows
-  static constexpr int kWarpTilesM = kRowsM / kWarpsM / 8;
-  static_assert(!kPaired || kWarpTilesN == 2);
+  using Out = Outputs<kRowsM, kPaired, kGrouped>;
+  using Out::kWarpTilesM, Out::kWarpTilesN;  // two tiles of weight rows, or one with 32 activation rows
+  using Out::p, Out::segment, Out::first_row, Out::group, Out::lane, Out::warp_n;
+  using Out::tile_row, Out::tile_segment, Out::tile_token;
 
-  const GemmParams& p;
   Smem& smem;
-  const int lane = threadIdx.x % 32;
-  const int warp_n = threadIdx.x / 32 % kWarpsN;
-  const int warp_m = threadIdx.x / 32 / kWarpsN;
   const int cells = static_cast<int>(cells_per_row(p.cols));
-  int segment = 0;
-  int first_row = 0;  // of the block in its segment (paired: in both)
-  GroupTile group;
   // What this thread copies.
-  static constexpr int kWeightCopies = kBlockTilesN * kVectors * 32 / kThreads;
-  static constexpr int kXCopies = kRowsM * 8 / kThreads;
+  static constexpr int kWeightCopies = kBlockTilesN * kVectors * 32 / kTileThreads;
+  static constexpr int kXCopies = kRowsM * 8 / kTileThreads;
   static constexpr int kCopyTiles = kBlockTilesN / kWeightCopies;  // row tiles between a thread's copies
   const uint8_t* weights_from;   // its first vector; the others follow kCopyTiles row tiles apart
   int weight_row;                // weight row of the first
@@ -89,29 +81,9 @@ struct Tile {
   static constexpr uint32_t kNoRow = 0xffffffffu;
   const uint8_t* scales_from = nullptr;
 
-  float acc[kWarpTilesN][kWarpTilesM][4];
-  float total[kWarpTilesN][kWarpTilesM][4];
+  typename Out::Sums acc, total;
 
-  __device__ Tile(const GemmParams& params, Smem& shared) : p(params), smem(shared) {}
-
-  /// Weight row of tile `tile` of the block, and the segment it is in. Paired: even tiles are gate, odd tiles up rows.
-  __device__ int tile_row(int tile) const { return kPaired ? first_row + tile / 2 * kCellRows : first_row + tile * kCellRows; }
-  __device__ const GemmSegment& tile_segment(int tile) const { return p.segments[kPaired ? tile % 2 : segment]; }
-
-  __device__ void locate() {
-    constexpr int kRows = kPaired ? kBlockRows / 2 : kBlockRows;
-    int block = blockIdx.x;
-    if constexpr (!kPaired) {
-      while (block >= ceil_div(p.segments[segment].rows, kRows))
-        block -= static_cast<int>(ceil_div(p.segments[segment++].rows, kRows));
-    }
-    first_row = block * kRows;
-    if constexpr (kGrouped) {
-      group = p.tiles[blockIdx.y];
-    } else {
-      group = GroupTile{0, static_cast<int>(blockIdx.y) * kRowsM, min(kRowsM, p.rows - static_cast<int>(blockIdx.y) * kRowsM)};
-    }
-  }
+  __device__ Tile(const GemmParams& params, Smem& shared) : Out(params), smem(shared) {}
 
   __device__ void prepare_copies() {
     const int tile = threadIdx.x / (kVectors * 32);
@@ -120,7 +92,7 @@ struct Tile {
                    static_cast<size_t>(weight_row / kCellRows) * cells * cell_bytes(kFormat) + threadIdx.x % (kVectors * 32) * 16;
 #pragma unroll
     for (int i = 0; i < kXCopies; ++i) {
-      const int m = (threadIdx.x + i * kThreads) / 8;
+      const int m = (threadIdx.x + i * kTileThreads) / 8;
       int64_t row = group.first + m;
       if (kGrouped && p.gather != nullptr && m < group.rows) row = __ldg(p.gather + row);
       x_from[i] = m < group.rows ? static_cast<uint32_t>(row * p.ldx / 8) + threadIdx.x % 8 : kNoRow;
@@ -136,7 +108,7 @@ struct Tile {
       }
     } else if constexpr (kFormat == WeightFormat::kFp8Block128) {
       const int blocks = static_cast<int>(ceil_div(p.cols, kScaleBlock));
-      for (int i = threadIdx.x; i < blocks * (kPaired ? 2 : 1); i += kThreads) {
+      for (int i = threadIdx.x; i < blocks * (kPaired ? 2 : 1); i += kTileThreads) {
         const GemmSegment& s = p.segments[kPaired ? i / blocks : segment];
         smem.scales[i / blocks][i % blocks] = s.scales[first_row / kScaleBlock * blocks + i % blocks];
       }
@@ -152,12 +124,12 @@ struct Tile {
         const bool valid = weight_row + i * kRowStep * kCellRows < tile_segment(kPaired ? threadIdx.x / (kVectors * 32) : 0).rows;
         const uint8_t* from =
             weights_from + (valid ? (static_cast<int64_t>(i) * kRowStep * cells + cell) * cell_bytes(kFormat) : 0);
-        cp_async_16(smem_address(&stage.weights[0][0][0] + threadIdx.x + i * kThreads), from, valid);
+        cp_async_16(smem_address(&stage.weights[0][0][0] + threadIdx.x + i * kTileThreads), from, valid);
       }
       const bool in_row = cell * kCellCols + static_cast<int>(threadIdx.x) % 8 * 8 < p.cols;
 #pragma unroll
       for (int i = 0; i < kXCopies; ++i) {
-        const int m = (threadIdx.x + i * kThreads) / 8;
+        const int m = (threadIdx.x + i * kTileThreads) / 8;
         // Rows that are not there name the first one: an address that is not read is still translated.
         const bool valid = x_from[i] != kNoRow && in_row;
         const bf16* from = p.segments[segment].x + (valid ? static_cast<size_t>(x_from[i]) * 8 + cell * kCellCols : 0);
@@ -186,9 +158,6 @@ struct Tile {
       fragment_fp4<kBlock, kStep>(stage.weights[tile][0][lane], stage.scales[tile][lane / 4], a);
     }
   }
-
-  /// First activation row of the warp's tile `m`: the warps take tiles in turn, so that a short group loads them evenly.
-  __device__ int tile_token(int m) const { return (m * kWarpsM + warp_m) * 8; }
 
   /// kAll: every tile of the warp has rows.
   template <int kBlock, bool kAll>
@@ -268,78 +237,22 @@ struct Tile {
     __syncthreads();
   }
 
-  /// f32 outputs straight from registers: eight lanes write 32 consecutive bytes of a row.
-  __device__ void store_f32() const {
-    const GemmSegment& s = p.segments[segment];
-#pragma unroll
-    for (int n = 0; n < kWarpTilesN; ++n) {
-#pragma unroll
-      for (int m = 0; m < kWarpTilesM; ++m) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const int row = first_row + (warp_n * kWarpTilesN + n) * kCellRows + lane / 4 + i / 2 * 8;
-          const int token = tile_token(m) + lane % 4 * 2 + i % 2;
-          if (row < s.rows && token < group.rows) {
-            static_cast<float*>(s.y)[static_cast<int64_t>(group.first + token) * s.ldy + row] = total[n][m][i];
-          }
-        }
-      }
-    }
-  }
-
-  /// bf16 outputs through shared memory: [token][row], then 16-byte stores.
-  __device__ void store_bf16() {
-#pragma unroll
-    for (int m = 0; m < kWarpTilesM; ++m) {
-      const int token = tile_token(m) + lane % 4 * 2;
-      float weight[2] = {1.0f, 1.0f};
-      if constexpr (kPaired) {
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          if (p.row_weight != nullptr && token + i < group.rows) weight[i] = __ldg(p.row_weight + group.first + token + i);
-        }
-      }
-#pragma unroll
-      for (int n = 0; n < (kPaired ? 1 : kWarpTilesN); ++n) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const int row = (kPaired ? warp_n : warp_n * kWarpTilesN + n) * kCellRows + lane / 4 + i / 2 * 8;
-          float value = total[n][m][i];
-          if constexpr (kPaired) value = swiglu(value, total[1][m][i], p.limit) * weight[i % 2];
-          smem.out[token + i % 2][row] = __float2bfloat16_rn(value);
-        }
-      }
-    }
-    __syncthreads();
-    constexpr int kRows = kPaired ? kBlockRows / 2 : kBlockRows;
-    const GemmSegment& s = p.segments[segment];
-    const int rows = min(kRows, s.rows - first_row);
-    for (int i = threadIdx.x; i < group.rows * (kRows / 8); i += kThreads) {
-      const int token = i / (kRows / 8), row = i % (kRows / 8) * 8;
-      bf16* y = static_cast<bf16*>(s.y) + static_cast<int64_t>(group.first + token) * s.ldy + first_row + row;
-      if (row + 8 <= rows && s.ldy % 8 == 0) {
-        *reinterpret_cast<uint4*>(y) = *reinterpret_cast<const uint4*>(&smem.out[token][row]);
-      } else {
-        for (int j = 0; j < 8 && row + j < rows; ++j) y[j] = smem.out[token][row + j];
-      }
-    }
-  }
-
   __device__ void run() {
     if (kGrouped && blockIdx.y >= *p.tile_count) return;
-    locate();
+    Out::find_place();
     prepare_copies();
     multiply();
     if (!kPaired && p.segments[segment].f32) {
-      store_f32();
+      Out::store_f32(total);
     } else {
-      store_bf16();
+      Out::stage(total, smem.out);
+      Out::store_bf16(smem.out);
     }
   }
 };
 
 template <WeightFormat kFormat, int kRowsM, bool kPaired, bool kGrouped>
-__global__ void __launch_bounds__(kThreads, bound_of(kRowsM)) gemm_tile_kernel(const __grid_constant__ GemmParams p) {
+__global__ void __launch_bounds__(kTileThreads, bound_of(kRowsM)) gemm_tile_kernel(const __grid_constant__ GemmParams p) {
   extern __shared__ __align__(16) uint8_t smem_bytes[];
   Tile<kFormat, kRowsM, kPaired, kGrouped>(p, *reinterpret_cast<SmemPlan<kFormat, kRowsM>*>(smem_bytes)).run();
 }
@@ -350,7 +263,7 @@ void launch(const GemmParams& p, const TilePlan& plan) {
   const auto kernel = gemm_tile_kernel<kFormat, kRowsM, kPaired, kGrouped>;
   constexpr int kBytes = sizeof(SmemPlan<kFormat, kRowsM>);
   allow_shared_bytes(kernel, kBytes);
-  kernel<<<dim3(plan.grid_n, plan.grid_m), kThreads, kBytes, p.stream>>>(p);
+  kernel<<<dim3(plan.grid_n, plan.grid_m), kTileThreads, kBytes, p.stream>>>(p);
   check_launch("gemm_tile_kernel");
 }
 

@@ -14,8 +14,7 @@
 #include "arch/wgmma.cuh"
 #include "common/device.h"
 #include "common/reduce.cuh"
-#include "gemm/epilogue.cuh"
-#include "gemm/gemm.h"
+#include "gemm/output_tile.cuh"
 #include "gemm/widen.cuh"
 
 namespace twelvex::cuda::warpgroup {
@@ -44,13 +43,6 @@ struct SmemPlan {
   uint64_t full[kStages], empty[kStages];
 };
 
-/// One tile of the launch.
-struct Place {
-  int segment = 0;
-  int first_row = 0;  // of the block in its segment (paired: in both)
-  GroupTile group;
-};
-
 template <WeightFormat kFormat, bool kPaired, bool kGrouped>
 struct Warpgroup {
   using Smem = SmemPlan<kFormat>;
@@ -76,17 +68,9 @@ struct Warpgroup {
     if (++at == kStages) at = 0, phase ^= 1;
   }
 
-  __device__ __forceinline__ Place locate(int index) const {
-    Place place;
-    int block = index % plan.grid_n;
-    const int m = index / plan.grid_n;
-    if constexpr (!kPaired) {
-      while (block >= ceil_div(p.segments[place.segment].rows, kRowsOfPlace))
-        block -= static_cast<int>(ceil_div(p.segments[place.segment++].rows, kRowsOfPlace));
-    }
-    place.first_row = block * kRowsOfPlace;
-    place.group = kGrouped ? p.tiles[m] : GroupTile{0, m * plan.rows_m, min(plan.rows_m, p.rows - m * plan.rows_m)};
-    return place;
+  /// Tile `index` of the launch.
+  __device__ __forceinline__ Place place_of(int index) const {
+    return locate<kRowsOfPlace, kPaired, kGrouped>(p, index % plan.grid_n, index / plan.grid_n, plan.rows_m);
   }
 
   // ---- the filling warpgroup
@@ -94,7 +78,7 @@ struct Warpgroup {
   __device__ __forceinline__ void fill() {
     const int thread = threadIdx.x % 128;
     for (int index = blockIdx.x; index < places; index += gridDim.x) {
-      const Place place = locate(index);
+      const Place place = place_of(index);
       // This thread copies chunk thread % 8 of rows thread / 8 + 16 i.
       constexpr uint32_t kNoRow = 0xffffffffu;
       uint32_t from[kRowsM / 16];  // offset in x in units of eight elements
@@ -310,15 +294,10 @@ struct Warpgroup {
     to_shared(total);
     named_barrier(1 + half, 128);
     const GemmSegment& s = p.segments[place.segment];
-    const int first_row = place.first_row + half * 64, rows = s.rows - first_row;
+    const int first_row = place.first_row + half * 64;
     for (int i = threadIdx.x % 128; i < place.group.rows * 8; i += 128) {
       const int token = i / 8, row = i % 8 * 8;
-      bf16* y = static_cast<bf16*>(s.y) + static_cast<int64_t>(place.group.first + token) * s.ldy + first_row + row;
-      if (row + 8 <= rows && s.ldy % 8 == 0) {
-        *reinterpret_cast<uint4*>(y) = *reinterpret_cast<const uint4*>(&smem.out[half][token][row]);
-      } else {
-        for (int j = 0; j < 8 && row + j < rows; ++j) y[j] = smem.out[half][token][row + j];
-      }
+      store_eight(s, place.group.first + token, first_row + row, &smem.out[half][token][row]);
     }
     named_barrier(1 + half, 128);
   }
@@ -359,7 +338,7 @@ struct Warpgroup {
 
   __device__ __forceinline__ void work() {
     for (int index = blockIdx.x; index < places; index += gridDim.x) {
-      const Place place = locate(index);
+      const Place place = place_of(index);
       switch (__shfl_sync(kFullWarp, (place.group.rows + 31) / 32, 0)) {
         case 1: compute<32>(place); break;
         case 2: compute<64>(place); break;
