@@ -33,61 +33,34 @@ __device__ __forceinline__ void fence_async_proxy() { asm volatile("fence.proxy.
 template <int kN>
 __device__ __forceinline__ void wgmma_bf16(float (&d)[kN / 2], const uint32_t (&a)[4], uint64_t b, int32_t add);
 
-#define TWELVEX_D8(i)                                                                                               \
-  "+f"(d[i]), "+f"(d[(i) + 1]), "+f"(d[(i) + 2]), "+f"(d[(i) + 3]), "+f"(d[(i) + 4]), "+f"(d[(i) + 5]), "+f"(d[(i) + 6]), \
-      "+f"(d[(i) + 7])
+// The instruction names every sum, so each width is a text of its own; the numbers of its operands follow the sums'.
+#define TWELVEX_WGMMA(N, SUMS, A, B, ADD, ...)                                                                                \
+  template <>                                                                                                                 \
+  __device__ __forceinline__ void wgmma_bf16<N>(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b, int32_t add) {         \
+    asm volatile("{\n .reg .pred add;\n setp.ne.b32 add, " ADD ", 0;\n"                                                       \
+                 " wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 {" SUMS "}, {" A "}, " B ", add, 1, 1, 0;\n}\n"   \
+                 : __VA_ARGS__                                                                                                \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));                                             \
+  }
+#define TWELVEX_NAMES16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+#define TWELVEX_NAMES32 TWELVEX_NAMES16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define TWELVEX_NAMES48 TWELVEX_NAMES32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
+#define TWELVEX_NAMES64 TWELVEX_NAMES48 ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define TWELVEX_SUM4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define TWELVEX_SUM16(i) TWELVEX_SUM4(i), TWELVEX_SUM4(i + 4), TWELVEX_SUM4(i + 8), TWELVEX_SUM4(i + 12)
 
-template <>
-__device__ __forceinline__ void wgmma_bf16<32>(float (&d)[16], const uint32_t (&a)[4], uint64_t b, int32_t add) {
-  asm volatile(
-      "{\n .reg .pred add;\n setp.ne.b32 add, %21, 0;\n"
-      " wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "
-      "{%16, %17, %18, %19}, %20, add, 1, 1, 0;\n}\n"
-      : TWELVEX_D8(0), TWELVEX_D8(8)
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
-}
+TWELVEX_WGMMA(32, TWELVEX_NAMES16, "%16, %17, %18, %19", "%20", "%21", TWELVEX_SUM16(0))
+TWELVEX_WGMMA(64, TWELVEX_NAMES32, "%32, %33, %34, %35", "%36", "%37", TWELVEX_SUM16(0), TWELVEX_SUM16(16))
+TWELVEX_WGMMA(96, TWELVEX_NAMES48, "%48, %49, %50, %51", "%52", "%53", TWELVEX_SUM16(0), TWELVEX_SUM16(16), TWELVEX_SUM16(32))
+TWELVEX_WGMMA(128, TWELVEX_NAMES64, "%64, %65, %66, %67", "%68", "%69", TWELVEX_SUM16(0), TWELVEX_SUM16(16), TWELVEX_SUM16(32),
+              TWELVEX_SUM16(48))
 
-template <>
-__device__ __forceinline__ void wgmma_bf16<64>(float (&d)[32], const uint32_t (&a)[4], uint64_t b, int32_t add) {
-  asm volatile(
-      "{\n .reg .pred add;\n setp.ne.b32 add, %37, 0;\n"
-      " wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-      "{%32, %33, %34, %35}, %36, add, 1, 1, 0;\n}\n"
-      : TWELVEX_D8(0), TWELVEX_D8(8), TWELVEX_D8(16), TWELVEX_D8(24)
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
-}
-
-template <>
-__device__ __forceinline__ void wgmma_bf16<96>(float (&d)[48], const uint32_t (&a)[4], uint64_t b, int32_t add) {
-  asm volatile(
-      "{\n .reg .pred add;\n setp.ne.b32 add, %53, 0;\n"
-      " wgmma.mma_async.sync.aligned.m64n96k16.f32.bf16.bf16 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47}, "
-      "{%48, %49, %50, %51}, %52, add, 1, 1, 0;\n}\n"
-      : TWELVEX_D8(0), TWELVEX_D8(8), TWELVEX_D8(16), TWELVEX_D8(24), TWELVEX_D8(32), TWELVEX_D8(40)
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
-}
-
-template <>
-__device__ __forceinline__ void wgmma_bf16<128>(float (&d)[64], const uint32_t (&a)[4], uint64_t b, int32_t add) {
-  asm volatile(
-      "{\n .reg .pred add;\n setp.ne.b32 add, %69, 0;\n"
-      " wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
-      "{%64, %65, %66, %67}, %68, add, 1, 1, 0;\n}\n"
-      : TWELVEX_D8(0), TWELVEX_D8(8), TWELVEX_D8(16), TWELVEX_D8(24), TWELVEX_D8(32), TWELVEX_D8(40), TWELVEX_D8(48),
-        TWELVEX_D8(56)
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
-}
-
-#undef TWELVEX_D8
+#undef TWELVEX_WGMMA
+#undef TWELVEX_NAMES16
+#undef TWELVEX_NAMES32
+#undef TWELVEX_NAMES48
+#undef TWELVEX_NAMES64
+#undef TWELVEX_SUM4
+#undef TWELVEX_SUM16
 
 }  // namespace twelvex::cuda
