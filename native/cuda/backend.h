@@ -154,6 +154,8 @@ class CudaOps : public Ops {
   RowPages context_pages(int layer, bool index) const;
   void gather(const DeviceBatch& batch, const PrefillChunk& chunk, int layer, LayerKind kind, cudaStream_t queue);
   bool gathers(const PrefillChunk& chunk, LayerKind kind) const;
+  /// Without input and output.
+  MoeParams expert_params(const Batch& batch, const MoeWeights& weights, Array routing) const;
   /// Rows of the pieces in which a sub-layer's output is summed over ranks; all of them when the sum runs in line.
   int reduced_piece(const Batch& batch) const;
   /// Starts to sum the pieces of rows [first, first + rows); `first` is where one begins.

@@ -98,7 +98,7 @@ void CudaOps::route(const Batch& batch, const MoeWeights& weights, Array hidden,
   gemm.quantised = scratch_.moe.quantised;  // the other copy shares memory with the logits
   add_segment(gemm, weights.gate, hidden.data, scratch_.moe.logits, config_.num_experts, true);
   run_gemm(gemm);
-  auto* ids = static_cast<int32_t*>(routing.data);
+  const MoeParams experts = expert_params(batch, weights, routing);
   RouteParams p;
   p.tokens = batch.tokens;
   p.experts = config_.num_experts;
@@ -109,15 +109,14 @@ void CudaOps::route(const Batch& batch, const MoeWeights& weights, Array hidden,
   p.table = static_cast<const int32_t*>(weights.tid2eid.data);
   p.token_id = view.token_id;
   p.token_row = view.token_row;
-  p.ids = ids;
-  p.weights = reinterpret_cast<float*>(ids + static_cast<size_t>(batch.tokens) * static_cast<size_t>(config_.experts_per_token));
+  p.ids = static_cast<int32_t*>(routing.data);
+  p.weights = reinterpret_cast<float*>(p.ids + experts.tokens * experts.picks);
   p.stream = queue_;
-  run_route(p);
+  route_experts(p, experts);
 }
 
-void CudaOps::run_experts(const Batch& batch, const MoeWeights& weights, Array hidden, Array routing, Array output) {
-  if (replaying_) return;
-  const auto* ids = static_cast<const int32_t*>(routing.data);
+MoeParams CudaOps::expert_params(const Batch& batch, const MoeWeights& weights, Array routing) const {
+  auto* ids = static_cast<int32_t*>(routing.data);
   const size_t slots = static_cast<size_t>(batch.tokens) * static_cast<size_t>(config_.experts_per_token);
   MoeParams p;
   p.tokens = batch.tokens;
@@ -127,13 +126,20 @@ void CudaOps::run_experts(const Batch& batch, const MoeWeights& weights, Array h
   p.arch = product_arch();
   p.decode_tokens = StepBatches::of(batch).decode_tokens;
   p.weights = &weights;
-  p.hidden = bf16_of(hidden);
   p.ids = ids;
-  p.routing = reinterpret_cast<const float*>(ids + slots);
-  p.output = bf16_of(output);
+  p.routing = reinterpret_cast<float*>(ids + slots);
   p.workspace = scratch_.moe;
   p.num_sms = device_info().multiprocessors;
   p.stream = queue_;
+  p.dispatched = route_dispatches(p);
+  return p;
+}
+
+void CudaOps::run_experts(const Batch& batch, const MoeWeights& weights, Array hidden, Array routing, Array output) {
+  if (replaying_) return;
+  MoeParams p = expert_params(batch, weights, routing);
+  p.hidden = bf16_of(hidden);
+  p.output = bf16_of(output);
   begin_experts(p);
   const int piece = reduced_piece(batch);
   for (int first = 0; first < batch.tokens; first += piece) {

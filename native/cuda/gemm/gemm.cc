@@ -13,6 +13,7 @@ namespace stream {
 void run_fp8(const GemmParams& p, const StreamPlan& plan, int tile_rows_m);
 void run_bf16(const GemmParams& p, const StreamPlan& plan, int tile_rows_m);
 void run_fp4(const GemmParams& p, const StreamPlan& plan, int tile_rows_m);
+void run_beside(const GemmParams& grouped, const GemmParams& dense, const BesidePlan& plan);
 }  // namespace stream
 namespace tile {
 void run_fp8(const GemmParams& p, const TilePlan& plan);
@@ -73,6 +74,19 @@ void run_gemm(const GemmParams& p) {
                    : p.format == WeightFormat::kFp8Block128 ? tile::run_fp8
                                                             : tile::run_fp4;
   run(p, plan);
+}
+
+void run_gemm_beside(const GemmParams& grouped, const GemmParams& dense) {
+  const BesidePlan plan = plan_beside(grouped, dense);
+  if (plan.grid == 0) {
+    run_gemm(dense);
+    GemmParams behind = grouped;
+    behind.fresh_tiles = false;
+    return run_gemm(behind);
+  }
+  check_shapes(grouped);
+  check_shapes(dense);
+  stream::run_beside(grouped, dense, plan);
 }
 
 }  // namespace twelvex::cuda

@@ -65,7 +65,7 @@ struct GemmParams {
   // Grouped: weights and scales of segment s for expert e start e * expert_*_bytes behind the segment's pointers.
   const GroupTile* tiles = nullptr;   // [tile_count] device; null: dense
   const int* tile_count = nullptr;    // device
-  bool fresh_tiles = false;           // the launch before this one writes them: nothing is read before it has ended
+  bool fresh_tiles = false;           // the launch before this one writes them: no weights are read before it has ended
   int max_tiles = 0;                  // host bound on *tile_count
   int experts = 0;                    // E
   size_t expert_weight_bytes = 0, expert_scale_bytes = 0;
@@ -81,6 +81,9 @@ struct GemmParams {
 
 /// Launches the product. The choice of kernel depends on the shape alone and does not change the result.
 void run_gemm(const GemmParams& params);
+/// Launches an fp4 product of experts and a dense fp8 one, which need nothing of each other, both paired or neither: side by side
+/// where both are of few rows, else one after the other. The same bits as alone.
+void run_gemm_beside(const GemmParams& grouped, const GemmParams& dense);
 
 // ---- launch plans: pure functions of the shape
 
@@ -103,6 +106,14 @@ struct StreamPlan {
   int smem_bytes = 0;
 };
 StreamPlan plan_stream(const GemmParams& params, int tile_rows_m);
+
+/// Two streaming products of 8 activation rows in one launch: the first blocks take the dense one.
+struct BesidePlan {
+  StreamPlan grouped, dense;
+  int dense_blocks = 0;
+  int grid = 0;  // 0: not side by side
+};
+BesidePlan plan_beside(const GemmParams& grouped, const GemmParams& dense);
 
 struct TilePlan {
   int rows_m = 0;  // activation rows of a block: 32, 64 or 128

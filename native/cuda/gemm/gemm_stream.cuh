@@ -325,13 +325,15 @@ struct Stream {
     return GroupTile{0, 0, p.rows};
   }
 
-  __device__ void run(float* smem) {
+  /// The part of block `block` of `blocks`.
+  __device__ void run(float* smem, int block, int blocks) {
+    if (kGrouped && p.fresh_tiles) wait_for_previous_kernel();
     const int groups = kGrouped ? *p.tile_count : 1;
     const int units = groups * plan.units;
     // A row group takes every row_groups-th unit of the block's range, so a block advances over neighbouring rows.
     const int steps = static_cast<int>(ceil_div(units, plan.row_groups));
-    const int first = static_cast<int>(static_cast<int64_t>(steps) * blockIdx.x / gridDim.x) * plan.row_groups;
-    const int last = static_cast<int>(static_cast<int64_t>(steps) * (blockIdx.x + 1) / gridDim.x) * plan.row_groups;
+    const int first = steps * block / blocks * plan.row_groups;
+    const int last = steps * (block + 1) / blocks * plan.row_groups;
     const int row_group = warp / plan.split;
     const int my_chunk = warp % plan.split;
     const size_t group_floats = static_cast<size_t>(kUnitTiles) * plan.split * plan.rounds * kPartial;
@@ -387,7 +389,7 @@ template <WeightFormat kFormat, int kTilesM, bool kPaired, bool kGrouped>
 __global__ void __launch_bounds__(stream_warps(kTilesM * 8) * 32, 1)
     gemm_stream_kernel(const __grid_constant__ GemmParams p, const __grid_constant__ StreamPlan plan) {
   extern __shared__ float partial_sums[];
-  Stream<kFormat, kTilesM, kPaired, kGrouped>(p, plan).run(partial_sums);
+  Stream<kFormat, kTilesM, kPaired, kGrouped>(p, plan).run(partial_sums, blockIdx.x, gridDim.x);
 }
 
 /// Launches one instance.
@@ -396,7 +398,7 @@ void launch(const GemmParams& p, const StreamPlan& plan) {
   const auto kernel = gemm_stream_kernel<kFormat, kTilesM, kPaired, kGrouped>;
   allow_shared_bytes(kernel, plan.smem_bytes);
   const auto bytes = static_cast<size_t>(plan.smem_bytes);
-  launch_dependent({plan.grid, stream_warps(kTilesM * 8) * 32, bytes, p.stream, !p.fresh_tiles}, kernel, p, plan);
+  launch_dependent({plan.grid, stream_warps(kTilesM * 8) * 32, bytes, p.stream}, kernel, p, plan);
 }
 
 }  // namespace twelvex::cuda::stream

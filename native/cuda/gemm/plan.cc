@@ -43,6 +43,46 @@ StreamPlan plan_stream(const GemmParams& p, int tile_rows_m) {
   return plan;
 }
 
+namespace {
+
+/// What the blocks of a streaming launch divide: rounds of their row groups over all units, and the weights of one.
+struct StreamWork {
+  int64_t steps = 0, step_bytes = 0;
+
+  StreamWork(const GemmParams& p, const StreamPlan& plan)
+      : steps(ceil_div(static_cast<int64_t>(plan.units) * (p.tiles != nullptr ? p.max_tiles : 1), plan.row_groups)) {
+    const int unit_tiles = p.paired || p.format == WeightFormat::kFp4Group32 ? 2 : 1, rows = unit_tiles * kCellRows;
+    step_bytes = plan.row_groups *
+                 static_cast<int64_t>(weight_bytes(p.format, rows, p.cols) + scale_bytes(p.format, rows, p.cols));
+  }
+
+  /// The most that a block of so many reads.
+  int64_t longest(int blocks) const { return ceil_div(steps, blocks) * step_bytes; }
+};
+
+}  // namespace
+
+BesidePlan plan_beside(const GemmParams& grouped, const GemmParams& dense) {
+  BesidePlan plan;
+  const bool fit = grouped.tiles != nullptr && dense.tiles == nullptr && grouped.paired == dense.paired &&
+                   grouped.format == WeightFormat::kFp4Group32 && dense.format == WeightFormat::kFp8Block128 &&
+                   !grouped.x_fp8 && stream_rows(grouped) == 8 && stream_rows(dense) == 8;
+  if (!fit || grouped.rows == 0 || grouped.cols == 0 || dense.cols == 0) return plan;
+  plan.grouped = plan_stream(grouped, 8);
+  plan.dense = plan_stream(dense, 8);
+  if (plan.grouped.grid == 0 || plan.dense.grid == 0) return {};
+  const StreamWork experts(grouped, plan.grouped), other(dense, plan.dense);
+  plan.grid = static_cast<int>(std::min<int64_t>(experts.steps + other.steps, grouped.num_sms));
+  int64_t least = 0;
+  for (int blocks = 1; blocks < plan.grid; ++blocks) {
+    const int64_t longest = std::max(other.longest(blocks), experts.longest(plan.grid - blocks));
+    if (blocks > 1 && longest >= least) continue;
+    least = longest;
+    plan.dense_blocks = blocks;
+  }
+  return plan.dense_blocks > 0 ? plan : BesidePlan{};
+}
+
 TilePlan plan_tile(const GemmParams& p) {
   TilePlan plan;
   const int block_rows = p.paired ? 64 : 128;

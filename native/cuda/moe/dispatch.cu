@@ -2,93 +2,26 @@
 // A counting sort in two launches.
 //   sort   block e counts the slots of lower experts and of its own, then writes its own behind them in slot order
 //   tiles  one block cuts the experts' runs into tiles, in expert order
-// Up to kSmallSlots slots (decode) one block does both: a slot's place is found by counting equal ids before it.
+// Up to kSmallSlots slots (decode) one block does both (dispatch_small.cuh).
 #include <cuda_bf16.h>
 
 #include "arch/dependent_launch.cuh"
 #include "common/check.h"
 #include "common/convert.cuh"
-#include "common/reduce.cuh"
 #include "moe/dispatch.h"
-#include "moe/route.h"
+#include "moe/dispatch_small.cuh"
 
 namespace twelvex::cuda {
 
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kSmallSlots = 512;
-constexpr int kSmallThreads = 512;
-static_assert(kSmallThreads >= kMaxExperts && kSmallThreads >= kSmallSlots);
-
-/// Exclusive sum over the threads of a block; `scratch` holds 32 ints. `total` is the sum of all.
-__device__ int exclusive_sum(int value, int* scratch, int& total) {
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
-  int sum = value;
-#pragma unroll
-  for (int d = 1; d < 32; d <<= 1) {
-    const int below = __shfl_up_sync(kFullWarp, sum, d);
-    if (lane >= d) sum += below;
-  }
-  if (lane == 31) scratch[warp] = sum;
-  __syncthreads();
-  int before = 0;
-  total = 0;
-  for (int w = 0; w < warps; ++w) {
-    if (w < warp) before += scratch[w];
-    total += scratch[w];
-  }
-  __syncthreads();
-  return before + sum - value;
-}
-
-__device__ void place(const DispatchParams& p, int slot, int row) {
-  p.sorted_token[row] = slot / p.picks;
-  p.sorted_weight[row] = p.weights[slot];
-  p.row_of_slot[slot] = row;
-}
-
-/// Thread e: the tiles of expert e, behind those of lower experts.
-__device__ void cut_tiles(const DispatchParams& p, int begin, int count, int* scratch) {
-  const int tiles = (count + p.tile_rows - 1) / p.tile_rows;
-  int total = 0;
-  const int first = exclusive_sum(tiles, scratch, total);
-  for (int i = 0; i < tiles; ++i) {
-    p.tiles[first + i] =
-        GroupTile{static_cast<int>(threadIdx.x), begin + i * p.tile_rows, min(p.tile_rows, count - i * p.tile_rows)};
-  }
-  if (threadIdx.x == 0) *p.tile_count = total;
-}
 
 __global__ void __launch_bounds__(kSmallThreads) dispatch_small_kernel(const DispatchParams p) {
   wait_for_previous_kernel();
   let_next_kernel_start();
-  __shared__ int ids[kSmallSlots], counts[kSmallThreads], begins[kSmallThreads], scratch[32];
-  const int slot = threadIdx.x;
-  counts[slot] = 0;
-  const int expert = slot < p.slots ? p.ids[slot] : -1;
-  ids[slot] = expert;
-  __syncthreads();
-  int rank = 0;
-  if (expert >= 0) {
-    for (int i = 0; i < slot; ++i) rank += ids[i] == expert;
-    atomicAdd(&counts[expert], 1);  // an integer sum: any order gives the same
-  }
-  __syncthreads();
-  int total = 0;
-  const int count = counts[threadIdx.x];
-  begins[threadIdx.x] = exclusive_sum(count, scratch, total);
-  __syncthreads();
-  if (slot < p.slots) {
-    if (expert >= 0) {
-      place(p, slot, begins[expert] + rank);
-    } else {
-      p.row_of_slot[slot] = -1;
-    }
-  }
-  if (static_cast<int>(threadIdx.x) < p.experts) p.begin[threadIdx.x] = begins[threadIdx.x];
-  if (threadIdx.x == 0) p.begin[p.experts] = total;
-  cut_tiles(p, begins[threadIdx.x], count, scratch);
+  __shared__ SmallDispatch memory;
+  dispatch_small(p, memory);
 }
 
 __global__ void __launch_bounds__(kThreads) dispatch_sort_kernel(const DispatchParams p) {

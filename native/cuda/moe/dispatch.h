@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "gemm/gemm.h"
+#include "moe/route.h"
 
 namespace twelvex::cuda {
 
@@ -26,6 +27,10 @@ struct DispatchParams {
   cudaStream_t stream = nullptr;
 };
 void run_dispatch(const DispatchParams& params);
+
+/// Both in one launch, of few tokens.
+inline constexpr int kRouteDispatchTokens = 16;
+void run_route_and_dispatch(const RouteParams& route, const DispatchParams& dispatch);
 
 /// Most tiles that any distribution of `slots` rows over `experts` can need.
 inline int max_group_tiles(int slots, int experts, int tile_rows) {

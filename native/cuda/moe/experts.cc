@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Launches: [quantise] -> dispatch -> shared gate, up, SwiGLU -> experts' gate, up, SwiGLU, routing weight -> down -> shared
-// down; combine.
+// Launches: [quantise] -> dispatch (few tokens: with the router) -> gate, up, SwiGLU [, routing weight] of the experts and the shared one -> down of both;
+// combine. Few tokens take one launch for both kinds of product.
 #include "moe/experts.h"
 
 #include <algorithm>
@@ -116,67 +116,71 @@ bool keeps_cells(const MoeParams& p) {
 }
 
 /// A down projection of activations that are cells already or are quantised in place: nothing else reads them.
-void run_down(GemmParams g, const MoeParams& p, const Linear& down, __nv_bfloat16* act, __nv_bfloat16* y) {
+GemmParams down_product(GemmParams g, const MoeParams& p, const Linear& down, __nv_bfloat16* act, __nv_bfloat16* y) {
   const int hidden = static_cast<int>(down.rows);
   g.quantise = p.quantise && !g.x_fp8;
   g.quantised = act;
   g.num_segments = 1;
   g.segments[0] = {.weights = bytes_of(down.data), .scales = bytes_of(down.scale), .x = act, .y = y, .rows = hidden,
                    .ldy = hidden};
-  run_gemm(g);
+  return g;
 }
 
-void dispatch(const MoeParams& p) {
+DispatchParams dispatch_of(const MoeParams& p) {
   const int slots = p.tokens * p.picks, experts = p.weights->experts.count;
   const MoeWorkspace& w = p.workspace;
-  run_dispatch({.slots = slots,
-                .picks = p.picks,
-                .experts = experts,
-                .tile_rows = group_tile_rows(slots, experts, p.arch),
-                .ids = p.ids,
-                .weights = p.routing,
-                .sorted_token = w.sorted_token,
-                .sorted_weight = w.sorted_weight,
-                .row_of_slot = w.row_of_slot,
-                .begin = w.begin,
-                .tiles = w.tiles,
-                .tile_count = w.tile_count,
-                .stream = p.stream});
+  return {.slots = slots,
+          .picks = p.picks,
+          .experts = experts,
+          .tile_rows = group_tile_rows(slots, experts, p.arch),
+          .ids = p.ids,
+          .weights = p.routing,
+          .sorted_token = w.sorted_token,
+          .sorted_weight = w.sorted_weight,
+          .row_of_slot = w.row_of_slot,
+          .begin = w.begin,
+          .tiles = w.tiles,
+          .tile_count = w.tile_count,
+          .stream = p.stream};
 }
 
-void run_routed(const MoeParams& p, const Input& input) {
+GemmParams routed_gate_up(const MoeParams& p, const Input& input) {
   const Experts& experts = p.weights->experts;
   const Linear& gate_up = experts.gate_up;
   const int width = static_cast<int>(experts.down.cols), hidden = static_cast<int>(experts.down.rows);
   const MoeWorkspace& w = p.workspace;
-  GemmParams first = routed_product(p, hidden);
-  first.fresh_tiles = !has_shared(p);
-  first.quantise = input.quantise;
-  first.x_fp8 = input.fp8;
-  first.y_fp8 = keeps_cells(p);
-  first.x_ordered = input.ordered;
-  first.paired = true;
-  first.limit = p.limit;
-  first.gather = w.sorted_token;
-  first.row_weight = w.sorted_weight;
-  first.expert_weight_bytes = weight_bytes(gate_up.format, 2 * width, hidden);
-  first.expert_scale_bytes = scale_bytes(gate_up.format, 2 * width, hidden);
-  first.num_segments = 2;
+  GemmParams g = routed_product(p, hidden);
+  g.fresh_tiles = true;
+  g.quantise = input.quantise;
+  g.x_fp8 = input.fp8;
+  g.y_fp8 = keeps_cells(p);
+  g.x_ordered = input.ordered;
+  g.paired = true;
+  g.limit = p.limit;
+  g.gather = w.sorted_token;
+  g.row_weight = w.sorted_weight;
+  g.expert_weight_bytes = weight_bytes(gate_up.format, 2 * width, hidden);
+  g.expert_scale_bytes = scale_bytes(gate_up.format, 2 * width, hidden);
+  g.num_segments = 2;
   for (int s = 0; s < 2; ++s) {
-    first.segments[s] = {.weights = bytes_of(gate_up.data) + s * weight_bytes(gate_up.format, width, hidden),
-                         .scales = bytes_of(gate_up.scale) + s * scale_bytes(gate_up.format, width, hidden),
-                         .x = input.x, .y = w.act, .rows = width, .ldy = width};
+    g.segments[s] = {.weights = bytes_of(gate_up.data) + s * weight_bytes(gate_up.format, width, hidden),
+                     .scales = bytes_of(gate_up.scale) + s * scale_bytes(gate_up.format, width, hidden),
+                     .x = input.x, .y = w.act, .rows = width, .ldy = width};
   }
-  run_gemm(first);
-  const Linear& down = experts.down;
-  GemmParams second = routed_product(p, width);
-  second.x_fp8 = first.y_fp8;
-  second.expert_weight_bytes = weight_bytes(down.format, hidden, width);
-  second.expert_scale_bytes = scale_bytes(down.format, hidden, width);
-  run_down(second, p, down, w.act, w.down);
+  return g;
 }
 
-void run_shared_gate_up(const MoeParams& p, const Input& input) {
+GemmParams routed_down(const MoeParams& p) {
+  const Linear& down = p.weights->experts.down;
+  const int width = static_cast<int>(down.cols), hidden = static_cast<int>(down.rows);
+  GemmParams g = routed_product(p, width);
+  g.x_fp8 = keeps_cells(p);
+  g.expert_weight_bytes = weight_bytes(down.format, hidden, width);
+  g.expert_scale_bytes = scale_bytes(down.format, hidden, width);
+  return down_product(g, p, down, p.workspace.act, p.workspace.down);
+}
+
+GemmParams shared_gate_up(const MoeParams& p, const Input& input) {
   const Linear &gate = p.weights->shared_gate, &up = p.weights->shared_up;
   const int width = static_cast<int>(gate.rows), hidden = static_cast<int>(gate.cols);
   GemmParams g = shared_product(p, hidden);
@@ -190,12 +194,23 @@ void run_shared_gate_up(const MoeParams& p, const Input& input) {
   g.segments[0] = {.weights = bytes_of(gate.data), .scales = bytes_of(gate.scale), .x = input.x, .y = p.workspace.shared_act,
                    .rows = width, .ldy = width};
   g.segments[1] = {.weights = bytes_of(up.data), .scales = bytes_of(up.scale), .x = input.x, .rows = width};
-  run_gemm(g);
+  return g;
 }
 
-void run_shared_down(const MoeParams& p) {
+GemmParams shared_down(const MoeParams& p) {
   const Linear& down = p.weights->shared_down;
-  run_down(shared_product(p, static_cast<int>(down.cols)), p, down, p.workspace.shared_act, p.workspace.shared_down);
+  return down_product(shared_product(p, static_cast<int>(down.cols)), p, down, p.workspace.shared_act, p.workspace.shared_down);
+}
+
+/// The products of a part, the routed experts' and the shared one's side by side where they stream.
+void run_products(const MoeParams& p, const Input& input) {
+  const bool routed = has_routed(p), shared = has_shared(p);
+  if (routed && shared) {
+    run_gemm_beside(routed_gate_up(p, input), shared_gate_up(p, input));
+    return run_gemm_beside(routed_down(p), shared_down(p));
+  }
+  run_gemm(routed ? routed_gate_up(p, input) : shared_gate_up(p, input));
+  run_gemm(routed ? routed_down(p) : shared_down(p));
 }
 
 /// Tokens [first, first + tokens) with their parts of the buffers.
@@ -254,14 +269,20 @@ MoeWorkspace carve_moe_workspace(void* base, const MoeShape& shape) {
   return carve(static_cast<uint8_t*>(base), shape, at);
 }
 
+bool route_dispatches(const MoeParams& p) {
+  const int experts = p.weights->experts.count, slots = p.tokens * p.picks;
+  return has_routed(p) && p.tokens <= kRouteDispatchTokens && slots <= 8 * experts;
+}
+
+void route_experts(const RouteParams& route, const MoeParams& params) {
+  route_dispatches(params) ? run_route_and_dispatch(route, dispatch_of(params)) : run_route(route);
+}
+
 void begin_experts(const MoeParams& params) {
   for_parts(params, [](const MoeParams& p) {
     const Input input = prepare_input(p, static_cast<int>(p.weights->gate.cols));
-    // The shared expert's weights are fetched while few tokens are sorted, the first experts' while it is multiplied.
-    if (has_routed(p)) dispatch(p);
-    if (has_shared(p)) run_shared_gate_up(p, input);
-    if (has_routed(p)) run_routed(p, input);
-    if (has_shared(p)) run_shared_down(p);
+    if (has_routed(p) && !p.dispatched) run_dispatch(dispatch_of(p));
+    if (has_routed(p) || has_shared(p)) run_products(p, input);
   });
 }
 

@@ -6,6 +6,7 @@
 #include <cuda_runtime_api.h>
 
 #include "gemm/gemm.h"
+#include "moe/route.h"
 #include "runtime/ops.h"
 
 namespace twelvex::cuda {
@@ -44,6 +45,7 @@ struct MoeParams {
   float limit = 0;                         // swiglu_limit
   bool quantise = false;                   // served numerics
   int arch = 0;                            // gemm.h
+  bool dispatched = false;                 // route_experts has sorted the slots
   int decode_tokens = 0;                   // leading tokens whose bits may not depend on the batch (gemm.h, decode_rows)
   const MoeWeights* weights = nullptr;
   const __nv_bfloat16* hidden = nullptr;   // [T, D]
@@ -55,6 +57,11 @@ struct MoeParams {
   cudaStream_t stream = nullptr;
 };
 void run_experts(const MoeParams& params);
+
+/// Whether route_experts also dispatches these tokens, so that `dispatched` holds: few, of which no part runs apart.
+bool route_dispatches(const MoeParams& params);
+/// run_route, with the dispatch where route_dispatches().
+void route_experts(const RouteParams& route, const MoeParams& params);
 
 /// The same in parts, so that finished rows of the output can be summed over ranks meanwhile: all products, then the combination
 /// of tokens [first, first + tokens).

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT
 // One warp a token. Scores sqrt(softplus(logit)) are spread over the lanes; K times the warp finds the largest biased score
-// (ties to the lower id). Weights are the unbiased scores over their sum in pick order, times the scale; all f32.
+// (ties to the lower id). Weights are the unbiased scores over their sum in pick order, times the scale; all f32. Of few tokens
+// one block then sorts the choices by expert (dispatch.h).
 #include "arch/dependent_launch.cuh"
 #include "common/check.h"
 #include "common/reduce.cuh"
+#include "moe/dispatch_small.cuh"
 #include "moe/route.h"
 
 namespace twelvex::cuda {
@@ -21,12 +23,8 @@ __device__ __forceinline__ void keep_better(float& score, int& id, float other_s
   if (better) score = other_score, id = other_id;
 }
 
-__global__ void __launch_bounds__(kThreads) route_kernel(const RouteParams p) {
-  wait_for_previous_kernel();
-  let_next_kernel_start();
-  const int token = blockIdx.x * (kThreads / 32) + threadIdx.x / 32;
-  const int lane = threadIdx.x % 32;
-  if (token >= p.tokens) return;
+/// By a warp.
+__device__ __forceinline__ void route_token(const RouteParams& p, int token, int lane) {
   int32_t* ids = p.ids + static_cast<int64_t>(token) * p.picks;
   float* weights = p.weights + static_cast<int64_t>(token) * p.picks;
   if (p.token_row != nullptr && p.token_row[token] < 0) {
@@ -72,15 +70,44 @@ __global__ void __launch_bounds__(kThreads) route_kernel(const RouteParams p) {
   }
 }
 
+__global__ void __launch_bounds__(kThreads) route_kernel(const RouteParams p) {
+  wait_for_previous_kernel();
+  let_next_kernel_start();
+  const int token = blockIdx.x * (kThreads / 32) + threadIdx.x / 32;
+  if (token < p.tokens) route_token(p, token, threadIdx.x % 32);
+}
+
+__global__ void __launch_bounds__(kSmallThreads) route_dispatch_kernel(const RouteParams p, const DispatchParams dispatch) {
+  wait_for_previous_kernel();
+  let_next_kernel_start();
+  __shared__ SmallDispatch memory;
+  const int token = threadIdx.x / 32;
+  if (token < p.tokens) route_token(p, token, threadIdx.x % 32);
+  __syncthreads();
+  dispatch_small(dispatch, memory);
+}
+
+void check_shapes(const RouteParams& p) {
+  TWELVEX_NEED_LE(p.experts, kMaxExperts);
+  TWELVEX_NEED_LE(p.picks, kMaxPicks);
+  TWELVEX_NEED_LE(p.picks, p.experts);
+}
+
 }  // namespace
 
 void run_route(const RouteParams& p) {
   if (p.tokens == 0) return;
-  TWELVEX_NEED_LE(p.experts, kMaxExperts);
-  TWELVEX_NEED_LE(p.picks, kMaxPicks);
-  TWELVEX_NEED_LE(p.picks, p.experts);
+  check_shapes(p);
   constexpr int kTokens = kThreads / 32;
   launch_dependent({(p.tokens + kTokens - 1) / kTokens, kThreads, 0, p.stream}, route_kernel, p);
+}
+
+void run_route_and_dispatch(const RouteParams& p, const DispatchParams& dispatch) {
+  static_assert(kRouteDispatchTokens * 32 <= kSmallThreads && kRouteDispatchTokens * kMaxPicks <= kSmallSlots);
+  if (p.tokens == 0) return;
+  check_shapes(p);
+  TWELVEX_NEED_LE(p.tokens, kRouteDispatchTokens);
+  launch_dependent({1, kSmallThreads, 0, p.stream}, route_dispatch_kernel, p, dispatch);
 }
 
 }  // namespace twelvex::cuda

@@ -139,6 +139,53 @@ void test_dispatch(int tokens, int experts, int picks, int tile_rows) {
                                                                std::to_string(tile_rows));
 }
 
+/// Router and dispatch in one launch leave what two leave.
+void test_route_and_dispatch(int tokens, int experts, int picks) {
+  const int slots = tokens * picks, most = cuda::max_group_tiles(slots, experts, 8);
+  std::vector<int32_t> rows(tokens, 0);
+  if (tokens > 2) rows[tokens / 2] = -1;
+  const DeviceArray<float> logits(random_f32(static_cast<size_t>(tokens) * experts, 2.0f)), bias(random_f32(experts, 0.3f));
+  const DeviceArray<int32_t> token_row(rows);
+  struct Result {
+    std::vector<int32_t> ids, token, row, begin, count;
+    std::vector<float> weights, weight;
+    std::vector<cuda::GroupTile> tiles;
+  };
+  const auto run = [&](bool together) {
+    const DeviceArray<int32_t> ids(slots), token(slots), row(slots), begin(experts + 1), count(1);
+    const DeviceArray<float> weights(slots), weight(slots);
+    const DeviceArray<cuda::GroupTile> tiles(most);
+    ids.poison(), token.poison(), row.poison(), begin.poison(), count.poison();
+    weights.poison(), weight.poison(), tiles.poison();
+    const cuda::RouteParams route = {.tokens = tokens, .experts = experts, .picks = picks, .scale = 1.5f, .logits = logits,
+                                     .bias = bias, .token_row = token_row, .ids = ids, .weights = weights};
+    const cuda::DispatchParams dispatch = {.slots = slots, .picks = picks, .experts = experts, .tile_rows = 8, .ids = ids,
+                                           .weights = weights, .sorted_token = token, .sorted_weight = weight,
+                                           .row_of_slot = row, .begin = begin, .tiles = tiles, .tile_count = count};
+    if (together) {
+      cuda::run_route_and_dispatch(route, dispatch);
+    } else {
+      cuda::run_route(route);
+      cuda::run_dispatch(dispatch);
+    }
+    sync("route and dispatch");
+    Result r = {ids.download(), token.download(), row.download(), begin.download(), count.download(),
+                weights.download(), weight.download(), tiles.download()};
+    r.tiles.resize(static_cast<size_t>(r.count[0]));
+    const auto sorted = static_cast<size_t>(r.begin[experts]);  // what is behind was not written
+    r.token.resize(sorted), r.weight.resize(sorted);
+    return r;
+  };
+  const Result a = run(false), b = run(true);
+  const bool same_tiles = std::equal(a.tiles.begin(), a.tiles.end(), b.tiles.begin(), b.tiles.end(),
+                                     [](const cuda::GroupTile& x, const cuda::GroupTile& y) {
+                                       return x.expert == y.expert && x.first == y.first && x.rows == y.rows;
+                                     });
+  expect(same_tiles && a.ids == b.ids && a.weights == b.weights && a.token == b.token && a.weight == b.weight &&
+             a.row == b.row && a.begin == b.begin,
+         "router and dispatch of " + std::to_string(tokens) + " tokens in one launch leave the same");
+}
+
 /// A layer's experts on the host and on the device.
 struct Layer {
   int hidden, width, experts, picks;
@@ -354,6 +401,9 @@ int main(int argc, char** argv) {
     test_route(37, 256, 6, table);
     test_route(5, 384, 8, table);
   }
+  test_route_and_dispatch(1, 256, 6);
+  test_route_and_dispatch(5, 24, 6);
+  test_route_and_dispatch(cuda::kRouteDispatchTokens, 384, 16);
   test_dispatch(1, 256, 6, 8);
   test_dispatch(85, 256, 6, 8);
   test_dispatch(86, 12, 6, 8);
