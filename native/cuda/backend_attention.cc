@@ -345,6 +345,9 @@ void CudaOps::attend(const Batch& batch, int layer, const AttentionWeights& weig
     p.state = scratch_.decode_state;
     p.attended = bf16_of(attended);
     p.tokens = b.decode_tokens;
+    if (fetches_ahead(batch)) {
+      for (const Linear* linear : {&weights.wo_a, &weights.wo_b}) add_weights(p.ahead, *linear);
+    }
     run_sparse_decode(p, queue_);
   }
   SparsePrefillParams p;

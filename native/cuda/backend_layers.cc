@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Everything of a layer but attention: embeddings, mHC, experts, all-reduce, and the input of the draft block.
 #include <algorithm>
+#include <utility>
 
 #include "backend.h"
 #include "common/check.h"
@@ -47,6 +48,31 @@ void CudaOps::spread(const Batch& batch, Array hidden, Array streams) {
 
 // ---------------------------------------------------------------- mHC
 
+bool CudaOps::fetches_ahead(const Batch& batch) {
+  constexpr int kFewTokens = 16;
+  return batch.tokens <= kFewTokens;
+}
+
+void CudaOps::add_weights(FetchAhead& ahead, const Linear& weights) {
+  ahead.add(weights.data, weight_bytes(weights.format, weights.rows, weights.cols));
+}
+
+void CudaOps::expect(const Batch& batch, const AttentionWeights& weights) {
+  coming_ = {};
+  if (!fetches_ahead(batch)) return;
+  for (const Linear* linear : {&weights.wq_a, &weights.wkv}) add_weights(coming_, *linear);
+  for (const Array& vector : {weights.q_norm, weights.kv_norm}) coming_.add(vector.data, vector.bytes);
+  add_weights(coming_, weights.wq_b);
+}
+
+void CudaOps::expect(const Batch& batch, const MoeWeights& weights) {
+  coming_ = {};
+  if (!fetches_ahead(batch)) return;
+  add_weights(coming_, weights.gate);
+  coming_.add(weights.bias.data, weights.bias.bytes);
+  for (const Linear* linear : {&weights.shared_gate, &weights.shared_up, &weights.shared_down}) add_weights(coming_, *linear);
+}
+
 void CudaOps::hyper(const Batch& batch, const HyperWeights* enter, const void* norm, const void* output, Array streams, Array mix,
                     void* hidden) {
   if (replaying_) return;
@@ -64,6 +90,7 @@ void CudaOps::hyper(const Batch& batch, const HyperWeights* enter, const void* n
   }
   p.norm = static_cast<const float*>(norm);
   p.partial = scratch_.hyper;
+  p.ahead = std::exchange(coming_, {});
   const auto run = [&](int first, int rows) {
     const auto row = static_cast<size_t>(first), at = row * static_cast<size_t>(p.dim);
     p.tokens = rows;

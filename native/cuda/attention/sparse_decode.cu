@@ -12,6 +12,7 @@
 
 #include "arch/async_copy.cuh"
 #include "arch/dependent_launch.cuh"
+#include "arch/fetch_ahead.cuh"
 #include "arch/mma.cuh"
 #include "attention/candidates.cuh"
 #include "common/check.h"
@@ -222,6 +223,7 @@ __global__ void __launch_bounds__(kThreads) sparse_decode_kernel(const __grid_co
 
 // Block (token, head): adds the splits in order, divides by the sum with the sink, rotates the last 64 dims back.
 __global__ void __launch_bounds__(128) merge_splits_kernel(const __grid_constant__ SparseDecodeParams p) {
+  fetch_ahead(p.ahead);  // while the splits are under way
   wait_for_previous_kernel();
   let_next_kernel_start();
   const int token = blockIdx.x, head = blockIdx.y;

@@ -5,6 +5,7 @@
 #include <cuda_bf16.h>
 #include <cuda_runtime_api.h>
 
+#include "common/fetch_ahead.h"
 #include "layout/batch_view.h"
 
 namespace twelvex::cuda {
@@ -28,6 +29,7 @@ struct SparseDecodeParams {
   __nv_bfloat16* attended = nullptr;     // [T, H, 512]
   int tokens = 0;
   float scale = 0.04419417382415922f;
+  FetchAhead ahead;                      // what later launches read
 };
 
 /// Splits that a launch must cover for sequences of up to `context_tokens`: a pure function, so that a captured graph fits.

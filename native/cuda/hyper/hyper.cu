@@ -2,6 +2,7 @@
 #include "hyper/hyper.h"
 
 #include "arch/dependent_launch.cuh"
+#include "arch/fetch_ahead.cuh"
 #include "arch/mma.cuh"
 #include "common/check.h"
 #include "common/convert.cuh"
@@ -107,6 +108,7 @@ __global__ void __launch_bounds__(kMixThreads) hyper_mix_kernel(const __grid_con
 #pragma unroll
     for (int k = 0; k < 4; ++k) part.load(fn, p.dim, k);
   }
+  if (kFew) fetch_ahead(p.ahead);
   wait_for_previous_kernel();
   let_next_kernel_start();
   if (p.leave) {

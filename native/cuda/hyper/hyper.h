@@ -11,6 +11,8 @@
 #include <cuda_bf16.h>
 #include <cuda_runtime_api.h>
 
+#include "common/fetch_ahead.h"
+
 namespace twelvex::cuda {
 
 inline constexpr int kHyperMixes = 24;   // pre 4, post 4, comb 16
@@ -33,6 +35,7 @@ struct HyperParams {
   const float* norm = nullptr;          // [D]
   __nv_bfloat16* hidden = nullptr;      // enter: [T, D]
   float* partial = nullptr;             // scratch, hyper_scratch_floats()
+  FetchAhead ahead;                     // what later launches read
 };
 
 /// Floats of `partial` for any batch.
