@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# Builds the kernels and their test programs for this machine's GPU and runs them.
+# Builds the kernels and their test programs for this machine's GPU (sm_90a, sm_120a or sm_121a) and runs them.
 #   scripts/gpu-tests.sh [--bench] [--sanitize] [--build-only] [NAME...]
 # NAME: of a NAME_test.cu or .cc under test/native/cuda; default all.
 # --sanitize: the programs run under compute-sanitizer's memcheck and racecheck instead, several at a time, with fewer cases
