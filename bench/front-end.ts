@@ -19,7 +19,7 @@ import { parseArgs } from 'node:util';
 import { buildApp } from '../server/app.ts';
 import { loadConfig } from '../server/config.ts';
 import { Lifecycle } from '../server/lifecycle.ts';
-import { rateEngine } from '../test/helpers/scripted-engine.ts';
+import { rateEngine } from '../test/helpers/rate-engine.ts';
 
 /** Limits that the project holds itself to: half a core, 2 ms for 99 of 100 tokens. */
 const mostCores = 0.5;

@@ -7,11 +7,11 @@ import type { Socket } from 'node:net';
 import Fastify, { LogController } from 'fastify';
 import type { FastifyBaseLogger, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { allowOrigins, limitKeys, requireKeys } from './access.ts';
-import { letOthersRun } from '../engine/index.ts';
 import { ApiKeys } from './api-keys.ts';
 import type { Config } from './config.ts';
-import { badRequest, invalid, methodNotAllowed, notFound, toHttpError } from './errors.ts';
+import { badRequest, methodNotAllowed, notFound, toHttpError } from './errors.ts';
 import type { HttpError } from './errors.ts';
+import { readJson } from './json-body.ts';
 import type { Lifecycle } from './lifecycle.ts';
 import { ServerMetrics } from './metrics.ts';
 import { canonicalPath } from './paths.ts';
@@ -27,7 +27,6 @@ import { registerPlayground } from './routes/playground.ts';
 import { renderRoutes } from './routes/render.ts';
 import { responsesRoute } from './routes/responses.ts';
 import { tokenizeRoute } from './routes/tokenize.ts';
-import type { JsonBody } from './schemas/parse.ts';
 import { TraceExporter } from './traces.ts';
 import { followCertificate, readCertificate } from './tls.ts';
 
@@ -112,22 +111,10 @@ function requestId(request: { headers: IncomingMessage['headers'] }): string {
   return typeof given === 'string' && plainId.test(given) ? given : randomUUID().replaceAll('-', '');
 }
 
-/** Bodies are read as text and parsed here: what a prompt renders from them needs their source. */
+/** Bodies are parsed here: what a prompt renders from them needs their source. */
 function acceptOnlyJson(app: FastifyInstance): void {
   app.removeAllContentTypeParsers();
-  app.addContentTypeParser('application/json', { parseAs: 'string' }, async (_: FastifyRequest, text: string) => {
-    const body: JsonBody = { value: parsedJson(text), text };
-    await letOthersRun(text.length);
-    return body;
-  });
-}
-
-function parsedJson(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch (error) {
-    throw invalid(`the body is not valid JSON: ${(error as Error).message}`, undefined, 'invalid_json');
-  }
+  app.addContentTypeParser('application/json', { parseAs: 'buffer' }, (_: FastifyRequest, body: Buffer) => readJson(body));
 }
 
 /** Registers routes, then answers 405 where their paths are asked with another method; Fastify would say 404. */

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Engines without a model, for tests of the server: one plays a script for every choice, one makes tokens at a given rate.
+// An engine without a model that plays a script for every choice, for tests of the server.
 
 import { EngineError } from '../../engine/errors.ts';
 import type {
@@ -78,8 +78,8 @@ const DEFAULT_INFO: ModelInfo = {
   cache: { blockTokens: 128, contextBlocks: 64, windowBlocks: 32, slots: 8 },
 };
 
-/** What both engines share: identity, a byte-per-token tokenizer, counters, draining. */
-abstract class FakeEngine implements ScriptedEngine {
+/** What engines without a model share: identity, a byte-per-token tokenizer, counters, draining. */
+export abstract class FakeEngine implements ScriptedEngine {
   readonly info: ModelInfo;
   readonly requests: GenerationRequest[] = [];
   aborted = 0;
@@ -94,34 +94,27 @@ abstract class FakeEngine implements ScriptedEngine {
     this.info = { ...DEFAULT_INFO, ...info };
   }
 
-  abstract play(request: GenerationRequest): AsyncGenerator<GenerationEvent[]>;
+  abstract generate(request: GenerationRequest): AsyncGenerator<GenerationEvent[]>;
 
-  async *generate(request: GenerationRequest): AsyncGenerator<GenerationEvent[]> {
+  /** Counts a request that has come in. @throws EngineError CLOSED */
+  protected begin(request: GenerationRequest): void {
     this.requests.push(request);
     if (this.#closed) throw new EngineError('CLOSED', 'the engine is closed');
-    let ended = 0;
     this.active += 1;
-    try {
-      for await (const batch of this.play(request)) {
-        for (const event of batch) {
-          if (event.kind !== 'end') continue;
-          ended += 1;
-          this.finished[event.reason] += 1;
-          if (event.reason === 'aborted') this.aborted += 1;
-        }
-        yield batch;
-      }
-    } finally {
-      this.active -= 1;
-      this.aborted += this.#missing(request, ended);
-    }
   }
 
-  /** Choices left without an end because the reader went away. */
-  #missing(request: GenerationRequest, ended: number): number {
+  /** Counts a choice that has ended. */
+  protected countEnd(reason: FinishReason): void {
+    this.finished[reason] += 1;
+    if (reason === 'aborted') this.aborted += 1;
+  }
+
+  /** Counts a request that nobody reads any more; choices without an end count as aborted. */
+  protected leave(request: GenerationRequest, ended: number): void {
+    this.active -= 1;
     const missing = ended === 0 && this.#closed ? 0 : request.n - ended;
     this.finished.aborted += missing;
-    return missing;
+    this.aborted += missing;
   }
 
   render(input: PromptInput): string {
@@ -201,7 +194,24 @@ class ScriptPlayer extends FakeEngine {
     this.#options = options;
   }
 
-  async *play(request: GenerationRequest): AsyncGenerator<GenerationEvent[]> {
+  async *generate(request: GenerationRequest): AsyncGenerator<GenerationEvent[]> {
+    this.begin(request);
+    let ended = 0;
+    try {
+      for await (const batch of this.#play(request)) {
+        for (const event of batch) {
+          if (event.kind !== 'end') continue;
+          ended += 1;
+          this.countEnd(event.reason);
+        }
+        yield batch;
+      }
+    } finally {
+      this.leave(request, ended);
+    }
+  }
+
+  async *#play(request: GenerationRequest): AsyncGenerator<GenerationEvent[]> {
     if (this.#options.acceptMs !== undefined) await sleep(this.#options.acceptMs, request.signal);
     if (this.#options.refuse !== undefined) throw this.#options.refuse;
     yield [];
@@ -249,7 +259,7 @@ class ScriptPlayer extends FakeEngine {
   }
 }
 
-const NO_USAGE: Usage = {
+export const NO_USAGE: Usage = {
   promptTokens: 0,
   cachedTokens: 0,
   completionTokens: 0,
@@ -283,82 +293,6 @@ function* eventsOf(step: ScriptStep, at: { choice: number; toolIndex: number; us
 /** An engine that plays `script` for every choice of every request. The default end is 'stop', or 'tool_calls' after a call. */
 export function scriptedEngine(script: Script, options: ScriptedOptions = {}): ScriptedEngine {
   return new ScriptPlayer(script, options);
-}
-
-export interface RateOptions {
-  /** Milliseconds between steps; in each step every running choice gets one batch. 64 streams at 12.8 ms: 5,000 tok/s. */
-  stepMs: number;
-  /** Tokens of each choice; the request's maxTokens wins when smaller. */
-  tokens: number;
-  text?: string;
-  info?: Partial<ModelInfo>;
-  /** Called at the moment a token is handed out. */
-  onToken?: (requestId: string, index: number, timeMs: number) => void;
-}
-
-/** Steps like a real engine: all running choices get their token in the same turn of the event loop. */
-class RateEngine extends FakeEngine {
-  readonly #options: RateOptions;
-  #waiting: (() => void)[] = [];
-  #timer: NodeJS.Timeout | undefined;
-  #due = 0;
-
-  constructor(options: RateOptions) {
-    super(options.info);
-    this.#options = options;
-  }
-
-  async *play(request: GenerationRequest): AsyncGenerator<GenerationEvent[]> {
-    yield [];
-    const started = performance.now();
-    const prompt = await this.encode(request.input);
-    this.promptTokens += prompt.length;
-    const usage: Usage = { ...NO_USAGE, promptTokens: prompt.length };
-    const choices = Array.from({ length: request.n }, (_, choice) => choice);
-    yield choices.map((choice) => ({ kind: 'prompt', choice, tokens: prompt, cachedTokens: 0 }) as const);
-    const total = Math.min(this.#options.tokens, request.maxTokens ?? Infinity);
-    const text = this.#options.text ?? ' token';
-    // Reading signal.aborted takes as long as the rest of a token.
-    let aborted = request.signal?.aborted === true;
-    request.signal?.addEventListener('abort', () => (aborted = true), { once: true });
-    for (let i = 0; i < total; i++) {
-      await this.#nextStep();
-      if (aborted) break;
-      usage.completionTokens += 1;
-      this.generatedTokens += request.n;
-      this.#options.onToken?.(request.id, i, performance.now());
-      const events: GenerationEvent[] = [];
-      for (const choice of choices) events.push({ kind: 'tokens', choice, ids: [65] }, { kind: 'answer', choice, text });
-      yield events;
-    }
-    const timing = { queuedMs: 0, firstTokenMs: 0, totalMs: performance.now() - started };
-    const reason = aborted ? 'aborted' : 'length';
-    yield choices.map((choice) => ({ kind: 'end', choice, reason, usage: { ...usage }, timing }) as const);
-  }
-
-  #nextStep(): Promise<void> {
-    return new Promise((resolve) => {
-      this.#waiting.push(resolve);
-      if (this.#timer === undefined) this.#arm(performance.now());
-    });
-  }
-
-  /** Deadlines are absolute, so that late timers do not lower the rate. */
-  #arm(now: number): void {
-    this.#due = Math.max(this.#due + this.#options.stepMs, now);
-    this.#timer = setTimeout(() => {
-      this.#timer = undefined;
-      const released = this.#waiting;
-      this.#waiting = [];
-      for (const resolve of released) resolve();
-      if (released.length > 0) this.#arm(performance.now());
-    }, this.#due - now);
-  }
-}
-
-/** An engine that makes tokens at a fixed rate for any number of requests. */
-export function rateEngine(options: RateOptions): ScriptedEngine {
-  return new RateEngine(options);
 }
 
 function textOf(content: string | readonly { type: string }[]): string {

@@ -9,7 +9,8 @@ import { ApiKeys } from '../../../server/api-keys.ts';
 import { ConfigError } from '../../../server/config.ts';
 import { canonicalPath } from '../../../server/paths.ts';
 import { eventually, post, testServer } from '../../helpers/http.ts';
-import { answer, rateEngine, scriptedEngine } from '../../helpers/scripted-engine.ts';
+import { rateEngine } from '../../helpers/rate-engine.ts';
+import { answer, scriptedEngine } from '../../helpers/scripted-engine.ts';
 
 const chat = '/v1/chat/completions';
 const hello = { messages: [{ role: 'user', content: 'x' }] };

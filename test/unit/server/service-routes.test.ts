@@ -4,7 +4,8 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { post, testServer } from '../../helpers/http.ts';
-import { answer, rateEngine, scriptedEngine } from '../../helpers/scripted-engine.ts';
+import { rateEngine } from '../../helpers/rate-engine.ts';
+import { answer, scriptedEngine } from '../../helpers/scripted-engine.ts';
 
 const chat = { messages: [{ role: 'user', content: 'Hello' }] };
 

@@ -6,7 +6,8 @@ import { connect } from 'node:net';
 import { describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { chunksOf, eventually, post, rawExchange, sseFrames, testServer } from '../../helpers/http.ts';
-import { answer, delay, rateEngine, reasoning, scriptedEngine } from '../../helpers/scripted-engine.ts';
+import { rateEngine } from '../../helpers/rate-engine.ts';
+import { answer, delay, reasoning, scriptedEngine } from '../../helpers/scripted-engine.ts';
 
 const chat = '/v1/chat/completions';
 const hello = { messages: [{ role: 'user', content: 'Hello' }] };
