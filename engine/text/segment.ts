@@ -29,7 +29,9 @@ export class SegmentBuilder {
 
   /** Trusted template text: control literals inside it are control tokens. */
   markup(text: string): this {
-    return this.append(TEMPLATE_SPLITTER.split(text));
+    let segments = markups.get(text);
+    if (segments === undefined) markups.set(text, (segments = TEMPLATE_SPLITTER.split(text)));
+    return this.append(segments);
   }
 
   append(segments: readonly Segment[]): this {
@@ -80,6 +82,9 @@ export class ControlSplitter {
 
 /** Splits trusted markup (templates, completions given as one string) at the literals of the chat format. */
 export const TEMPLATE_SPLITTER = new ControlSplitter(CONTROL_LITERALS);
+
+/** By template text, of which there are some dozens; conversations with tools repeat them thousands of times. */
+const markups = new Map<string, readonly Segment[]>();
 
 export function segmentsText(segments: readonly Segment[]): string {
   return segments.map((segment) => segment.text).join('');
