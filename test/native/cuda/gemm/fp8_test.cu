@@ -5,13 +5,10 @@
 #include <array>
 
 #include "arch/mma_fp8.cuh"
-#include "common/device.h"
 #include "fp8_roof.h"
 #include "gemm/fp8_cells.h"
 #include "gemm/fp8_gemm.h"
-#include "gemm/gemm.h"
-#include "gemm_reference.h"
-#include "weights.h"
+#include "gemm_problem.h"
 
 using namespace twelvex;
 using namespace twelvex::test;
@@ -21,8 +18,6 @@ using cuda::WeightStore;
 using bf16 = __nv_bfloat16;
 
 namespace {
-
-constexpr int kForced = 120;
 
 // ---- the instruction
 
@@ -122,9 +117,7 @@ void test_mma(const char* name) {
 
 void test_cells() {
   constexpr int kRows = 37, kCols = 384;
-  std::vector<bf16> x = random_bf16(kRows * kCols, 3.0f);
-  for (int i = 0; i < kCols; ++i) x[i] = __float2bfloat16(0.0f), x[kCols + i] = __float2bfloat16(gauss(1e-6f));
-  x[2 * kCols] = __float2bfloat16(448.0f);
+  const std::vector<bf16> x = rows_to_quantise(kRows, kCols);
   std::vector<float> expected = to_floats(x);
   for (int r = 0; r < kRows; ++r) quantise_row(&expected[r * kCols], kCols);
   const DeviceArray<bf16> cells(x);  // in place
@@ -144,148 +137,42 @@ void test_cells() {
 
 // ---- dense products
 
-/// Inputs and outputs of one product; `scratch` for quantised copies.
-struct Problem {
-  HostMatrix weights;
-  Linear linear;
-  std::vector<bf16> x;
-  DeviceArray<bf16> device_x, scratch;
+constexpr WeightFormat kFp8 = WeightFormat::kFp8Block128;
+constexpr Way kForced = {.quantise = true, .arch = 120}, kWide = {.quantise = true, .arch = 0};
 
-  /// `few_bits`: values of few bits, whose sums are exact in any order.
-  Problem(WeightStore& store, int t, int n, int k, bool few_bits)
-      : weights(WeightFormat::kFp8Block128, n, k), x(random_bf16(static_cast<size_t>(t) * k)) {
-    if (few_bits) {
-      for (uint8_t& b : weights.data) b = static_cast<uint8_t>((b & 0x80) | (b % 9 == 0 ? 0 : 0x38 + b % 24));  // 0, 1 .. 7.5
-      for (uint8_t& s : weights.scale) s = static_cast<uint8_t>(127 + s % 3);
-      for (bf16& v : x) v = __float2bfloat16(static_cast<float>(below(17) - 8));
-    }
-    linear = store.linear(weights.view());
-    device_x = DeviceArray<bf16>(x);
-    scratch = DeviceArray<bf16>(x.size());
-  }
-
-  GemmParams params(int t, void* y, bool f32, int arch, int decode_rows = 0) const {
-    GemmParams p;
-    p.format = weights.format;
-    p.rows = t;
-    p.cols = p.ldx = static_cast<int>(weights.cols);
-    p.quantise = true;
-    p.arch = arch;
-    p.decode_rows = decode_rows;
-    p.quantised = scratch;
-    p.num_segments = 1;
-    p.segments[0] = {.weights = static_cast<const uint8_t*>(linear.data),
-                     .scales = static_cast<const uint8_t*>(linear.scale),
-                     .x = device_x,
-                     .y = y,
-                     .rows = static_cast<int>(weights.rows),
-                     .ldy = static_cast<int>(weights.rows),
-                     .f32 = f32};
-    p.num_sms = cuda::device_info().multiprocessors;
-    return p;
-  }
-};
-
-std::vector<float> run_f32(const Problem& problem, int t, int arch, int decode_rows = 0) {
-  DeviceArray<float> y(static_cast<size_t>(t) * problem.weights.rows);
-  y.poison();
-  cuda::run_gemm(problem.params(t, y, true, arch, decode_rows));
-  sync("run_gemm");
-  return y.download();
-}
-
-bool same_bits(const float* a, const float* b, size_t count) { return std::memcmp(a, b, count * sizeof(float)) == 0; }
-
-void test_dense(WeightStore& store, int t, int n, int k) {
-  const Problem problem(store, t, n, k, false);
-  std::vector<float> x = to_floats(problem.x);
-  for (int r = 0; r < t; ++r) quantise_row(&x[static_cast<size_t>(r) * k], k);
-  const std::vector<float> y = run_f32(problem, t, kForced);
-  DeviceArray<bf16> rounded(static_cast<size_t>(t) * n);
-  rounded.poison();
-  cuda::run_gemm(problem.params(t, rounded, false, kForced));
-  sync("run_gemm");
-  const std::vector<float> z = to_floats(rounded.download());
-  Difference exact, bf;
-  const int step = std::max(1, t * n / 20000);
-  for (int j = below(step); j < n; j += step) {
-    const std::vector<float> w = problem.weights.row(j);
-    for (int r = 0; r < t; ++r) {
-      const double sum = dot(w.data(), &x[static_cast<size_t>(r) * k], k);
-      exact.add(y[static_cast<size_t>(r) * n + j], sum);
-      bf.add(z[static_cast<size_t>(r) * n + j], sum);
-    }
-  }
-  const std::string what = "T=" + std::to_string(t) + " N=" + std::to_string(n) + " K=" + std::to_string(k);
-  expect_close(exact, 5e-5, what + ", f32 out");
-  expect_close(bf, 3e-3, what + ", bf16 out");
-  expect(std::none_of(y.begin(), y.end(), [](float v) { return std::isnan(v); }) &&
-             std::none_of(z.begin(), z.end(), [](float v) { return std::isnan(v); }),
-         what + ": every output written");
+/// Values of few bits, whose sums are exact in any order.
+Problem exact_problem(WeightStore& store, int t, int n, int k) {
+  HostMatrix weights(kFp8, n, k);
+  std::vector<bf16> x(static_cast<size_t>(t) * k);
+  for (uint8_t& b : weights.data) b = static_cast<uint8_t>((b & 0x80) | (b % 9 == 0 ? 0 : 0x38 + b % 24));  // 0, 1 .. 7.5
+  for (uint8_t& s : weights.scale) s = static_cast<uint8_t>(127 + s % 3);
+  for (bf16& v : x) v = __float2bfloat16(static_cast<float>(below(17) - 8));
+  return Problem(store, std::move(weights), std::move(x));
 }
 
 /// Where every sum is exact, both families of kernels have to agree to the bit.
 void test_exact_sums(WeightStore& store, int t, int n, int k) {
-  const Problem problem(store, t, n, k, true);
-  const std::vector<float> fp8 = run_f32(problem, t, kForced), wide = run_f32(problem, t, 0);
+  const Problem problem = exact_problem(store, t, n, k);
+  const std::vector<float> fp8 = problem.run<float>(t, kForced), wide = problem.run<float>(t, kWide);
   expect(same_bits(fp8.data(), wide.data(), fp8.size()), "exact sums T=" + std::to_string(t) + " N=" + std::to_string(n) +
                                                              " K=" + std::to_string(k) + ": the bits of the bf16 kernels");
 }
 
 /// A row has the same bits in every launch of FP8 products; decode rows have those of the other kernels.
 void test_rows(WeightStore& store, int n, int k) {
-  const Problem problem(store, 700, n, k, false);
-  const std::vector<float> all = run_f32(problem, 700, kForced), wide = run_f32(problem, 700, 0);
+  const Problem problem(store, kFp8, 700, n, k);
+  const std::vector<float> all = problem.run<float>(700, kForced), wide = problem.run<float>(700, kWide);
   for (const int t : {17, 64, 65, 129, 333}) {
-    const std::vector<float> some = run_f32(problem, t, kForced);
+    const std::vector<float> some = problem.run<float>(t, kForced);
     expect(same_bits(some.data(), all.data(), some.size()), "rows of T=" + std::to_string(t) + " have the bits of T=700");
   }
   for (const int decode : {1, 9, 40, 200}) {
-    const std::vector<float> mixed = run_f32(problem, 700, kForced, decode);
+    const std::vector<float> mixed = problem.run<float>(700, {.quantise = true, .arch = 120, .decode_rows = decode});
     const size_t at = static_cast<size_t>(decode) * n;
     expect(same_bits(mixed.data(), wide.data(), at) && same_bits(&mixed[at], &all[at], all.size() - at),
            std::to_string(decode) + " decode rows keep the bits of the bf16 kernels, the others those of FP8");
   }
   expect(!same_bits(all.data(), wide.data(), all.size()), "the two families round differently (or one was not run)");
-}
-
-/// Several products of one launch, with column slices of one input, behind decode rows.
-void test_segments(WeightStore& store, int t, int decode) {
-  constexpr int kGroups = 4, kCols = 512, kRows = 256;
-  const HostMatrix w(WeightFormat::kFp8Block128, kGroups * kRows, kCols);
-  const Linear linear = store.linear(w.view());
-  const std::vector<bf16> x = random_bf16(static_cast<size_t>(t) * kGroups * kCols);
-  const DeviceArray<bf16> device_x(x), y(static_cast<size_t>(t) * kGroups * kRows), scratch(x.size());
-  y.poison();
-  GemmParams p;
-  p.rows = p.x_rows = t;
-  p.cols = kCols;
-  p.ldx = p.x_cols = kGroups * kCols;
-  p.quantise = true;
-  p.arch = kForced;
-  p.decode_rows = decode;
-  p.quantised = scratch;
-  p.num_segments = kGroups;
-  p.num_sms = cuda::device_info().multiprocessors;
-  for (int g = 0; g < kGroups; ++g) {
-    p.segments[g] = {.weights = static_cast<const uint8_t*>(linear.data) + g * cuda::weight_bytes(w.format, kRows, kCols),
-                     .scales = static_cast<const uint8_t*>(linear.scale) + g * cuda::scale_bytes(w.format, kRows, kCols),
-                     .x = device_x + g * kCols, .y = y + g * kRows, .rows = kRows, .ldy = kGroups * kRows};
-  }
-  cuda::run_gemm(p);
-  sync("run_gemm");
-  std::vector<float> quantised = to_floats(x);
-  quantise_row(quantised.data(), static_cast<int>(quantised.size()));
-  const std::vector<float> out = to_floats(y.download());
-  Difference d;
-  for (int j = 0; j < kGroups * kRows; ++j) {
-    const std::vector<float> row = w.row(j);
-    for (int r = 0; r < t; ++r) {
-      d.add(out[static_cast<size_t>(r) * kGroups * kRows + j],
-            dot(row.data(), &quantised[(static_cast<size_t>(r) * kGroups + j / kRows) * kCols], kCols));
-    }
-  }
-  expect_close(d, 3e-3, "four groups in one launch, T=" + std::to_string(t) + ", " + std::to_string(decode) + " of decode");
 }
 
 /// Both families at Flash's shapes for a rank of two, quantisation included; on sm_12x beside the prediction.
@@ -296,13 +183,13 @@ void bench(WeightStore& store) {
   };
   if (!has_fp8()) std::printf("  no FP8 mma.sync here: fp8 times say nothing of sm_12x, and nothing is predicted\n");
   for (const Shape& s : {Shape{4096, 4096, "wo_b"}, Shape{16384, 1024, "wq_b"}, Shape{1536, 4096, "wq_a + wkv"}}) {
-    const Problem problem(store, 8192, s.n, s.k, false);
+    const Problem problem(store, kFp8, 8192, s.n, s.k);
     const DeviceArray<bf16> y(static_cast<size_t>(8192) * s.n);
     for (const int t : {64, 512, 4096, 8192}) {
       double us[2];
-      for (const int arch : {0, kForced}) {
-        us[arch != 0] = time_graph_us(4, [&](int, cudaStream_t stream) {
-          GemmParams p = problem.params(t, y, false, arch);
+      for (const bool fp8 : {false, true}) {
+        us[fp8] = time_graph_us(4, [&](int, cudaStream_t stream) {
+          GemmParams p = problem.params(t, y, false, fp8 ? kForced : kWide);
           p.stream = stream;
           cuda::run_gemm(p);
         });
@@ -330,15 +217,12 @@ int main(int argc, char** argv) {
   test_exact_sums(store, 65, 128, 128);
   test_exact_sums(store, 333, 384, 1152);
   if (!brief) test_exact_sums(store, 2000, 1536, 4096);
-  test_dense(store, 17, 256, 128);
-  test_dense(store, 29, 12, 384);  // row tails
-  test_dense(store, 77, 640, 640);
-  if (!brief) test_dense(store, 333, 896, 2048);
-  test_dense(store, 1500, 1536, 256);
-  test_dense(store, 130, 136, 8192);
+  constexpr std::array<int, 3> kShapes[] = {{17, 256, 128}, {29, 12, 384},  // row tails
+                                            {77, 640, 640}, {333, 896, 2048}, {1500, 1536, 256}, {130, 136, 8192}};
+  for (const auto& [t, n, k] : kShapes) test_dense(Problem(store, kFp8, t, n, k), kForced, "fp8");
   test_rows(store, 512, brief ? 512 : 4096);
-  test_segments(store, 200, 0);
-  test_segments(store, 300, 13);
+  test_segments(store, 200, kForced);
+  test_segments(store, 300, {.quantise = true, .arch = 120, .decode_rows = 13});
   if (timed) bench(store);
   return finish("fp8");
 }

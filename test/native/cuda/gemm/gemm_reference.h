@@ -79,6 +79,14 @@ struct HostMatrix {
   }
 };
 
+/// Rows to quantise, among them one of zeros, one below any scale, and one with a scale of exactly one.
+inline std::vector<__nv_bfloat16> rows_to_quantise(int rows, int cols) {
+  std::vector<__nv_bfloat16> x = random_bf16(static_cast<size_t>(rows) * cols, 3.0f);
+  for (int i = 0; i < cols; ++i) x[i] = __float2bfloat16(0.0f), x[cols + i] = __float2bfloat16(gauss(1e-6f));
+  x[2 * cols] = __float2bfloat16(448.0f);
+  return x;
+}
+
 /// Rounds `count` values (groups of 128) to e4m3 times a power of two, by the rule on real numbers.
 inline void quantise_row(float* x, int count) {
   for (int begin = 0; begin < count; begin += 128) {

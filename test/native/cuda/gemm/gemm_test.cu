@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: MIT
 // Dense products of every weight format against float64, the quantiser to the bit, and the promise that a row's result does
 // not depend on how many rows are computed or by which kernel. With --bench: TFLOP/s (many rows) and GB/s (few).
-#include "common/device.h"
-#include "gemm/gemm.h"
+#include <array>
+
 #include "gemm/quantise.h"
-#include "gemm_reference.h"
-#include "weights.h"
+#include "gemm_problem.h"
 
 namespace twelvex::cuda::tile {  // the instances, to time block sizes that the plan would not choose
 void run_fp8(const GemmParams& p, const TilePlan& plan);
@@ -27,138 +26,19 @@ const char* name_of(WeightFormat f) {
                                            : "f32";
 }
 
-/// Inputs and outputs of one product; `scratch` for quantised copies.
-struct Problem {
-  HostMatrix weights;
-  Linear linear;
-  int rows;
-  std::vector<bf16> x;
-  DeviceArray<bf16> device_x, scratch;
-
-  Problem(WeightStore& store, WeightFormat format, int t, int n, int k)
-      : weights(format, n, k),
-        linear(store.linear(weights.view())),
-        rows(t),
-        x(random_bf16(static_cast<size_t>(t) * k)),
-        device_x(x),
-        scratch(static_cast<size_t>(t) * k) {}
-
-  GemmParams params(int t, void* y, bool f32, bool quantise, int arch = wide_arch()) const {
-    GemmParams p;
-    p.arch = arch;
-    p.format = weights.format;
-    p.rows = t;
-    p.cols = p.ldx = static_cast<int>(weights.cols);
-    p.quantise = quantise;
-    p.quantised = scratch;
-    p.num_segments = 1;
-    p.segments[0] = {.weights = static_cast<const uint8_t*>(linear.data),
-                     .scales = static_cast<const uint8_t*>(linear.scale),
-                     .x = device_x,
-                     .y = y,
-                     .rows = static_cast<int>(weights.rows),
-                     .ldy = static_cast<int>(weights.rows),
-                     .f32 = f32};
-    p.num_sms = cuda::device_info().multiprocessors;
-    return p;
-  }
-};
-
-std::vector<float> run_f32(const Problem& problem, int t, bool quantise, int arch = wide_arch()) {
-  DeviceArray<float> y(static_cast<size_t>(t) * problem.weights.rows);
-  y.poison();
-  cuda::run_gemm(problem.params(t, y, true, quantise, arch));
-  sync("run_gemm");
-  return y.download();
-}
-
-void test_dense(WeightStore& store, WeightFormat format, int t, int n, int k) {
-  const Problem problem(store, format, t, n, k);
-  for (const bool quantise : {false, true}) {
-    if (quantise && format == WeightFormat::kBF16) continue;
-    std::vector<float> x = to_floats(problem.x);
-    if (quantise) {
-      for (int r = 0; r < t; ++r) quantise_row(&x[static_cast<size_t>(r) * k], k);
-    }
-    const std::vector<float> y = run_f32(problem, t, quantise);
-    DeviceArray<bf16> rounded(static_cast<size_t>(t) * n);
-    rounded.poison();
-    cuda::run_gemm(problem.params(t, rounded, false, quantise));
-    sync("run_gemm");
-    const std::vector<float> z = to_floats(rounded.download());
-    Difference exact, bf;
-    const int step = std::max(1, t * n / 20000);  // a fresh sample of the rows of W when there are many outputs
-    for (int j = below(step); j < n; j += step) {
-      const std::vector<float> w = problem.weights.row(j);
-      for (int r = 0; r < t; ++r) {
-        const double sum = dot(w.data(), &x[static_cast<size_t>(r) * k], k);
-        exact.add(y[static_cast<size_t>(r) * n + j], sum);
-        bf.add(z[static_cast<size_t>(r) * n + j], sum);
-      }
-    }
-    char what[128];
-    std::snprintf(what, sizeof what, "%s T=%d N=%d K=%d%s", name_of(format), t, n, k, quantise ? " quantised" : "");
-    expect_close(exact, 5e-5, std::string(what) + ", f32 out");
-    expect_close(bf, 3e-3, std::string(what) + ", bf16 out");
-    expect(std::none_of(y.begin(), y.end(), [](float v) { return std::isnan(v); }) &&
-               std::none_of(z.begin(), z.end(), [](float v) { return std::isnan(v); }),
-           std::string(what) + ": every output written");
-  }
-}
-
 /// Streaming (8 and 16 rows), tiles (32, 64, 128 rows) and what the device has instead of tiles give a row the same bits.
 void test_invariance(WeightStore& store, WeightFormat format, int n, int k, bool quantise) {
-  const int most = brief ? 130 : 700;
-  const Problem problem(store, format, most, n, k);
-  const std::vector<float> all = run_f32(problem, most, quantise, 0);
-  for (const int t : cases({3, 9, 33, 1, 8, 16, 17, 64, 96, 192, 700}, 3)) {
+  const Problem problem(store, format, 700, n, k);
+  const std::vector<float> all = problem.run<float>(700, {.quantise = quantise, .arch = 0});
+  for (const int t : {1, 3, 8, 9, 16, 17, 33, 64, 96, 192, 700}) {
     for (const int arch : {0, wide_arch()}) {
-      const std::vector<float> some = run_f32(problem, t, quantise, arch);
+      const std::vector<float> some = problem.run<float>(t, {.quantise = quantise, .arch = arch});
       char what[128];
-      std::snprintf(what, sizeof what, "%s N=%d K=%d%s, arch %d: rows of T=%d equal those of T=%d", name_of(format), n, k,
-                    quantise ? " quantised" : "", arch, t, most);
-      const auto same = [](float a, float b) { return std::memcmp(&a, &b, 4) == 0; };
-      expect(std::equal(some.begin(), some.end(), all.begin(), same), what);
+      std::snprintf(what, sizeof what, "%s N=%d K=%d%s, arch %d: rows of T=%d equal those of T=700", name_of(format), n, k,
+                    quantise ? " quantised" : "", arch, t);
+      expect(same_bits(some.data(), all.data(), some.size()), what);
     }
   }
-}
-
-/// Several products of one launch, with column slices of one input (the grouped output projection).
-void test_segments(WeightStore& store, int t) {
-  constexpr int kGroups = 4, kCols = 512, kRows = 256;
-  const HostMatrix w(WeightFormat::kFp8Block128, kGroups * kRows, kCols);
-  const Linear linear = store.linear(w.view());
-  const std::vector<bf16> x = random_bf16(static_cast<size_t>(t) * kGroups * kCols);
-  const DeviceArray<bf16> device_x(x), y(static_cast<size_t>(t) * kGroups * kRows), scratch(x.size());
-  y.poison();
-  GemmParams p;
-  p.arch = wide_arch();
-  p.rows = t;
-  p.cols = kCols;
-  p.ldx = p.x_cols = kGroups * kCols;
-  p.quantise = true;
-  p.quantised = scratch;
-  p.num_segments = kGroups;
-  p.num_sms = cuda::device_info().multiprocessors;
-  for (int g = 0; g < kGroups; ++g) {
-    p.segments[g] = {.weights = static_cast<const uint8_t*>(linear.data) + g * cuda::weight_bytes(w.format, kRows, kCols),
-                     .scales = static_cast<const uint8_t*>(linear.scale) + g * cuda::scale_bytes(w.format, kRows, kCols),
-                     .x = device_x + g * kCols, .y = y + g * kRows, .rows = kRows, .ldy = kGroups * kRows};
-  }
-  cuda::run_gemm(p);
-  sync("run_gemm");
-  std::vector<float> quantised = to_floats(x);
-  quantise_row(quantised.data(), static_cast<int>(quantised.size()));
-  const std::vector<float> out = to_floats(y.download());
-  Difference d;
-  for (int j = 0; j < kGroups * kRows; ++j) {
-    const std::vector<float> row = w.row(j);
-    for (int r = 0; r < t; ++r) {
-      d.add(out[static_cast<size_t>(r) * kGroups * kRows + j],
-            dot(row.data(), &quantised[(static_cast<size_t>(r) * kGroups + j / kRows) * kCols], kCols));
-    }
-  }
-  expect_close(d, 3e-3, "four groups in one launch, T=" + std::to_string(t));
 }
 
 /// The shared expert: gate and up in one pass.
@@ -204,9 +84,7 @@ void test_paired(WeightStore& store, int t, int n, int k) {
 
 void test_quantiser() {
   constexpr int kRows = 37, kCols = 352;  // the last group is short
-  std::vector<bf16> x = random_bf16(kRows * kCols, 3.0f);
-  for (int i = 0; i < kCols; ++i) x[i] = __float2bfloat16(0.0f), x[kCols + i] = __float2bfloat16(gauss(1e-6f));
-  x[2 * kCols] = __float2bfloat16(448.0f);  // a scale of exactly one
+  const std::vector<bf16> x = rows_to_quantise(kRows, kCols);
   const DeviceArray<bf16> device_x(x), y(x.size());
   y.poison();
   cuda::run_quantise({.rows = kRows, .cols = kCols, .ldx = kCols, .x = device_x, .y = y});
@@ -239,7 +117,7 @@ void bench_tiles(WeightStore& store, WeightFormat format, int n, int k) {
     for (const int rows_m : {32, 64, 128}) {
       const cuda::TilePlan plan{rows_m, (n + 127) / 128, (t + rows_m - 1) / rows_m};
       const double us = time_graph_us(4, [&](int, cudaStream_t stream) {
-        GemmParams p = problem.params(t, y, false, false);
+        GemmParams p = problem.params(t, y, false, {});
         p.stream = stream;
         (format == WeightFormat::kBF16 ? cuda::tile::run_bf16 : cuda::tile::run_fp8)(p, plan);
       });
@@ -277,7 +155,7 @@ void bench(WeightStore& store) {
       // One timed call is a graph of several products with different copies of the weights.
       const int inner = t <= 64 ? std::min(copies, 20) : 4;
       const double us = time_graph_us(inner, [&](int i, cudaStream_t stream) {
-        GemmParams p = problem.params(t, y, false, s.format != WeightFormat::kBF16);
+        GemmParams p = problem.params(t, y, false, {.quantise = s.format != WeightFormat::kBF16});
         p.segments[0].weights = many + i % copies * bytes;
         p.stream = stream;
         cuda::run_gemm(p);
@@ -297,26 +175,19 @@ int main(int argc, char** argv) {
   test_prepared_bf16(store);
   test_quantiser();
   constexpr WeightFormat kBf16 = WeightFormat::kBF16, kFp8 = WeightFormat::kFp8Block128;
-  for (const WeightFormat format : {kBf16, kFp8}) {
-    test_dense(store, format, 1, 256, 128);
-    test_dense(store, format, 3, 384, 384);
-    test_dense(store, format, 13, 1024, 1024);
-    test_dense(store, format, 16, 128, 8192);
-    test_dense(store, format, 29, 384, 1152);
-    // Blocks of 64, 128 and 96 rows on 132 multiprocessors.
-    for (const int t : {700, 1400, 1500}) test_dense(store, format, t, 1536, 256);
-    if (brief) continue;
-    test_dense(store, format, 8, 1536, 4096);
-    test_dense(store, format, 77, 640, 640);
-    test_dense(store, format, 333, 896, 2048);
+  constexpr std::array<int, 3> kShapes[] = {{1, 256, 128},   {3, 384, 384},   {8, 1536, 4096},  {13, 1024, 1024}, {16, 128, 8192},
+                                            {29, 384, 1152}, {77, 640, 640},  {333, 896, 2048}, {1500, 1536, 256}};
+  for (const auto& [t, n, k] : kShapes) {
+    test_dense(Problem(store, kBf16, t, n, k), {}, "bf16");
+    const Problem fp8(store, kFp8, t, n, k);
+    for (const bool quantise : {false, true}) test_dense(fp8, {.quantise = quantise}, "fp8");
   }
-  test_dense(store, kBf16, 5, 12, 96);  // row and column tails
-  test_dense(store, kBf16, 70, 12, 96);
-  test_dense(store, kBf16, 2, 4100, 160);
+  constexpr std::array<int, 3> kTails[] = {{5, 12, 96}, {70, 12, 96}, {2, 4100, 160}};  // of rows and columns
+  for (const auto& [t, n, k] : kTails) test_dense(Problem(store, kBf16, t, n, k), {}, "bf16");
   test_invariance(store, kFp8, 512, brief ? 1024 : 4096, true);
   if (!brief) test_invariance(store, kFp8, 256, 8192, false);
   test_invariance(store, kBf16, 300, 1056, false);
-  for (const int t : {2, 15, 200}) test_segments(store, t);
+  for (const int t : {2, 15, 200}) test_segments(store, t, {});
   for (const int t : {1, 8, 50, 129}) test_paired(store, t, 256, 512);
   if (timed) {
     bench(store);
