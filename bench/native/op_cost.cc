@@ -85,7 +85,17 @@ Cost experts_cost(const ModelConfig& c, RankShape shape, double t) {
   return cost;
 }
 
-Cost attention_cost(const ModelConfig& c, RankShape shape, const std::string& op, const Sample& sample, const Tokens& t) {
+/// Steps of decode rows project and store everything in project_query_kv (backend_attention.cc, works_ahead).
+bool works_ahead(const StepShape& step) {
+  int64_t tokens = 0;
+  for (const RowShape& row : step.rows) {
+    if (row.count > 1 + kMaxMtp) return false;
+    tokens += row.count;
+  }
+  return !cuda::shares_choices(static_cast<int>(tokens));
+}
+
+Cost attention_part(const ModelConfig& c, RankShape shape, const std::string& op, const Sample& sample, const Tokens& t) {
   const double dim = c.hidden_size, q = c.q_lora_rank, n = t.count;
   const double width = static_cast<double>(shard_heads(c, shape).size()) * kHeadDim;
   const double low = static_cast<double>(shard_groups(c, shape).size()) * c.o_lora_rank;
@@ -100,11 +110,12 @@ Cost attention_cost(const ModelConfig& c, RankShape shape, const std::string& op
     const double channels = (index ? kIndexDim : kHeadDim) * (csa ? 2 : 1), ratio = csa ? kCsaRatio : kHcaRatio;
     cost += product(n, 2 * channels, dim, kBf16, kBf16, 0);
     cost.bytes += n / ratio * (index ? kIndexRow : kRow);
-  } else if (op == "select" && t.scored > 0) {
+  } else if (op == "project_index" && t.scored > 0) {
     const double heads = c.index_heads;
     cost += product(t.chosen, heads * kIndexDim, q, kFp8, kBf16, 0);
     cost += product(t.chosen, heads, dim, kBf16, kBf16, 0);
-    cost += {2 * heads * kIndexDim * t.scored, t.entries * kIndexRow + n * c.index_topk * kF32};
+  } else if (op == "select" && t.scored > 0) {
+    cost = {2.0 * c.index_heads * kIndexDim * t.scored, t.entries * kIndexRow + n * c.index_topk * kF32};
   } else if (op == "attend") {
     cost = {4 * width * t.candidates, t.read * kRow + 2 * n * width * kBf16};
   } else if (op == "project_output") {
@@ -116,12 +127,29 @@ Cost attention_cost(const ModelConfig& c, RankShape shape, const std::string& op
   return cost;
 }
 
+Cost attention_cost(const ModelConfig& c, RankShape shape, const Sample& sample, const StepShape& step, const Tokens& t) {
+  const std::string op = sample.op;
+  const auto part = [&](const char* name) { return attention_part(c, shape, name, sample, t); };
+  Cost cost = part(sample.op);
+  const bool csa = sample.kind == LayerKind::kCsa;
+  if (!works_ahead(step)) {
+    if (op == "select") cost += part("project_index");
+  } else if (op == "project_query_kv") {
+    cost += part("store_window");
+    if (sample.kind != LayerKind::kSwa) cost += part("compress");
+    if (csa) cost += part("compress_index"), cost += part("project_index");
+  } else if (op == "store_window" || op == "compress" || op == "compress_index") {
+    cost = {};
+  }
+  return cost;
+}
+
 }  // namespace
 
 Cost op_cost(const ModelConfig& c, RankShape shape, const Sample& sample, const StepShape& step) {
   const std::string op = sample.op;
   Tokens t = count_tokens(c, sample, step);
-  if (op == "select") count_scored(c, shape, step, t);
+  if (sample.kind == LayerKind::kCsa) count_scored(c, shape, step, t);
   const double dim = c.hidden_size, n = t.count, vocab = static_cast<double>(shard_vocab(c, shape).size());
   const double logit_rows = sample.pass == 0 ? step.sampled : static_cast<double>(step.rows.size());
   if (op == "hyper_cross") return {2 * n * 24 * kStreams * dim, n * dim * kBf16 * (2 * kStreams + 2)};
@@ -139,7 +167,7 @@ Cost op_cost(const ModelConfig& c, RankShape shape, const Sample& sample, const 
     cost += product(n, dim, dim, kFp8);
     return cost;
   }
-  return attention_cost(c, shape, op, sample, t);
+  return attention_cost(c, shape, sample, step, t);
 }
 
 }  // namespace twelvex::bench

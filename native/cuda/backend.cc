@@ -130,8 +130,8 @@ void CudaOps::reserve_scratch() {
     attention.take(scratch_.index_query, tokens * static_cast<size_t>(config_.index_heads) * kIndexDim);
     attention.take(scratch_.index_weights, tokens * static_cast<size_t>(config_.index_heads));
     attention.take(scratch_.low_rank, all * groups * static_cast<size_t>(config_.o_lora_rank));
-    attention.take(scratch_.decode_partial, decode * splits * heads * kHeadDim);
-    attention.take(scratch_.decode_state, decode * splits * heads);
+    attention.take(scratch_.decode_partial, decode_parts(decode, splits) * heads * kHeadDim);
+    attention.take(scratch_.decode_state, decode_parts(decode, splits) * heads);
     __nv_bfloat16* input = nullptr;  // quantised input of e_proj and h_proj
     drafts.take(input, all * kStreams * dim);
     drafts.take(scratch_.draft_rows, all * kStreams * dim);

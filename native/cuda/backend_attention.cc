@@ -336,7 +336,8 @@ void CudaOps::attend(const Batch& batch, int layer, const AttentionWeights& weig
     p.kind = kind;
     p.heads = weights.heads;
     p.topk = config_.index_topk;
-    p.max_splits = decode_splits(kind, config_.index_topk, b.context);
+    p.plan = plan_sparse_decode(kind, config_.index_topk, b.context, b.decode_tokens, weights.heads,
+                                device_info().multiprocessors);
     p.query = bf16_of(query);
     p.selection = static_cast<const int32_t*>(selection.data);
     p.sinks = f32_of(weights.sinks);
@@ -348,6 +349,8 @@ void CudaOps::attend(const Batch& batch, int layer, const AttentionWeights& weig
     if (fetches_ahead(batch)) {
       for (const Linear* linear : {&weights.wo_a, &weights.wo_b}) add_weights(p.ahead, *linear);
     }
+    p.rows_ready = works_ahead(b);
+    p.query_ready = p.rows_ready && kind == LayerKind::kCsa;  // select lies between
     run_sparse_decode(p, queue_);
   }
   SparsePrefillParams p;

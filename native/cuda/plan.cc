@@ -18,11 +18,31 @@ SparsePrefillPlan plan_sparse_prefill(int tokens, int heads, int multiprocessors
   return plan;
 }
 
+namespace {
+
+int decode_candidates(LayerKind kind, int topk, int context_tokens) {
+  const int window = std::min(context_tokens, kWindow);
+  if (kind == LayerKind::kCsa) return window + std::min(topk, context_tokens / kCsaRatio);
+  return kind == LayerKind::kHca ? window + context_tokens / kHcaRatio : window;
+}
+
+}  // namespace
+
 int decode_splits(LayerKind kind, int topk, int context_tokens) {
-  int candidates = context_tokens < kWindow ? context_tokens : kWindow;
-  if (kind == LayerKind::kCsa) candidates += topk < context_tokens / kCsaRatio ? topk : context_tokens / kCsaRatio;
-  if (kind == LayerKind::kHca) candidates += context_tokens / kHcaRatio;
-  return (candidates + decode_split(kind) - 1) / decode_split(kind);
+  return (decode_candidates(kind, topk, context_tokens) + decode_split(kind) - 1) / decode_split(kind);
+}
+
+SparseDecodePlan plan_sparse_decode(LayerKind kind, int topk, int context_tokens, int tokens, int heads, int multiprocessors) {
+  constexpr int kHeads = 16, kBlocksPerMultiprocessor = 4;
+  const int groups = tokens * ((heads + kHeads - 1) / kHeads);
+  const int tiles = (decode_candidates(kind, topk, context_tokens) + kDecodeTile - 1) / kDecodeTile;
+  SparseDecodePlan plan;
+  plan.parts = plan.blocks = decode_splits(kind, topk, context_tokens);
+  plan.spread = groups * plan.parts < multiprocessors && tokens * tiles <= kMaxSpreadParts;
+  if (!plan.spread) return plan;
+  plan.parts = tiles;
+  plan.blocks = std::min(tiles, std::max(1, kBlocksPerMultiprocessor * multiprocessors / groups));
+  return plan;
 }
 
 int padded_rows(int rows) {

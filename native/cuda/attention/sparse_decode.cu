@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: MIT
 // Split-KV decode attention.
 //
-// Block (token, head group of 16, split): four warps; the split's candidates in tiles of 32, rows widened to bf16 in shared
+// Block (token, head group of 16, tiles or a split): four warps; candidates in tiles of 32, rows widened to bf16 in shared
 // memory.
 //   scores: warp w takes dims quarter w of 16 heads x 32 candidates; quarter sums meet in `partial`.
 //   values: warp w owns 128 output columns.
-// The last block to arrive would save a launch, but a fixed merge kernel keeps the order of additions plain to see: splits
-// 0, 1, 2 ... for every token, however many tokens there are. The split size is a constant, so a token's result does not
-// depend on the batch.
+// A tile has its own maximum, sum and output. They are joined in order to those of its split (128 or 512 candidates), the splits
+// in order to the token's, whatever the batch: so a token's result does not depend on it. With few tokens a block takes single
+// tiles, so that all multiprocessors work, and the merge kernel joins them; with many it takes a split and joins its tiles in
+// registers, the same sums.
 #include "attention/sparse_decode.h"
 
 #include "arch/async_copy.cuh"
@@ -27,7 +28,7 @@ namespace {
 constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * 32;
 constexpr int kHeads = 16;               // heads a block
-constexpr int kTile = 32;                // candidates a tile
+constexpr int kTile = kDecodeTile;
 constexpr int kRowStride = kBf16RowBytes + 16;
 constexpr float kLog2e = 1.4426950408889634f;
 
@@ -36,7 +37,7 @@ struct alignas(128) SmemPlan {
   uint8_t rows[kTile][kRowStride];
   float partial[kWarps][kHeads][kTile + 8];
   __nv_bfloat16 weights[kHeads][kTile + 8];
-  float rescale[kHeads];
+  float kept[kHeads], added[kHeads];  // weights of what was there and of the tile
   uint32_t valid;
 };
 static_assert(sizeof(SmemPlan) <= kMaxSharedBytes, "sm_12x gives one block at most 99 KiB");
@@ -130,8 +131,23 @@ __device__ __forceinline__ void score_tile(SmemPlan& s, int warp, int lane) {
   }
 }
 
-/// Eight threads a head, four scores a thread. Keeps the running maximum and sum in registers.
-__device__ __forceinline__ void softmax_tile(SmemPlan& s, float scale, float& row_max, float& row_sum) {
+/// How a tile (or split) with maximum `top` joins what has the maximum `before`.
+struct Join {
+  float top, kept, added;
+
+  __device__ __forceinline__ Join(float before, float tile_top) {
+    top = fmaxf(before, tile_top);
+    const float base = top == -INFINITY ? 0.0f : top;
+    kept = exp2f(before - base);
+    added = exp2f(tile_top - base);
+  }
+  __device__ __forceinline__ static float apply(float before, float kept, float tile, float added) {
+    return __fmaf_rn(tile, added, __fmul_rn(before, kept));
+  }
+};
+
+/// Eight threads a head, four scores a thread: the tile's weights, its maximum and sum.
+__device__ __forceinline__ float2 softmax_tile(SmemPlan& s, float scale) {
   const int row = threadIdx.x / 8, j = threadIdx.x % 8;
   float v[4] = {};
 #pragma unroll
@@ -142,107 +158,201 @@ __device__ __forceinline__ void softmax_tile(SmemPlan& s, float scale, float& ro
   const uint32_t valid = s.valid >> (j * 4);
 #pragma unroll
   for (int i = 0; i < 4; ++i) v[i] = (valid >> i & 1) ? v[i] * scale : -INFINITY;
-  const float top = fmaxf(row_max, warp_max<8>(fmaxf(fmaxf(v[0], v[1]), fmaxf(v[2], v[3]))));
+  const float top = warp_max<8>(fmaxf(fmaxf(v[0], v[1]), fmaxf(v[2], v[3])));
   const float base = top == -INFINITY ? 0.0f : top;
-  const float rescale = exp2f(row_max - base);
   float sum = 0;
 #pragma unroll
   for (int i = 0; i < 4; ++i) sum += v[i] = exp2f(v[i] - base);
-  row_sum = row_sum * rescale + warp_sum<8>(sum);
-  row_max = top;
   *reinterpret_cast<uint2*>(&s.weights[row][j * 4]) = make_uint2(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]));
-  if (j == 0) s.rescale[row] = rescale;
+  return make_float2(top, warp_sum<8>(sum));
 }
 
-/// This warp's 128 columns: out = out * rescale + weights * rows.
-__device__ __forceinline__ void value_tile(const SmemPlan& s, float (&out)[16][4], int warp, int lane) {
-  const float low = s.rescale[lane / 4], high = s.rescale[lane / 4 + 8];
-#pragma unroll
-  for (int n = 0; n < 16; ++n) out[n][0] *= low, out[n][1] *= low, out[n][2] *= high, out[n][3] *= high;
+/// This warp's 128 columns of weights * rows, 16 at a time: use(n, c) gets columns 8 n + 2 (lane % 4) + {0, 1} of heads lane / 4
+/// (c[0], c[1]) and lane / 4 + 8 (c[2], c[3]).
+template <class Use>
+__device__ __forceinline__ void value_tile(const SmemPlan& s, int warp, int lane, const Use& use) {
   constexpr int kWeightStride = (kTile + 8) * 2;
   const uint32_t weights = smem_address(s.weights) + (lane % 16) * kWeightStride + (lane / 16) * 16;
   const uint32_t rows = smem_address(s.rows) + (lane % 16) * kRowStride + warp * 256 + (lane / 16) * 16;
+  uint32_t a[kTile / 16][4];
 #pragma unroll
-  for (int k = 0; k < kTile / 16; ++k) {
-    uint32_t a[4];
-    ldmatrix_x4(a, weights + k * 32);
+  for (int k = 0; k < kTile / 16; ++k) ldmatrix_x4(a[k], weights + k * 32);
 #pragma unroll
-    for (int n = 0; n < 8; ++n) {
+  for (int n = 0; n < 8; ++n) {
+    float c[2][4] = {};
+#pragma unroll
+    for (int k = 0; k < kTile / 16; ++k) {
       uint32_t b[4];
       ldmatrix_x4_trans(b, rows + k * 16 * kRowStride + n * 32);
-      mma_bf16(out[2 * n], a, b[0], b[1]);
-      mma_bf16(out[2 * n + 1], a, b[2], b[3]);
+      mma_bf16(c[0], a[k], b[0], b[1]);
+      mma_bf16(c[1], a[k], b[2], b[3]);
     }
+    use(2 * n, c[0]);
+    use(2 * n + 1, c[1]);
   }
 }
 
-__global__ void __launch_bounds__(kThreads) sparse_decode_kernel(const __grid_constant__ SparseDecodeParams p) {
-  wait_for_previous_kernel();
-  let_next_kernel_start();
-  extern __shared__ __align__(128) uint8_t shared[];
-  auto& s = *reinterpret_cast<SmemPlan*>(shared);
-  const int token = blockIdx.x, head0 = blockIdx.y * kHeads, split = blockIdx.z;
-  const CandidateList list = CandidateList::of(p.batch, p.kind, p.selection, p.topk, token);
-  const int begin = split * decode_split(p.kind), end = min(list.total, begin + decode_split(p.kind));
-  if (begin >= end) return;
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const bool fp8 = p.kv.window.format == RowFormat::kFp8;
-  TileRows tile;
-  tile.load(p, list, begin, warp, lane);
+/// Where one part of a token goes: this block's heads.
+struct Part {
+  float* partial;
+  float2* state;
+  int heads;  // real ones
+
+  __device__ __forceinline__ Part(const SparseDecodeParams& p, int part) {
+    const int head0 = blockIdx.y * kHeads;
+    const size_t base = (static_cast<size_t>(blockIdx.x) * p.plan.parts + part) * p.heads + head0;
+    partial = p.partial + base * kHeadDim;
+    state = p.state + base;
+    heads = p.heads - head0;
+  }
+  __device__ __forceinline__ void store(float2 row_state) const {
+    const int row = threadIdx.x / 8;
+    if (threadIdx.x % 8 == 0 && row < heads) state[row] = row_state;
+  }
+  __device__ __forceinline__ void store(int n, const float (&c)[4], int warp, int lane) const {
+    const int g = lane / 4, column = warp * 128 + lane % 4 * 2 + n * 8;
+    if (g < heads) *reinterpret_cast<float2*>(partial + g * kHeadDim + column) = make_float2(c[0], c[1]);
+    if (g + 8 < heads) *reinterpret_cast<float2*>(partial + (g + 8) * kHeadDim + column) = make_float2(c[2], c[3]);
+  }
+};
+
+__device__ __forceinline__ void load_query(const SparseDecodeParams& p, SmemPlan& s) {
+  const int head0 = blockIdx.y * kHeads;
   for (int i = threadIdx.x; i < kHeads * 64; i += kThreads) {
     const int h = i / 64;
     const auto* q =
-        reinterpret_cast<const uint4*>(p.query + (static_cast<size_t>(token) * p.heads + head0 + h) * kHeadDim) + i % 64;
+        reinterpret_cast<const uint4*>(p.query + (static_cast<size_t>(blockIdx.x) * p.heads + head0 + h) * kHeadDim) + i % 64;
     *reinterpret_cast<uint4*>(s.query[h] + i % 64 * 16) = head0 + h < p.heads ? *q : make_uint4(0, 0, 0, 0);
-  }
-  float out[16][4] = {};
-  float row_max = -INFINITY, row_sum = 0;
-  for (int first = begin; first < end; first += kTile) {
-    tile.store(s, fp8, warp, lane);
-    __syncthreads();
-    if (first + kTile < end) tile.load(p, list, first + kTile, warp, lane);
-    score_tile(s, warp, lane);
-    __syncthreads();
-    softmax_tile(s, p.scale * kLog2e, row_max, row_sum);
-    __syncthreads();
-    value_tile(s, out, warp, lane);
-    __syncthreads();
-  }
-  const size_t base = (static_cast<size_t>(token) * p.max_splits + split) * p.heads + head0;
-  const int row = threadIdx.x / 8;
-  if (threadIdx.x % 8 == 0 && head0 + row < p.heads) p.state[base + row] = make_float2(row_max, row_sum);
-  const int g = lane / 4, column = warp * 128 + lane % 4 * 2;
-#pragma unroll
-  for (int n = 0; n < 16; ++n) {
-    if (head0 + g < p.heads)
-      *reinterpret_cast<float2*>(p.partial + (base + g) * kHeadDim + column + n * 8) = make_float2(out[n][0], out[n][1]);
-    if (head0 + g + 8 < p.heads)
-      *reinterpret_cast<float2*>(p.partial + (base + g + 8) * kHeadDim + column + n * 8) = make_float2(out[n][2], out[n][3]);
   }
 }
 
-// Block (token, head): adds the splits in order, divides by the sum with the sink, rotates the last 64 dims back.
-__global__ void __launch_bounds__(128) merge_splits_kernel(const __grid_constant__ SparseDecodeParams p) {
-  fetch_ahead(p.ahead);  // while the splits are under way
+template <bool kSpread>
+__global__ void __launch_bounds__(kThreads) sparse_decode_kernel(const __grid_constant__ SparseDecodeParams p) {
+  extern __shared__ __align__(128) uint8_t shared[];
+  auto& s = *reinterpret_cast<SmemPlan*>(shared);
+  const int split = decode_split(p.kind), token = blockIdx.x, block = blockIdx.z;
+  const CandidateList list = CandidateList::of(p.batch, p.kind, p.selection, p.topk, token);
+  const int begin = block * (kSpread ? kTile : split), step = kSpread ? gridDim.z * kTile : kTile;
+  const int end = kSpread ? list.total : min(list.total, begin + split);
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const bool fp8 = p.kv.window.format == RowFormat::kFp8, works = begin < end;
+  // What the launch before has not written is fetched before it has ended.
+  const bool rows_early = p.rows_ready && (list.chosen == nullptr || begin >= list.compressed);
+  TileRows tile;
+  if (works && rows_early) tile.load(p, list, begin, warp, lane);
+  if (works && p.query_ready) load_query(p, s);
   wait_for_previous_kernel();
   let_next_kernel_start();
+  if (!works) return;
+  if (!rows_early) tile.load(p, list, begin, warp, lane);
+  if (!p.query_ready) load_query(p, s);
+  float out[kSpread ? 1 : 16][4] = {};
+  float row_max = -INFINITY, row_sum = 0;
+  for (int first = begin; first < end; first += step) {
+    tile.store(s, fp8, warp, lane);
+    __syncthreads();
+    if (first + step < end) tile.load(p, list, first + step, warp, lane);
+    score_tile(s, warp, lane);
+    __syncthreads();
+    const float2 state = softmax_tile(s, p.scale * kLog2e);
+    if constexpr (kSpread) {
+      const Part part(p, first / kTile);
+      part.store(state);
+      __syncthreads();
+      value_tile(s, warp, lane, [&](int n, const float (&c)[4]) { part.store(n, c, warp, lane); });
+    } else {
+      const Join join(row_max, state.x);
+      row_max = join.top;
+      row_sum = Join::apply(row_sum, join.kept, state.y, join.added);
+      if (threadIdx.x % 8 == 0) s.kept[threadIdx.x / 8] = join.kept, s.added[threadIdx.x / 8] = join.added;
+      __syncthreads();
+      const float kept[2] = {s.kept[lane / 4], s.kept[lane / 4 + 8]}, added[2] = {s.added[lane / 4], s.added[lane / 4 + 8]};
+      value_tile(s, warp, lane, [&](int n, const float (&c)[4]) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) out[n][i] = Join::apply(out[n][i], kept[i / 2], c[i], added[i / 2]);
+      });
+    }
+    __syncthreads();
+  }
+  if constexpr (!kSpread) {
+    const Part part(p, block);
+    part.store(make_float2(row_max, row_sum));
+#pragma unroll
+    for (int n = 0; n < 16; ++n) part.store(n, out[n], warp, lane);
+  }
+}
+
+constexpr int kMergeThreads = kHeadDim / 4;
+constexpr int kMergeBatch = 20;  // parts whose outputs are fetched at once
+
+/// How part i joins its split, and, at a split's last part, how the split joins the token.
+struct MergeWeights {
+  float kept[kMergeBatch], added[kMergeBatch], split[kMergeBatch], sum[kMergeBatch];
+};
+
+// Block (token, head): joins the parts, divides by the sum with the sink, rotates the last 64 dims back.
+__global__ void __launch_bounds__(kMergeThreads) merge_parts_kernel(const __grid_constant__ SparseDecodeParams p) {
+  fetch_ahead(p.ahead);  // while the parts are under way
+  __shared__ MergeWeights s;
+  __shared__ float tops[kMergeThreads / 32];
   const int token = blockIdx.x, head = blockIdx.y;
   const CandidateList list = CandidateList::of(p.batch, p.kind, p.selection, p.topk, token);
-  if (list.total == 0) return;
-  const int splits = (list.total + decode_split(p.kind) - 1) / decode_split(p.kind);
-  const size_t base = static_cast<size_t>(token) * p.max_splits * p.heads + head;
+  const int split = decode_split(p.kind), part_size = p.plan.spread ? kTile : split, per_split = split / part_size;
+  const int parts = (list.total + part_size - 1) / part_size;
+  const size_t base = static_cast<size_t>(token) * p.plan.parts * p.heads + head;
+  const auto state_of = [&](int i) { return p.state[base + static_cast<size_t>(i) * p.heads]; };
   const float sink = p.sinks[head] * kLog2e;
+  wait_for_previous_kernel();
+  let_next_kernel_start();
+  if (parts == 0) return;
   float top = sink;
-  for (int i = 0; i < splits; ++i) top = fmaxf(top, p.state[base + static_cast<size_t>(i) * p.heads].x);
-  float sum = exp2f(sink - top);
-  float4 out = make_float4(0, 0, 0, 0);
-  for (int i = 0; i < splits; ++i) {
-    const float2 state = p.state[base + static_cast<size_t>(i) * p.heads];
-    const float weight = exp2f(state.x - top);
-    sum += state.y * weight;
-    const float4 part =
-        *reinterpret_cast<const float4*>(p.partial + (base + static_cast<size_t>(i) * p.heads) * kHeadDim + threadIdx.x * 4);
-    out.x += part.x * weight, out.y += part.y * weight, out.z += part.z * weight, out.w += part.w * weight;
+  for (int i = threadIdx.x; i < parts; i += kMergeThreads) top = fmaxf(top, state_of(i).x);
+  top = warp_max(top);
+  float4 out = make_float4(0, 0, 0, 0), own = out;
+  float sum = 0, own_sum = 0;
+  for (int first = 0; first < parts; first += kMergeBatch) {
+    float4 part[kMergeBatch];
+#pragma unroll
+    for (int i = 0; i < kMergeBatch; ++i) {
+      if (first + i < parts)
+        part[i] = *reinterpret_cast<const float4*>(p.partial + (base + static_cast<size_t>(first + i) * p.heads) * kHeadDim +
+                                                   threadIdx.x * 4);
+    }
+    if (first == 0) {
+      if (threadIdx.x % 32 == 0) tops[threadIdx.x / 32] = top;
+      __syncthreads();
+#pragma unroll
+      for (const float t : tops) top = fmaxf(top, t);
+      sum = exp2f(sink - top);
+    } else {
+      __syncthreads();
+    }
+    if (threadIdx.x < kMergeBatch && first + static_cast<int>(threadIdx.x) < parts) {
+      const int at = first + threadIdx.x;
+      const float2 state = state_of(at);
+      float before = -INFINITY;
+      for (int i = at / per_split * per_split; i < at; ++i) before = fmaxf(before, state_of(i).x);
+      const Join join(before, state.x);
+      s.kept[threadIdx.x] = join.kept;
+      s.added[threadIdx.x] = join.added;
+      s.split[threadIdx.x] = exp2f(join.top - top);
+      s.sum[threadIdx.x] = state.y;
+    }
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < kMergeBatch; ++i) {
+      const int at = first + i;
+      if (at >= parts) break;
+      const float kept = s.kept[i], added = s.added[i];
+      own_sum = Join::apply(own_sum, kept, s.sum[i], added);
+      own.x = Join::apply(own.x, kept, part[i].x, added), own.y = Join::apply(own.y, kept, part[i].y, added);
+      own.z = Join::apply(own.z, kept, part[i].z, added), own.w = Join::apply(own.w, kept, part[i].w, added);
+      if ((at + 1) % per_split != 0 && at + 1 < parts) continue;
+      const float weight = s.split[i];
+      sum = __fmaf_rn(own_sum, weight, sum);
+      out.x = __fmaf_rn(own.x, weight, out.x), out.y = __fmaf_rn(own.y, weight, out.y);
+      out.z = __fmaf_rn(own.z, weight, out.z), out.w = __fmaf_rn(own.w, weight, out.w);
+    }
   }
   const float inverse = 1.0f / sum;
   out.x *= inverse, out.y *= inverse, out.z *= inverse, out.w *= inverse;
@@ -260,10 +370,11 @@ __global__ void __launch_bounds__(128) merge_splits_kernel(const __grid_constant
 
 void run_sparse_decode(const SparseDecodeParams& p, cudaStream_t queue) {
   if (p.tokens == 0 || p.heads == 0) return;
-  allow_shared_bytes(sparse_decode_kernel, sizeof(SmemPlan));
-  const dim3 grid(p.tokens, (p.heads + kHeads - 1) / kHeads, p.max_splits);
-  launch_dependent({grid, kThreads, sizeof(SmemPlan), queue}, sparse_decode_kernel, p);
-  launch_dependent({dim3(p.tokens, p.heads), 128, 0, queue}, merge_splits_kernel, p);
+  const auto kernel = p.plan.spread ? sparse_decode_kernel<true> : sparse_decode_kernel<false>;
+  allow_shared_bytes(kernel, sizeof(SmemPlan));
+  const dim3 grid(p.tokens, (p.heads + kHeads - 1) / kHeads, p.plan.blocks);
+  launch_dependent({grid, kThreads, sizeof(SmemPlan), queue}, kernel, p);
+  launch_dependent({dim3(p.tokens, p.heads), kMergeThreads, 0, queue}, merge_parts_kernel, p);
 }
 
 }  // namespace twelvex::cuda

@@ -2,8 +2,9 @@
 // The loop that both score kernels share.
 //
 // Block: 256 entries x a group of up to 16 tokens of one batch row; eight warps, 32 entries each. The entries go to B fragments
-// that stay in registers; the tokens' queries follow through shared memory, double-buffered: [heads x 128] as A, relu, weight, sum
-// over heads. One float per (token, entry) leaves the block. An entry's scale is positive, so it multiplies the finished score.
+// that stay in registers; the tokens' queries follow through shared memory, double-buffered: [heads x 128] as A, relu, weight,
+// sum over heads. One float per (token, entry) leaves the block. An entry's scale is positive, so it multiplies the finished
+// score.
 #pragma once
 
 #include "arch/async_copy.cuh"

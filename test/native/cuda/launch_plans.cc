@@ -49,6 +49,22 @@ TEST("a decode token's splits depend on its layer and the longest context alone"
   CHECK_EQ(decode_splits(LayerKind::kSwa, 512, 1), 1);
 }
 
+TEST("few decode tokens are spread over tiles, many over splits") {
+  const auto plan = [](LayerKind kind, int tokens, int context) { return plan_sparse_decode(kind, 512, context, tokens, 32, 132); };
+  CHECK(plan(LayerKind::kCsa, 1, 100000).spread);
+  CHECK_EQ(plan(LayerKind::kCsa, 1, 100000).parts, 20);
+  CHECK_EQ(plan(LayerKind::kCsa, 1, 100000).blocks, 20);
+  CHECK(plan(LayerKind::kCsa, 13, 100000).spread);
+  CHECK(!plan(LayerKind::kCsa, 14, 100000).spread);
+  CHECK_EQ(plan(LayerKind::kCsa, 14, 100000).parts, 5);
+  CHECK_EQ(plan(LayerKind::kHca, 3, 524288).parts, 132);
+  CHECK_EQ(plan(LayerKind::kHca, 3, 524288).blocks, 88);
+  CHECK(!plan(LayerKind::kHca, 4, 524288).spread);
+  CHECK_EQ(plan(LayerKind::kHca, 4, 524288).blocks, 9);
+  CHECK_EQ(decode_parts(3, 9), size_t{kMaxSpreadParts});
+  CHECK_EQ(decode_parts(192, 9), size_t{1728});
+}
+
 TEST("indexer scores are taken in chunks of whole groups that fit their buffer, at least one group") {
   CHECK_EQ(score_chunk_tokens(16 << 20, 4096), 4096);
   CHECK_EQ(score_chunk_tokens(16 << 20, 131072), 128);

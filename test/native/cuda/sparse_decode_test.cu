@@ -14,14 +14,25 @@ struct Run {
   double microseconds = 0;
 };
 
+/// How the work is cut: as in the product, a block a split, a block a tile, or few blocks that take tiles in turn.
+enum class Cut { kProduct, kSplits, kTiles, kTurns };
+
+cuda::SparseDecodePlan plan_of(Cut cut, LayerKind kind, int topk, int context, int tokens, int heads) {
+  const int processors = cut == Cut::kProduct ? cuda::device_info().multiprocessors : cut == Cut::kSplits ? 0 : 1 << 20;
+  cuda::SparseDecodePlan plan = cuda::plan_sparse_decode(kind, topk, context, tokens, heads, processors);
+  if (cut == Cut::kTurns) plan.blocks = std::min(plan.blocks, 3);
+  return plan;
+}
+
 Run decode(const FakeBatch& batch, LayerKind kind, const FakePart& window, const FakePart& compressed, int heads, int topk,
            const std::vector<int32_t>& selection, const std::vector<__nv_bfloat16>& query, const std::vector<float>& sinks,
-           bool timed) {
+           bool timed, Cut cut = Cut::kProduct) {
   int context = 0;
   for (const RowSpec& r : batch.specs) context = std::max(context, r.position + r.count);
   cuda::SparseDecodeParams p;
-  p.max_splits = cuda::decode_splits(kind, topk, context) + 1;
-  const size_t cells = static_cast<size_t>(batch.tokens()) * p.max_splits * heads;
+  p.plan = plan_of(cut, kind, topk, context, batch.tokens(), heads);
+  ++p.plan.parts, ++p.plan.blocks;  // a graph's bounds are above what its steps need
+  const size_t cells = static_cast<size_t>(batch.tokens()) * p.plan.parts * heads;
   const DeviceArray<int32_t> d_selection(selection);
   const DeviceArray<__nv_bfloat16> d_query(query), out(query.size());
   const DeviceArray<float> d_sinks(sinks), partial(cells * kHeadDim);
@@ -45,15 +56,16 @@ Run decode(const FakeBatch& batch, LayerKind kind, const FakePart& window, const
   sync("sparse_decode");
   Run run;
   run.out = out.download();
-  if (timed) run.microseconds = time_us([&] { cuda::run_sparse_decode(p, nullptr); }, 50);
+  p.rows_ready = p.query_ready = true;
+  if (timed) run.microseconds = time_graph_us(40, [&](int, cudaStream_t queue) { cuda::run_sparse_decode(p, queue); });
   return run;
 }
 
-void check_case(LayerKind kind, RowFormat format, int heads, int topk, const std::vector<RowSpec>& rows) {
+void check_case(LayerKind kind, RowFormat format, int heads, int topk, const std::vector<RowSpec>& rows, bool none = false) {
   const int per_block = kind == LayerKind::kHca ? 1 : 32;
   const FakeBatch batch(rows, 40, 80);
   const FakePart window(format, 40, kBlockTokens), compressed(format, 80, per_block);
-  const auto selection = random_selection(batch, topk, false);
+  const auto selection = random_selection(batch, topk, none);
   const auto query = random_bf16(static_cast<size_t>(batch.tokens()) * heads * kHeadDim, 1.5f);
   const auto sinks = random_f32(heads);
   const auto got = decode(batch, kind, window, compressed, heads, topk, selection, query, sinks, false).out;
@@ -74,6 +86,13 @@ void check_case(LayerKind kind, RowFormat format, int heads, int topk, const std
   expect_close(difference, 6e-3, text);
   expect(written, std::string(text) + ": every output written");
 
+  bool same = true;
+  for (const Cut cut : {Cut::kSplits, Cut::kTiles, Cut::kTurns}) {
+    const auto other = decode(batch, kind, window, compressed, heads, topk, selection, query, sinks, false, cut).out;
+    same &= std::memcmp(other.data(), got.data(), got.size() * 2) == 0;
+  }
+  expect(same, std::string(text) + ": the same bits however it is cut");
+
   // The first row alone: the same bits.
   const FakeBatch alone(batch, 1);
   const int n = rows[0].count;
@@ -83,6 +102,20 @@ void check_case(LayerKind kind, RowFormat format, int heads, int topk, const std
                           .out;
   expect(std::memcmp(single.data(), got.data(), single.size() * 2) == 0,
          std::string(text) + ": the first row alone gives the same bits");
+}
+
+void bench_one(LayerKind kind, int heads, int context, int tokens) {
+  const int topk = 512, per_block = kind == LayerKind::kHca ? 1 : 32;
+  const FakeBatch batch({{context - tokens, tokens}}, 4, 1100);
+  const FakePart window(RowFormat::kFp8, 4, kBlockTokens), compressed(RowFormat::kFp8, 1100, per_block);
+  const auto selection = random_selection(batch, topk, false);
+  const auto query = random_bf16(static_cast<size_t>(tokens) * heads * kHeadDim);
+  const auto time = [&](Cut cut) {
+    return decode(batch, kind, window, compressed, heads, topk, selection, query, random_f32(heads), true, cut).microseconds;
+  };
+  const char* name = kind == LayerKind::kSwa ? "swa" : kind == LayerKind::kCsa ? "csa" : "hca";
+  std::printf("  decode %s fp8 rows, 1 x %d tokens, %d heads, context %6d: %6.1f us, by splits %6.1f, by tiles %6.1f\n", name,
+              tokens, heads, context, time(Cut::kProduct), time(Cut::kSplits), time(Cut::kTiles));
 }
 
 void bench(RowFormat format, int rows) {
@@ -106,12 +139,19 @@ int main(int argc, char** argv) {
   for (const RowFormat format : {RowFormat::kBF16, RowFormat::kFp8}) {
     check_case(LayerKind::kCsa, format, 32, 512, {{1500, 3}, {700, 1}, {0, 2}});
     check_case(LayerKind::kCsa, format, 8, 16, {{5, 3}, {300, 3}});
+    check_case(LayerKind::kCsa, format, 8, 512, {{1500, 3}, {2, 1}}, true);  // no entry is chosen
     check_case(LayerKind::kHca, format, 64, 0, {{1000, 3}, {126, 3}, {6000, 1}, {524285, 3}});
     check_case(LayerKind::kCsa, format, 32, 512, {{524285, 3}});
     check_case(LayerKind::kSwa, format, 20, 0, {{126, 3}, {0, 1}});
     check_case(LayerKind::kSwa, format, 2, 0, {{3, 1}});
   }
   if (timed) {
+    for (const int heads : {32, 64})
+      for (const int tokens : {1, 3, 5}) {
+        bench_one(LayerKind::kSwa, heads, 4491, tokens);
+        bench_one(LayerKind::kCsa, heads, 4491, tokens);
+        for (const int context : {4491, 131072}) bench_one(LayerKind::kHca, heads, context, tokens);
+      }
     for (const RowFormat format : {RowFormat::kBF16, RowFormat::kFp8})
       for (const int rows : {1, 8, 64}) bench(format, rows);
   }
