@@ -153,7 +153,8 @@ class CudaOps : public Ops {
 
   bool works_ahead(const DeviceBatch& b) const;
   bool scores_entries(const DeviceBatch& b) const;
-  void keep_entries(const DeviceBatch& b, int layer, const AttentionWeights& weights, Array hidden, DecodeRowsParams& rows);
+  GemmParams entry_products(const DeviceBatch& b, int layer, const AttentionWeights& weights, Array hidden,
+                            DecodeRowsParams& rows);
   CompressorParams compressor(const DeviceBatch& b, int layer, const CompressorWeights& weights) const;
   void project_indexer(const DeviceBatch& b, const IndexerWeights& weights, Array hidden, Array latent, int first, int tokens);
   void select_groups(const DeviceBatch& b, IndexScoreParams score, TopkParams top, int first, int last);

@@ -82,7 +82,12 @@ void CudaOps::project_query_kv(const Batch& batch, int layer, const AttentionWei
   GemmParams down = product(weights.wq_a, batch.tokens, b.decode_tokens, config_.hidden_size);
   add_segment(down, weights.wq_a, hidden.data, latent.data, config_.q_lora_rank);
   add_segment(down, weights.wkv, hidden.data, kv.data, kHeadDim);
-  run_gemm(down);
+  DecodeRowsParams rows;
+  if (works_ahead(b) && weights.kind != LayerKind::kSwa) {
+    rows.kv_ready = !run_gemm_beside(down, entry_products(b, layer, weights, hidden, rows));
+  } else {
+    run_gemm(down);
+  }
   LatentKvParams norm;
   norm.tokens = batch.tokens;
   norm.latent_dim = config_.q_lora_rank;
@@ -94,11 +99,9 @@ void CudaOps::project_query_kv(const Batch& batch, int layer, const AttentionWei
   norm.rope = rope_of(b, weights.kind);
   const bool index = weights.kind == LayerKind::kCsa && works_ahead(b) && scores_entries(b);
   if (works_ahead(b)) {
-    DecodeRowsParams rows;
     rows.norm = norm;
     rows.batch = b.view;
     rows.window = window_pages(layer);
-    keep_entries(b, layer, weights, hidden, rows);
     run_decode_rows(rows, queue_);
   } else {
     run_latent_kv(norm, queue_);
@@ -127,10 +130,9 @@ void CudaOps::project_query_kv(const Batch& batch, int layer, const AttentionWei
   run_finish_queries(heads, queue_);
 }
 
-/// What project_query_kv does ahead of compress and of select with `hidden`.
-void CudaOps::keep_entries(const DeviceBatch& b, int layer, const AttentionWeights& weights, Array hidden,
-                           DecodeRowsParams& rows) {
-  if (weights.kind == LayerKind::kSwa) return;
+/// What project_query_kv multiplies ahead of compress and of select with `hidden`; `rows` gets what is to be done with it.
+GemmParams CudaOps::entry_products(const DeviceBatch& b, int layer, const AttentionWeights& weights, Array hidden,
+                                   DecodeRowsParams& rows) {
   const auto add = [&](GemmParams& gemm, const CompressorWeights& w, float* kv, float* gate) {
     CompressorParams& p = rows.compressors[rows.num_compressors++] = compressor(b, layer, w);
     p.kv = kv;
@@ -146,8 +148,7 @@ void CudaOps::keep_entries(const DeviceBatch& b, int layer, const AttentionWeigh
       add_segment(gemm, weights.indexer.weights_proj, hidden.data, scratch_.index_weights, config_.index_heads);
     }
   }
-  run_gemm(gemm);
-  rows.kv_ready = true;
+  return gemm;
 }
 
 void CudaOps::store_window(const Batch& batch, int layer, Array kv) {

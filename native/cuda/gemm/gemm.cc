@@ -13,7 +13,7 @@ namespace stream {
 void run_fp8(const GemmParams& p, const StreamPlan& plan, int tile_rows_m);
 void run_bf16(const GemmParams& p, const StreamPlan& plan, int tile_rows_m);
 void run_fp4(const GemmParams& p, const StreamPlan& plan, int tile_rows_m);
-void run_beside(const GemmParams& grouped, const GemmParams& dense, const BesidePlan& plan);
+void run_beside(const GemmParams& first, const GemmParams& second, const BesidePlan& plan);
 }  // namespace stream
 namespace tile {
 void run_fp8(const GemmParams& p, const TilePlan& plan);
@@ -76,17 +76,19 @@ void run_gemm(const GemmParams& p) {
   run(p, plan);
 }
 
-void run_gemm_beside(const GemmParams& grouped, const GemmParams& dense) {
-  const BesidePlan plan = plan_beside(grouped, dense);
+bool run_gemm_beside(const GemmParams& first, const GemmParams& second) {
+  const BesidePlan plan = plan_beside(first, second);
   if (plan.grid == 0) {
-    run_gemm(dense);
-    GemmParams behind = grouped;
+    run_gemm(first);
+    GemmParams behind = second;
     behind.fresh_tiles = false;
-    return run_gemm(behind);
+    run_gemm(behind);
+    return false;
   }
-  check_shapes(grouped);
-  check_shapes(dense);
-  stream::run_beside(grouped, dense, plan);
+  check_shapes(first);
+  check_shapes(second);
+  stream::run_beside(first, second, plan);
+  return true;
 }
 
 }  // namespace twelvex::cuda

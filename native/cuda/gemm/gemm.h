@@ -81,9 +81,9 @@ struct GemmParams {
 
 /// Launches the product. The choice of kernel depends on the shape alone and does not change the result.
 void run_gemm(const GemmParams& params);
-/// Launches an fp4 product of experts and a dense fp8 one, which need nothing of each other, both paired or neither: side by side
-/// where both are of few rows, else one after the other. The same bits as alone.
-void run_gemm_beside(const GemmParams& grouped, const GemmParams& dense);
+/// Launches two products that need nothing of each other: in one launch (true) where both are of few rows and the first is a dense
+/// fp8 one, the second experts' fp4 one or a dense bf16 one; else the first, then the second. The same bits as alone.
+bool run_gemm_beside(const GemmParams& first, const GemmParams& second);
 
 // ---- launch plans: pure functions of the shape
 
@@ -107,13 +107,13 @@ struct StreamPlan {
 };
 StreamPlan plan_stream(const GemmParams& params, int tile_rows_m);
 
-/// Two streaming products of 8 activation rows in one launch: the first blocks take the dense one.
+/// Two streaming products of 8 activation rows in one launch.
 struct BesidePlan {
-  StreamPlan grouped, dense;
-  int dense_blocks = 0;
-  int grid = 0;  // 0: not side by side
+  StreamPlan first, second;
+  int first_blocks = 0;  // of the first product
+  int grid = 0;          // 0: not side by side
 };
-BesidePlan plan_beside(const GemmParams& grouped, const GemmParams& dense);
+BesidePlan plan_beside(const GemmParams& first, const GemmParams& second);
 
 struct TilePlan {
   int rows_m = 0;  // activation rows of a block: 32, 64 or 128

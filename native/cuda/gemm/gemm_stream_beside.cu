@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// An experts' product and a dense one in one launch: two launches would each pay for their first loads and their ends.
+// Two products in one launch: two launches would each pay for their first loads and their ends.
 #include <algorithm>
 
 #include "gemm/gemm_stream.cuh"
@@ -8,28 +8,30 @@ namespace twelvex::cuda::stream {
 
 namespace {
 
-// The first blocks multiply the dense weights, the others the experts'.
-template <bool kPaired>
+// The first blocks multiply the fp8 weights, the others those of kFormat.
+template <WeightFormat kFormat, bool kPaired, bool kGrouped>
 __global__ void __launch_bounds__(stream_warps(8) * 32, 1)
-    gemm_stream_beside_kernel(const __grid_constant__ GemmParams grouped, const __grid_constant__ GemmParams dense,
+    gemm_stream_beside_kernel(const __grid_constant__ GemmParams first, const __grid_constant__ GemmParams second,
                               const __grid_constant__ BesidePlan plan) {
   extern __shared__ float partial_sums[];
   const int block = static_cast<int>(blockIdx.x);
-  if (block < plan.dense_blocks) {
-    Stream<WeightFormat::kFp8Block128, 1, kPaired, false>(dense, plan.dense).run(partial_sums, block, plan.dense_blocks);
+  if (block < plan.first_blocks) {
+    Stream<WeightFormat::kFp8Block128, 1, kPaired, false>(first, plan.first).run(partial_sums, block, plan.first_blocks);
   } else {
-    Stream<WeightFormat::kFp4Group32, 1, kPaired, true>(grouped, plan.grouped)
-        .run(partial_sums, block - plan.dense_blocks, plan.grid - plan.dense_blocks);
+    Stream<kFormat, 1, kPaired, kGrouped>(second, plan.second)
+        .run(partial_sums, block - plan.first_blocks, plan.grid - plan.first_blocks);
   }
 }
 
 }  // namespace
 
-void run_beside(const GemmParams& grouped, const GemmParams& dense, const BesidePlan& plan) {
-  const auto kernel = grouped.paired ? gemm_stream_beside_kernel<true> : gemm_stream_beside_kernel<false>;
-  const int bytes = std::max(plan.grouped.smem_bytes, plan.dense.smem_bytes);
+void run_beside(const GemmParams& first, const GemmParams& second, const BesidePlan& plan) {
+  const auto kernel = second.tiles == nullptr ? gemm_stream_beside_kernel<WeightFormat::kBF16, false, false>
+                      : second.paired         ? gemm_stream_beside_kernel<WeightFormat::kFp4Group32, true, true>
+                                              : gemm_stream_beside_kernel<WeightFormat::kFp4Group32, false, true>;
+  const int bytes = std::max(plan.first.smem_bytes, plan.second.smem_bytes);
   allow_shared_bytes(kernel, bytes);
-  launch_dependent({plan.grid, stream_warps(8) * 32, static_cast<size_t>(bytes), grouped.stream}, kernel, grouped, dense, plan);
+  launch_dependent({plan.grid, stream_warps(8) * 32, static_cast<size_t>(bytes), first.stream}, kernel, first, second, plan);
 }
 
 }  // namespace twelvex::cuda::stream

@@ -62,25 +62,26 @@ struct StreamWork {
 
 }  // namespace
 
-BesidePlan plan_beside(const GemmParams& grouped, const GemmParams& dense) {
+BesidePlan plan_beside(const GemmParams& first, const GemmParams& second) {
+  const bool experts = second.tiles != nullptr && second.format == WeightFormat::kFp4Group32 && !second.x_fp8;
+  const bool dense = second.tiles == nullptr && second.format == WeightFormat::kBF16 && !second.paired;
+  const bool fit = first.tiles == nullptr && first.format == WeightFormat::kFp8Block128 && first.paired == second.paired &&
+                   (experts || dense) && stream_rows(first) == 8 && stream_rows(second) == 8;
+  if (!fit || first.rows == 0 || second.rows == 0 || first.cols == 0 || second.cols == 0) return {};
   BesidePlan plan;
-  const bool fit = grouped.tiles != nullptr && dense.tiles == nullptr && grouped.paired == dense.paired &&
-                   grouped.format == WeightFormat::kFp4Group32 && dense.format == WeightFormat::kFp8Block128 &&
-                   !grouped.x_fp8 && stream_rows(grouped) == 8 && stream_rows(dense) == 8;
-  if (!fit || grouped.rows == 0 || grouped.cols == 0 || dense.cols == 0) return plan;
-  plan.grouped = plan_stream(grouped, 8);
-  plan.dense = plan_stream(dense, 8);
-  if (plan.grouped.grid == 0 || plan.dense.grid == 0) return {};
-  const StreamWork experts(grouped, plan.grouped), other(dense, plan.dense);
-  plan.grid = static_cast<int>(std::min<int64_t>(experts.steps + other.steps, grouped.num_sms));
+  plan.first = plan_stream(first, 8);
+  plan.second = plan_stream(second, 8);
+  const StreamWork one(first, plan.first), other(second, plan.second);
+  if (one.steps == 0 || other.steps == 0) return {};
+  plan.grid = static_cast<int>(std::min<int64_t>(one.steps + other.steps, first.num_sms));
   int64_t least = 0;
   for (int blocks = 1; blocks < plan.grid; ++blocks) {
-    const int64_t longest = std::max(other.longest(blocks), experts.longest(plan.grid - blocks));
+    const int64_t longest = std::max(one.longest(blocks), other.longest(plan.grid - blocks));
     if (blocks > 1 && longest >= least) continue;
     least = longest;
-    plan.dense_blocks = blocks;
+    plan.first_blocks = blocks;
   }
-  return plan.dense_blocks > 0 ? plan : BesidePlan{};
+  return plan.first_blocks > 0 ? plan : BesidePlan{};
 }
 
 TilePlan plan_tile(const GemmParams& p) {

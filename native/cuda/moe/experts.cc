@@ -206,8 +206,9 @@ GemmParams shared_down(const MoeParams& p) {
 void run_products(const MoeParams& p, const Input& input) {
   const bool routed = has_routed(p), shared = has_shared(p);
   if (routed && shared) {
-    run_gemm_beside(routed_gate_up(p, input), shared_gate_up(p, input));
-    return run_gemm_beside(routed_down(p), shared_down(p));
+    run_gemm_beside(shared_gate_up(p, input), routed_gate_up(p, input));
+    run_gemm_beside(shared_down(p), routed_down(p));
+    return;
   }
   run_gemm(routed ? routed_gate_up(p, input) : shared_gate_up(p, input));
   run_gemm(routed ? routed_down(p) : shared_down(p));

@@ -124,24 +124,27 @@ TEST("group tiles follow the average number of rows an expert has") {
   CHECK_EQ(plan_tile(grouped(1024, 6, 256, 4096, 4096)).rows_m, 64);
 }
 
-TEST("few tokens take experts and the shared expert side by side, each with the blocks that its bytes need") {
+TEST("products of few rows run side by side, each with the blocks that its bytes need") {
   const auto both = [](int tokens) {
-    GemmParams experts = grouped(tokens, 6, 256, 4096, 1024), shared = dense(WeightFormat::kFp8Block128, tokens, 4096, {1024, 1024});
+    GemmParams shared = dense(WeightFormat::kFp8Block128, tokens, 4096, {1024, 1024}), experts = grouped(tokens, 6, 256, 4096, 1024);
     experts.segments[experts.num_segments++].rows = 1024;
-    experts.num_sms = 132;
     experts.paired = shared.paired = true;
-    return plan_beside(experts, shared);
+    return plan_beside(shared, experts);
   };
   const BesidePlan one = both(1);
   CHECK_EQ(one.grid, 132);
-  CHECK_EQ(one.dense_blocks, 32);  // 64 units of 132 KB and 384 of 70: two and four a block
-  CHECK(both(8).dense_blocks > 0 && both(8).dense_blocks < one.dense_blocks);
+  CHECK_EQ(one.first_blocks, 32);  // 64 units of 132 KB and 384 of 70: two and four a block
+  CHECK(both(8).first_blocks > 0 && both(8).first_blocks < one.first_blocks);
   CHECK_EQ(both(9).grid, 0);  // the shared expert takes tiles
-  GemmParams experts = grouped(1, 6, 256, 1024, 4096), shared = dense(WeightFormat::kFp8Block128, 1, 1024, {4096});
-  experts.num_sms = 132;
-  CHECK_EQ(plan_beside(experts, shared).grid, 132);
-  experts.rows = 0;
-  CHECK_EQ(plan_beside(experts, shared).grid, 0);
+  GemmParams first = dense(WeightFormat::kFp8Block128, 1, 1024, {4096}), second = grouped(1, 6, 256, 1024, 4096);
+  CHECK_EQ(plan_beside(first, second).grid, 132);
+  second.rows = 0;
+  CHECK_EQ(plan_beside(first, second).grid, 0);
+  second = dense(WeightFormat::kBF16, 1, 1024, {2048, 512});
+  CHECK_EQ(plan_beside(first, second).grid, 64 + 40);
+  CHECK_EQ(plan_beside(second, first).grid, 0);  // fp8 comes first
+  second.paired = true;
+  CHECK_EQ(plan_beside(first, second).grid, 0);
 }
 
 TEST("FP8 tensor cores take many rows of quantised weights in served numerics on sm_12x, and nothing else") {
