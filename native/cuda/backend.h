@@ -199,6 +199,7 @@ class CudaOps : public Ops {
   bool in_graph_ = false;       // this step is captured or replayed
   bool replaying_ = false;      // its operations are in the graph already
   FetchAhead coming_;           // what the sub-layer behind the next mHC launch reads
+  CombineParams uncombined_;    // of few tokens on one rank, until mHC reads it: the output is not written
   bool gather_begun_ = false;   // the next attend of a csa layer joins the gather queue
   int overlapped_ = 0, inline_ = 0;                          // gathers of this step
   int reductions_overlapped_ = 0, reductions_inline_ = 0;

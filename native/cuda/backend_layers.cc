@@ -91,6 +91,8 @@ void CudaOps::hyper(const Batch& batch, const HyperWeights* enter, const void* n
   p.norm = static_cast<const float*>(norm);
   p.partial = scratch_.hyper;
   p.ahead = std::exchange(coming_, {});
+  const CombineParams parts = std::exchange(uncombined_, {});
+  if (p.leave) p.parts = parts;
   const auto run = [&](int first, int rows) {
     const auto row = static_cast<size_t>(first), at = row * static_cast<size_t>(p.dim);
     p.tokens = rows;
@@ -168,6 +170,10 @@ void CudaOps::run_experts(const Batch& batch, const MoeWeights& weights, Array h
   p.hidden = bf16_of(hidden);
   p.output = bf16_of(output);
   begin_experts(p);
+  if (!comm_ && p.dispatched) {  // mHC, which alone reads the output, combines it
+    uncombined_ = uncombined_experts(p);
+    return;
+  }
   const int piece = reduced_piece(batch);
   for (int first = 0; first < batch.tokens; first += piece) {
     const int rows = std::min(piece, batch.tokens - first);

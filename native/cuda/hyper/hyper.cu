@@ -7,6 +7,8 @@
 #include "common/check.h"
 #include "common/convert.cuh"
 #include "common/reduce.cuh"
+#include "moe/combine.cuh"
+#include "moe/route.h"
 #include "runtime/model_config.h"
 
 namespace twelvex::cuda {
@@ -27,28 +29,64 @@ constexpr int kFewTokens = 64;                 // up to here a launch is too sho
 struct alignas(16) MixSmem {
   bf16 streams[kTokens][kSliceWidth + 8];
   float kept[kTokens][kHyperKept];
+  int32_t rows[kTokens][kMaxPicks];  // of parts
   float sums[kMixWarps][kTokens][kHyperMixes];
   float squares[kTokens][16];
 };
 static_assert(sizeof(MixSmem) <= 48 * 1024);
 
-/// New streams of the block's tokens and dims -> global and shared memory; squares per token and thread.
-__device__ __forceinline__ void leave_slice(const HyperParams& p, MixSmem& s, int first, int dim0) {
-  // 16 threads a token, 8 dims each.
-  const int t = threadIdx.x / 16, part = threadIdx.x % 16, token = first + t;
-  float squares = 0;
-  if (token < p.tokens) {
-    const size_t at = static_cast<size_t>(token) * kStreams * p.dim + dim0 + part * 8;
-    float old[kStreams][8];
+/// A thread's part of the block's slice: eight dims of a token's streams, 16 threads a token.
+struct StreamPart {
+  uint4 streams[kStreams];
+
+  __device__ __forceinline__ static int token() { return threadIdx.x / 16; }
+  __device__ __forceinline__ static int dim() { return threadIdx.x % 16 * 8; }
+
+  __device__ __forceinline__ void load(const HyperParams& p, int first, int dim0) {
+    const size_t at = static_cast<size_t>(first + token()) * kStreams * p.dim + dim0 + dim();
+    if (first + token() >= p.tokens) return;
 #pragma unroll
     for (int j = 0; j < kStreams; ++j)
-      unpack_bf16x8(*reinterpret_cast<const uint4*>(p.streams + at + static_cast<size_t>(j) * p.dim), old[j]);
-    float out[8];
-    if (p.leave)
-      unpack_bf16x8(*reinterpret_cast<const uint4*>(p.output + static_cast<size_t>(token) * p.dim + dim0 + part * 8), out);
+      streams[j] = *reinterpret_cast<const uint4*>(p.streams + at + static_cast<size_t>(j) * p.dim);
+  }
+};
+
+/// What `leave` reads of the last mix, and where parts lie -> shared memory. A barrier follows.
+template <bool kFew>
+__device__ __forceinline__ void load_kept(const HyperParams& p, MixSmem& s, int first) {
+  for (int i = threadIdx.x; i < kTokens * kHyperKept; i += kMixThreads) {
+    const int token = first + i / kHyperKept;
+    s.kept[i / kHyperKept][i % kHyperKept] =
+        token < p.tokens ? p.mix[static_cast<size_t>(token) * kHyperKept + i % kHyperKept] : 0.0f;
+  }
+  if (!kFew || p.parts.rows == nullptr) return;
+  const int token = first + StreamPart::token(), pick = threadIdx.x % 16;
+  if (token < p.tokens && pick < p.parts.picks) {
+    s.rows[StreamPart::token()][pick] = p.parts.row_of_slot[token * p.parts.picks + pick];
+  }
+}
+
+/// Eight dims of a token's sub-layer output.
+template <bool kFew>
+__device__ __forceinline__ uint4 load_output(const HyperParams& p, const MixSmem& s, int token, int dim) {
+  if (kFew && p.parts.tokens > 0) return combine_vector(p.parts, token, dim / 8, s.rows[StreamPart::token()]);
+  return *reinterpret_cast<const uint4*>(p.output + static_cast<size_t>(token) * p.dim + dim);
+}
+
+/// New streams of the block's tokens and dims -> global and shared memory; squares per token and thread.
+template <bool kFew>
+__device__ __forceinline__ void leave_slice(const HyperParams& p, MixSmem& s, const StreamPart& part, int first, int dim0) {
+  const int t = part.token(), dim = part.dim(), token = first + t;
+  float squares = 0;
+  if (token < p.tokens) {
+    const size_t at = static_cast<size_t>(token) * kStreams * p.dim + dim0 + dim;
+    float old[kStreams][8], out[8];
+    if (p.leave) unpack_bf16x8(load_output<kFew>(p, s, token, dim0 + dim), out);
+#pragma unroll
+    for (int j = 0; j < kStreams; ++j) unpack_bf16x8(part.streams[j], old[j]);
 #pragma unroll
     for (int k = 0; k < kStreams; ++k) {
-      uint4 packed;
+      uint4 packed = part.streams[k];
       if (p.leave) {
         const float post = s.kept[t][k];
         float v[8];
@@ -66,18 +104,17 @@ __device__ __forceinline__ void leave_slice(const HyperParams& p, MixSmem& s, in
 #pragma unroll
         for (int i = 0; i < 8; ++i) squares += v[i] * v[i];
       } else {
-        packed = pack_bf16x8(old[k]);
 #pragma unroll
         for (int i = 0; i < 8; ++i) squares += old[k][i] * old[k][i];
       }
-      *reinterpret_cast<uint4*>(&s.streams[t][k * kHyperSlice + part * 8]) = packed;
+      *reinterpret_cast<uint4*>(&s.streams[t][k * kHyperSlice + dim]) = packed;
     }
   } else {
 #pragma unroll
     for (int k = 0; k < kStreams; ++k)
-      *reinterpret_cast<uint4*>(&s.streams[t][k * kHyperSlice + part * 8]) = make_uint4(0, 0, 0, 0);
+      *reinterpret_cast<uint4*>(&s.streams[t][k * kHyperSlice + dim]) = make_uint4(0, 0, 0, 0);
   }
-  s.squares[t][part] = squares;
+  s.squares[t][dim / 8] = squares;
 }
 
 /// This thread's part of fn for one warp's 64 elements.
@@ -109,17 +146,22 @@ __global__ void __launch_bounds__(kMixThreads) hyper_mix_kernel(const __grid_con
     for (int k = 0; k < 4; ++k) part.load(fn, p.dim, k);
   }
   if (kFew) fetch_ahead(p.ahead);
+  // Streams and mix were written when the sub-layer was entered, rows when experts were chosen: few tokens have only the output to
+  // wait for. Entered without leaving, the streams are the launch before's.
+  StreamPart streams;
+  const bool early = kFew && p.leave;
+  if (early) {
+    streams.load(p, first, dim0);
+    load_kept<kFew>(p, s, first);
+  }
   wait_for_previous_kernel();
   let_next_kernel_start();
-  if (p.leave) {
-    for (int i = threadIdx.x; i < kTokens * kHyperKept; i += kMixThreads) {
-      const int token = first + i / kHyperKept;
-      s.kept[i / kHyperKept][i % kHyperKept] =
-          token < p.tokens ? p.mix[static_cast<size_t>(token) * kHyperKept + i % kHyperKept] : 0.0f;
-    }
-    __syncthreads();
+  if (!early) {
+    streams.load(p, first, dim0);
+    if (p.leave) load_kept<kFew>(p, s, first);
   }
-  leave_slice(p, s, first, dim0);
+  if (p.leave) __syncthreads();
+  leave_slice<kFew>(p, s, streams, first, dim0);
   if (!p.enter) return;
   __syncthreads();
   float acc[3][4] = {};
@@ -336,6 +378,10 @@ __global__ void __launch_bounds__(kFinishThreads, 2) hyper_head_kernel(const __g
 void run_hyper(const HyperParams& p, cudaStream_t queue) {
   TWELVEX_NEED(p.dim % kHyperSlice, 0);
   TWELVEX_NEED_LE(p.dim, kFinishThreads * 8 * kMaxVectors);
+  if (p.parts.tokens > 0) {
+    TWELVEX_NEED_LE(p.tokens, kFewTokens);
+    TWELVEX_NEED_LE(p.parts.picks, kMaxPicks);
+  }
   for (int first = 0; first < p.tokens; first += kHyperChunk) {
     const int count = p.tokens - first < kHyperChunk ? p.tokens - first : kHyperChunk;
     const dim3 grid((count + kTokens - 1) / kTokens, p.dim / kHyperSlice);

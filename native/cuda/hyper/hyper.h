@@ -12,6 +12,7 @@
 #include <cuda_runtime_api.h>
 
 #include "common/fetch_ahead.h"
+#include "moe/combine.h"
 
 namespace twelvex::cuda {
 
@@ -20,6 +21,7 @@ inline constexpr int kHyperKept = 20;    // post, comb: what `leave` reads
 inline constexpr int kHyperSlice = 128;  // dims of a slice
 inline constexpr int kHyperChunk = 1024; // tokens of a chunk
 
+/// Few tokens leave with streams, mix and row_of_slot that the launch before must not have written: they are read early.
 struct HyperParams {
   int tokens = 0;
   int dim = 0;                          // D, a multiple of 128, <= 8192
@@ -28,6 +30,7 @@ struct HyperParams {
   bool leave = false, enter = false;
   __nv_bfloat16* streams = nullptr;     // [T, 4, D]
   const __nv_bfloat16* output = nullptr;  // leave: [T, D]
+  CombineParams parts;                  // leave: with tokens, the output is combined from them as it is read (few tokens)
   float* mix = nullptr;                 // [T, 20] read by leave, written by enter
   const float* fn = nullptr;            // enter: [24, 4 D]
   const float* base = nullptr;          // [24]

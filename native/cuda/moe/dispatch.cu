@@ -7,7 +7,7 @@
 
 #include "arch/dependent_launch.cuh"
 #include "common/check.h"
-#include "common/convert.cuh"
+#include "moe/combine.cuh"
 #include "moe/dispatch.h"
 #include "moe/dispatch_small.cuh"
 
@@ -66,24 +66,7 @@ __global__ void __launch_bounds__(kThreads) combine_kernel(const CombineParams p
   const int token = static_cast<int>(index / vectors);
   const int64_t at = index - static_cast<int64_t>(token) * vectors;
   if (token >= p.tokens) return;
-  float sum[8] = {};
-  if (p.rows != nullptr) {
-    for (int k = 0; k < p.picks; ++k) {
-      const int row = p.row_of_slot[static_cast<int64_t>(token) * p.picks + k];
-      if (row < 0) continue;
-      float v[8];
-      unpack_bf16x8(reinterpret_cast<const uint4*>(p.rows)[static_cast<int64_t>(row) * vectors + at], v);
-#pragma unroll
-      for (int i = 0; i < 8; ++i) sum[i] += v[i];
-    }
-  }
-  if (p.shared != nullptr) {
-    float v[8];
-    unpack_bf16x8(reinterpret_cast<const uint4*>(p.shared)[index], v);
-#pragma unroll
-    for (int i = 0; i < 8; ++i) sum[i] += v[i];
-  }
-  reinterpret_cast<uint4*>(p.y)[index] = pack_bf16x8(sum);
+  reinterpret_cast<uint4*>(p.y)[index] = combine_vector(p, token, static_cast<int>(at), p.row_of_slot + int64_t{token} * p.picks);
 }
 
 }  // namespace

@@ -287,17 +287,30 @@ void begin_experts(const MoeParams& params) {
   });
 }
 
+CombineParams uncombined_experts(const MoeParams& p) {
+  CombineParams combine;
+  combine.tokens = p.tokens;
+  combine.cols = static_cast<int>(p.weights->gate.cols);
+  combine.picks = p.picks;
+  combine.row_of_slot = p.workspace.row_of_slot;
+  if (has_routed(p)) combine.rows = p.workspace.down;
+  if (has_shared(p)) combine.shared = p.workspace.shared_down;
+  combine.stream = p.stream;
+  return combine;
+}
+
 void finish_experts(const MoeParams& params, int first, int tokens) {
   for_parts(params, [&, end = first + tokens](const MoeParams& p) {
     const auto begin = static_cast<int>(p.ids - params.ids) / p.picks;  // of the part
     const int from = std::max(first - begin, 0), to = std::min(end - begin, p.tokens);
     if (from >= to) return;
     const auto token = static_cast<size_t>(from), hidden = static_cast<size_t>(p.weights->gate.cols);
-    run_combine({.tokens = to - from, .cols = static_cast<int>(hidden), .picks = p.picks,
-                 .row_of_slot = p.workspace.row_of_slot + token * static_cast<size_t>(p.picks),
-                 .rows = has_routed(p) ? p.workspace.down : nullptr,
-                 .shared = has_shared(p) ? p.workspace.shared_down + token * hidden : nullptr, .y = p.output + token * hidden,
-                 .stream = p.stream});
+    CombineParams combine = uncombined_experts(p);
+    combine.tokens = to - from;
+    combine.row_of_slot += token * static_cast<size_t>(p.picks);
+    if (combine.shared != nullptr) combine.shared += token * hidden;
+    combine.y = p.output + token * hidden;
+    run_combine(combine);
   });
 }
 

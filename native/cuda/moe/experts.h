@@ -6,6 +6,7 @@
 #include <cuda_runtime_api.h>
 
 #include "gemm/gemm.h"
+#include "moe/combine.h"
 #include "moe/route.h"
 #include "runtime/ops.h"
 
@@ -67,5 +68,7 @@ void route_experts(const RouteParams& route, const MoeParams& params);
 /// of tokens [first, first + tokens).
 void begin_experts(const MoeParams& params);
 void finish_experts(const MoeParams& params, int first, int tokens);
+/// Few tokens (`dispatched`): what finish_experts would combine, for who combines it while reading it.
+CombineParams uncombined_experts(const MoeParams& params);
 
 }  // namespace twelvex::cuda

@@ -119,6 +119,55 @@ void check_case(int tokens, int dim_i) {
   expect_close(mixes, 1e-4, std::string(text) + "cross, mix");
 }
 
+/// Leaving with the experts' rows gives the bits of combining them first.
+void check_parts(int tokens) {
+  constexpr int kDim = 1024, kPicks = 6;
+  const auto count = static_cast<size_t>(tokens);
+  std::vector<int32_t> rows(count * kPicks);
+  for (size_t i = 0; i < rows.size(); ++i) rows[i] = i % 7 == 3 ? -1 : static_cast<int32_t>(rows.size() - 1 - i);
+  const auto streams = random_bf16(count * 4 * kDim);
+  const DeviceArray<float> fn(random_f32(24 * 4 * kDim, 0.02f)), base(random_f32(24, 0.5f)), norm(random_f32(kDim, 0.2f)),
+      scale(std::vector<float>{0.7f, 0.5f, 0.9f}), kept(random_f32(count * 20)), partial(cuda::hyper_scratch_floats(kDim));
+  const DeviceArray<int32_t> row_of_slot(rows);
+  const DeviceArray<__nv_bfloat16> experts(random_bf16(rows.size() * kDim)), shared(random_bf16(count * kDim)), output(count * kDim);
+  cuda::CombineParams parts;
+  parts.tokens = tokens;
+  parts.cols = kDim;
+  parts.picks = kPicks;
+  parts.row_of_slot = row_of_slot;
+  parts.rows = experts;
+  parts.shared = shared;
+  parts.y = output;
+  const auto cross = [&](bool together) {
+    const DeviceArray<__nv_bfloat16> state(streams), hidden(count * kDim);
+    const DeviceArray<float> mix(kept.download());
+    output.poison(), hidden.poison();
+    if (!together) cuda::run_combine(parts);
+    cuda::HyperParams p;
+    p.tokens = tokens;
+    p.dim = kDim;
+    p.enter = p.leave = true;
+    p.streams = state;
+    p.output = output;
+    if (together) p.parts = parts;
+    p.mix = mix;
+    p.fn = fn;
+    p.base = base;
+    p.scale = scale;
+    p.norm = norm;
+    p.hidden = hidden;
+    p.partial = partial;
+    sync("combine");
+    cuda::run_hyper(p, nullptr);
+    sync("hyper");
+    return std::pair{state.download(), hidden.download()};
+  };
+  const auto apart = cross(false), at_once = cross(true);
+  const auto same = [](const auto& a, const auto& b) { return std::memcmp(a.data(), b.data(), a.size() * sizeof(a[0])) == 0; };
+  expect(same(apart.first, at_once.first) && same(apart.second, at_once.second),
+         std::to_string(tokens) + " tokens leave with the rows of their experts as with their sum");
+}
+
 void check_head(int dim_i) {
   const size_t dim = dim_i;
   const auto streams = random_bf16(9 * 4 * dim);
@@ -290,6 +339,7 @@ int main(int argc, char** argv) {
   check_case(1030, 256);
   check_case(19, 4096);
   check_case(3, 7168);
+  for (const int tokens : {1, 5, 16, 40}) check_parts(tokens);
   check_head(128);
   check_head(4096);
   check_rope();

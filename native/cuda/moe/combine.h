@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: MIT
+// The output of the expert sub-layer from those of its experts.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+namespace twelvex::cuda {
+
+/// y[t] = sum over k of rows[row_of_slot[t, k]] + shared[t], f32 in this order, rounded once.
+struct CombineParams {
+  int tokens = 0;                            // T
+  int cols = 0;                              // D, a multiple of 8
+  int picks = 0;                             // K
+  const int32_t* row_of_slot = nullptr;      // [T, K]
+  const __nv_bfloat16* rows = nullptr;       // [S, D]; null: no routed experts on this rank
+  const __nv_bfloat16* shared = nullptr;     // [T, D]; null: no shared expert on this rank
+  __nv_bfloat16* y = nullptr;                // [T, D]
+  cudaStream_t stream = nullptr;
+};
+void run_combine(const CombineParams& params);
+
+}  // namespace twelvex::cuda
