@@ -8,21 +8,24 @@ import { requestedModel } from '../model-names.ts';
 import { readBody } from '../schemas/parse.ts';
 import type { JsonBody } from '../schemas/parse.ts';
 import { DetokenizeBody, TokenizeChatBody, TokenizeTextBody } from '../schemas/tokenize.ts';
+import { json, jsonNumbers, jsonObject, jsonTexts, sendPieces } from '../stream/json-pieces.ts';
 import { chatInput } from './chat-request.ts';
 import type { RouteContext } from './context.ts';
 import { checkedTokens } from './generation-request.ts';
 
 export function tokenizeRoute(app: FastifyInstance, { lifecycle, config }: RouteContext): void {
-  app.post('/tokenize', async (request) => {
+  app.post('/tokenize', async (request, reply) => {
     const engine = lifecycle.engine();
     const { input, strings } = await tokenizeInput(request.body as JsonBody | undefined, engine, config);
     const tokens = await engine.encode(input);
-    return {
-      count: tokens.length,
-      max_model_len: engine.info.maxModelLen,
-      tokens: Array.from(tokens),
-      token_strs: strings ? Array.from(tokens, (token) => Buffer.from(engine.tokenBytes(token)).toString('utf8')) : null,
-    };
+    const text = (token: number): string => Buffer.from(engine.tokenBytes(token)).toString('utf8');
+    const answer = jsonObject({
+      count: json(tokens.length),
+      max_model_len: json(engine.info.maxModelLen),
+      tokens: jsonNumbers(tokens),
+      token_strs: strings ? jsonTexts(tokens, text) : json(null),
+    });
+    return sendPieces(reply, answer);
   });
 
   app.post('/detokenize', async (request) => {
