@@ -2,13 +2,8 @@
 // All-reduce between devices by every path, 8 KB to 64 MB, launched one by one and replayed in a graph, beside what the link
 // copies. Every sum is checked: the ranks' bits are equal, and equal to the host's sum.
 //   comm_bench [--devices 0,1] [--quick | --gathers]    fewer numbers of blocks; gathers alone
-#include <cstdlib>
-#include <mutex>
-#include <thread>
-
 #include "comm/communicator.h"
-#include "runtime/error.h"
-#include "support.h"
+#include "rank_threads.h"
 
 using namespace twelvex;
 using namespace twelvex::test;
@@ -199,66 +194,51 @@ void print_link(const std::vector<int>& devices) {
   std::printf("  link: access %d, performance rank %d, native atomics %d\n", access, rank, atomics);
 }
 
+void print_result(const Case& c, const Result& r, bool equal) {
+  std::printf("  %-10lld %14s %7.1f us %7.1f us %9.1f  ranks %s, %zu elements not as the host's\n",
+              static_cast<long long>(c.bytes()), c.name().c_str(), r.plain_us, r.graph_us,
+              static_cast<double>(c.bytes()) / r.graph_us / 1e3, equal ? "equal" : "DIFFER", r.wrong);
+  std::fflush(stdout);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::vector<int> devices = {0, 1};
   bool quick = false, gathers = false;
   for (int i = 1; i < argc; ++i) {
     if (std::strcmp(argv[i], "--quick") == 0) quick = true;
     if (std::strcmp(argv[i], "--gathers") == 0) gathers = true;
-    if (std::strcmp(argv[i], "--devices") != 0 || i + 1 >= argc) continue;
-    devices.clear();
-    for (const char* at = argv[++i]; *at != '\0'; at += *at == ',')
-      devices.push_back(static_cast<int>(std::strtol(at, const_cast<char**>(&at), 10)));
   }
+  std::vector<int> devices = devices_of(argc, argv, {0, 1});
   setenv("CUDA_MODULE_LOADING", "EAGER", 0);  // as the backend does, and for its reason
-  int count = 0;
-  check(cudaGetDeviceCount(&count), "counting devices");
-  if (count <= *std::max_element(devices.begin(), devices.end())) {
-    std::printf("comm_bench: SKIPPED, the machine has %d device(s)\n", count);
-    return 0;
-  }
+  if (!has_devices("comm_bench", devices)) return 0;
   print_link(devices);
-  const auto group = std::make_shared<RankGroup>(static_cast<int>(devices.size()));
   std::vector<uint64_t> hashes(devices.size());
-  std::vector<std::thread> threads;
-  for (int rank = 0; rank < static_cast<int>(devices.size()); ++rank) {
-    threads.emplace_back([&, rank] {
-      try {
-        check(cudaSetDevice(devices[static_cast<size_t>(rank)]), "cudaSetDevice");
-        Communicator comm(group, rank, devices[static_cast<size_t>(rank)]);
-        Rank self(comm, *group, rank);
-        for (const bool all : {false, true}) {
-          const double rate = self.copy_rate(all, devices.data());
-          if (rank == 0) std::printf("  peer copy of 64 MB, %s: %.1f GB/s\n", all ? "both directions" : "one direction", rate);
-        }
-        if (rank == 0) std::printf("  %-10s %14s %10s %10s %9s\n", "bytes", "path", "launched", "graph", "GB/s");
-        for (const Case& c : gathers ? std::vector<Case>{} : cases(self.has_nccl(), quick)) {
-          const Result r = self.run(c);
-          hashes[static_cast<size_t>(rank)] = r.hash;
-          group->wait();
-          if (rank == 0) {
-            const bool equal = std::count(hashes.begin(), hashes.end(), hashes[0]) == static_cast<int64_t>(hashes.size());
-            failures += !equal || (r.wrong > 0 && c.path != AllReducePath::kNccl);
-            std::printf("  %-10lld %14s %7.1f us %7.1f us %9.1f  ranks %s, %zu elements not as the host's\n",
-                        static_cast<long long>(c.bytes()), c.name().c_str(), r.plain_us, r.graph_us,
-                        static_cast<double>(c.bytes()) / r.graph_us / 1e3, equal ? "equal" : "DIFFER", r.wrong);
-            std::fflush(stdout);
-          }
-          group->wait();
-        }
-        for (const auto& [what, rows, row_bytes] : kGathers) {
-          const double us = self.gather_us(rows, row_bytes);
-          if (rank == 0) std::printf("  gather of %-34s %7.1f us\n", what, us);
-        }
-      } catch (const Error& error) {
-        std::printf("  rank %d: %s\n", rank, error.what());
-        group->fail(error.what());
-        ++failures;
+  run_ranks(static_cast<int>(devices.size()), [&](const std::shared_ptr<RankGroup>& group, int rank) {
+    const auto self = static_cast<size_t>(rank);
+    check(cudaSetDevice(devices[self]), "cudaSetDevice");
+    Communicator comm(group, rank, devices[self]);
+    Rank member(comm, *group, rank);
+    for (const bool all : {false, true}) {
+      const double rate = member.copy_rate(all, devices.data());
+      if (rank == 0) std::printf("  peer copy of 64 MB, %s: %.1f GB/s\n", all ? "both directions" : "one direction", rate);
+    }
+    if (rank == 0) std::printf("  %-10s %14s %10s %10s %9s\n", "bytes", "path", "launched", "graph", "GB/s");
+    for (const Case& c : gathers ? std::vector<Case>{} : cases(member.has_nccl(), quick)) {
+      const Result r = member.run(c);
+      hashes[self] = r.hash;
+      group->wait();
+      if (rank == 0) {
+        const bool equal = std::count(hashes.begin(), hashes.end(), hashes[0]) == static_cast<int64_t>(hashes.size());
+        failures += !equal || (r.wrong > 0 && c.path != AllReducePath::kNccl);
+        print_result(c, r, equal);
       }
-    });
-  }
-  for (std::thread& t : threads) t.join();
+      group->wait();
+    }
+    for (const auto& [what, rows, row_bytes] : kGathers) {
+      const double us = member.gather_us(rows, row_bytes);
+      if (rank == 0) std::printf("  gather of %-34s %7.1f us\n", what, us);
+    }
+  });
   return finish("comm_bench");
 }

@@ -3,15 +3,10 @@
 // reads their sums, without the all-reduce, with it between them, and with the all-reduce of a piece of rows beside the crossing
 // of the piece before (and the combination of the next). The bits of all are compared.
 //   overlap_bench [--devices 0,1]
-#include <cstdlib>
-#include <thread>
-
 #include "comm/communicator.h"
-#include "common/device.h"
 #include "hyper/hyper.h"
 #include "moe/experts.h"
-#include "runtime/error.h"
-#include "support.h"
+#include "rank_threads.h"
 
 using namespace twelvex;
 using namespace twelvex::test;
@@ -278,31 +273,17 @@ void measure(Rank& rank, RankGroup& group, std::vector<uint64_t>& hashes, size_t
 
 }  // namespace
 
-int main() {
-  setenv("CUDA_MODULE_LOADING", "EAGER", 0);
-  int count = 0;
-  check(cudaGetDeviceCount(&count), "counting devices");
-  if (count < 2) {
-    std::printf("overlap_bench: SKIPPED, the machine has %d device(s)\n", count);
-    return 0;
-  }
-  const auto group = std::make_shared<RankGroup>(2);
-  std::vector<uint64_t> hashes(2);
-  std::vector<std::thread> threads;
-  for (int r = 0; r < 2; ++r) {
-    threads.emplace_back([&, r] {
-      try {
-        check(cudaSetDevice(r), "cudaSetDevice");
-        Communicator comm(group, r, r);
-        Rank rank(comm, r);
-        measure(rank, *group, hashes, static_cast<size_t>(r));
-      } catch (const Error& error) {
-        std::printf("  rank %d: %s\n", r, error.what());
-        group->fail(error.what());
-        ++failures;
-      }
-    });
-  }
-  for (std::thread& t : threads) t.join();
+int main(int argc, char** argv) {
+  const std::vector<int> devices = devices_of(argc, argv, {0, 1});
+  setenv("CUDA_MODULE_LOADING", "EAGER", 0);  // as the backend does, and for its reason
+  if (!has_devices("overlap_bench", devices)) return 0;
+  std::vector<uint64_t> hashes(devices.size());
+  run_ranks(static_cast<int>(devices.size()), [&](const std::shared_ptr<RankGroup>& group, int r) {
+    const auto self = static_cast<size_t>(r);
+    check(cudaSetDevice(devices[self]), "cudaSetDevice");
+    Communicator comm(group, r, devices[self]);
+    Rank rank(comm, r);
+    measure(rank, *group, hashes, self);
+  });
   return finish("overlap_bench");
 }

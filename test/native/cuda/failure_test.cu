@@ -6,11 +6,11 @@
 #include <cstdlib>
 
 #include "backend.h"
+#include "rank_threads.h"
 #include "runtime/checkpoint.h"
 #include "runtime/error.h"
 #include "runtime/model.h"
 #include "runtime/weights.h"
-#include "support.h"
 
 using namespace twelvex;
 using namespace twelvex::test;
@@ -159,9 +159,7 @@ void check_load() {
 
 int main(int argc, char** argv) {
   start("failure", argc, argv);
-  for (int i = 1; i + 1 < argc; ++i) {
-    if (std::strcmp(argv[i], "--devices") == 0) devices = {std::atoi(argv[i + 1]), std::atoi(std::strchr(argv[i + 1], ',') + 1)};
-  }
+  devices = devices_of(argc, argv, devices);
   try {
     check_recovery();
     check_load();

@@ -1,12 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Collectives among ranks that are threads of this process, on one device or, with --devices A,B, on several: sums and their
-// bits, gathers, replay in a graph, and the end of a wait for a rank that does not come. With --bench: time by message size.
-#include <cstdlib>
-#include <thread>
-
+// bits, gathers, replay in a graph, and the end of a wait for a rank that does not come. bench/native/comm_bench.cc times them.
 #include "comm/communicator.h"
-#include "runtime/error.h"
-#include "support.h"
+#include "rank_threads.h"
 
 using namespace twelvex;
 using namespace twelvex::test;
@@ -21,30 +17,18 @@ std::vector<int> devices = {0, 0};
 
 /// Runs `body` as one thread a rank, with its device and a stream of its own.
 void on_ranks(const std::function<void(Communicator&, int, cudaStream_t)>& body) {
-  const int ranks = static_cast<int>(devices.size());
-  const auto group = std::make_shared<RankGroup>(ranks);
-  std::vector<std::thread> threads;
-  for (int rank = 0; rank < ranks; ++rank) {
-    threads.emplace_back([&, rank] {
-      try {
-        check(cudaSetDevice(devices[rank]), "cudaSetDevice");
-        cudaStream_t stream;
-        check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
-        {
-          Communicator comm(group, rank, devices[rank]);
-          body(comm, rank, stream);
-          check(cudaStreamSynchronize(stream), "stream");
-          group->wait();
-        }
-        cudaStreamDestroy(stream);
-      } catch (const Error& error) {
-        std::printf("  rank %d: %s\n", rank, error.what());
-        group->fail(error.what());
-        ++failures;
-      }
-    });
-  }
-  for (std::thread& t : threads) t.join();
+  run_ranks(static_cast<int>(devices.size()), [&](const std::shared_ptr<RankGroup>& group, int rank) {
+    check(cudaSetDevice(devices[rank]), "cudaSetDevice");
+    cudaStream_t stream;
+    check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
+    {
+      Communicator comm(group, rank, devices[rank]);
+      body(comm, rank, stream);
+      check(cudaStreamSynchronize(stream), "stream");
+      group->wait();
+    }
+    cudaStreamDestroy(stream);
+  });
 }
 
 /// Inputs of every rank and the sum that all have to get.
@@ -288,47 +272,12 @@ void test_every_rank_alone() {
   }
 }
 
-void bench() {
-  for (const size_t count : {size_t{4096}, size_t{12288}, size_t{65536}, size_t{131072}, size_t{1} << 20, size_t{1} << 24}) {
-    double us = 0;
-    on_ranks([&](Communicator& comm, int rank, cudaStream_t stream) {
-      const DeviceArray<bf16> array(count);
-      check(cudaMemset(array, 0, count * 2), "zero");
-      const PeerPointers peers = comm.exchange(array);
-      cudaEvent_t begin, end;
-      cudaEventCreate(&begin), cudaEventCreate(&end);
-      std::vector<float> times;
-      for (int i = 0; i < 20; ++i) {
-        comm.exchange(nullptr);
-        cudaEventRecord(begin, stream);
-        for (int j = 0; j < 10; ++j) comm.all_reduce(peers, static_cast<int64_t>(count), stream);
-        cudaEventRecord(end, stream);
-        check(cudaEventSynchronize(end), "all_reduce");
-        float ms = 0;
-        cudaEventElapsedTime(&ms, begin, end);
-        times.push_back(ms * 100);
-      }
-      std::sort(times.begin(), times.end());
-      if (rank == 0) us = times[times.size() / 2];
-      cudaEventDestroy(begin), cudaEventDestroy(end);
-    });
-    std::printf("  all-reduce of %9zu bytes, %zu ranks  %8.1f us  %6.1f GB/s\n", count * 2, devices.size(), us,
-                count * 2 / us / 1e3);
-  }
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
-  const bool timed = start("comm", argc, argv);
+  start("comm", argc, argv);
   test_every_rank_alone();
-  devices = {0, 0};
-  for (int i = 1; i + 1 < argc; ++i) {
-    if (std::strcmp(argv[i], "--devices") != 0) continue;
-    devices.clear();
-    for (const char* at = argv[i + 1]; *at != '\0'; at += *at == ',')
-      devices.push_back(static_cast<int>(std::strtol(at, const_cast<char**>(&at), 10)));
-  }
+  devices = devices_of(argc, argv, {0, 0});
   if (brief && devices[0] == devices[1]) return finish("comm");
   test_all_reduce({8, 4096, 12288, 262144, 40, 262152, 5 * 4096, 1000008, 64}, 30);
   test_part(4096, 3 * 4096, 10 * 4096);
@@ -339,6 +288,5 @@ int main(int argc, char** argv) {
   test_all_gather(3, 2048);
   test_all_gather(37, 2053);
   test_lost_rank();
-  if (timed) bench();
   return finish("comm");
 }

@@ -2,15 +2,11 @@
 // Two ranks on two devices: the oracles' bounds, both ranks' bits after every sum over ranks, sums in pieces against sums in
 // line, and greedy text beside that of one rank. Run from the repository's root; with fewer devices it says so and does nothing.
 // --bench: prefill with and without overlapped sums.
-#include <cstdlib>
-#include <thread>
-
 #include "backend.h"
 #include "bare_model.h"
 #include "choices.h"
 #include "oracle_truth.h"
-#include "runtime/error.h"
-#include "support.h"
+#include "rank_threads.h"
 
 using namespace twelvex;
 using namespace twelvex::test;
@@ -65,26 +61,15 @@ using RankModel = BareModel<CheckedOps>;
 
 /// Runs `body` on every rank's thread with its model; rank's device = rank.
 void on_ranks(const std::string& model, const BareOptions& options, const std::function<void(RankModel&, int)>& body) {
-  const auto group = std::make_shared<RankGroup>(kRanks);
-  std::vector<std::thread> threads;
-  for (int rank = 0; rank < kRanks; ++rank) {
-    threads.emplace_back([&, rank] {
-      try {
-        BareOptions mine = options;
-        mine.shape = {rank, kRanks};
-        mine.group = group;
-        mine.device = rank;
-        RankModel loaded(model, mine);
-        body(loaded, rank);
-        group->wait();
-      } catch (const Error& error) {
-        std::printf("  rank %d: %s\n", rank, error.what());
-        group->fail(error.what());
-        ++failures;
-      }
-    });
-  }
-  for (std::thread& thread : threads) thread.join();
+  run_ranks(kRanks, [&](const std::shared_ptr<RankGroup>& group, int rank) {
+    BareOptions mine = options;
+    mine.shape = {rank, kRanks};
+    mine.group = group;
+    mine.device = rank;
+    RankModel loaded(model, mine);
+    body(loaded, rank);
+    group->wait();
+  });
 }
 
 BareOptions demo_options() {
@@ -372,11 +357,7 @@ void bench() {
 int main(int argc, char** argv) {
   const bool timed = start("two_gpus", argc, argv);
   setenv("CUDA_MODULE_LOADING", "EAGER", 0);  // as the backend does, but before the first call
-  int devices = 0;
-  if (cudaGetDeviceCount(&devices) != cudaSuccess || devices < kRanks) {
-    std::printf("two_gpus: SKIPPED, %d device(s) here\n", devices);
-    return 0;
-  }
+  if (!has_devices("two_gpus", {kRanks - 1})) return 0;
   try {
     BareOptions demo = demo_options();
     check_bits("demo", "models/demo", demo, 4096);
