@@ -51,7 +51,12 @@ export class Intake {
     this.#preparing.add(entry);
     try {
       const prompt = await prompts.prepare(request.input, request.signal);
-      checkPromptLength(prompt.tokens.length, request.maxTokens, limits.maxModelLen);
+      checkPromptLength({
+        promptTokens: prompt.tokens.length,
+        maxTokens: request.maxTokens,
+        maxModelLen: limits.maxModelLen,
+        param: request.input.kind === 'chat' ? 'messages' : 'prompt',
+      });
       return { prompt, matchers: await constraints.open(request, prompt, completionRoom(request, prompt, limits)) };
     } catch (error) {
       if (request.signal?.aborted === true) return undefined;

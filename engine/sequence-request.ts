@@ -9,6 +9,15 @@ import type { GenerationRequest, SamplingOptions } from './types.ts';
 
 const MAX_LOGPROBS = 20;
 
+/** Numbers go to native in single precision. What would leave its range there is moved to the nearest that says the same. */
+const LEAST_TOP_P = 1e-6;
+const MOST_MIN_P = 1 - 2 ** -24;
+/** Below this, dividing by the temperature overflows; the best token is all that is left. */
+const LEAST_TEMPERATURE = 1e-5;
+const MOST_TEMPERATURE = 1e6;
+const PENALTY_RANGE = [0.01, 100] as const;
+const MOST_ADDED_PENALTY = 1e6;
+
 export interface ModelLimits {
   vocabSize: number;
   maxModelLen: number;
@@ -23,22 +32,19 @@ export function checkRequest(request: GenerationRequest, { vocabSize }: ModelLim
   const above = (name: string, value: number, low: number): void =>
     demand(Number.isFinite(value) && value >= low, name, `${name} must be at least ${low}, got ${value}`);
   demand(Number.isInteger(request.n) && request.n >= 1, 'n', `n must be a positive integer, got ${request.n}`);
-  above('temperature', sampling.temperature, 0);
-  demand(sampling.topP > 0 && sampling.topP <= 1, 'top_p', `top_p must be in (0, 1], got ${sampling.topP}`);
-  demand(sampling.minP >= 0 && sampling.minP < 1, 'min_p', `min_p must be in [0, 1), got ${sampling.minP}`);
+  const between = (name: string, value: number, low: number, high: number): void =>
+    demand(value >= low && value <= high, name, `${name} must be from ${low} to ${high}, got ${value}`);
+  between('temperature', sampling.temperature, 0, MOST_TEMPERATURE);
+  between('top_p', sampling.topP, 0, 1);
+  between('min_p', sampling.minP, 0, 1);
   demand(
-    Number.isInteger(sampling.topK) && sampling.topK >= 0 && sampling.topK < 2 ** 31,
+    Number.isInteger(sampling.topK) && sampling.topK >= 0,
     'top_k',
     `top_k must be 0 or a positive integer, got ${sampling.topK}`,
   );
-  const repetition = sampling.repetitionPenalty;
-  demand(repetition > 0 && Number.isFinite(repetition), 'repetition_penalty', `must be above 0, got ${repetition}`);
-  for (const [name, value] of [
-    ['presence_penalty', sampling.presencePenalty],
-    ['frequency_penalty', sampling.frequencyPenalty],
-  ] as const) {
-    demand(Number.isFinite(value), name, `${name} must be a number, got ${value}`);
-  }
+  between('repetition_penalty', sampling.repetitionPenalty, ...PENALTY_RANGE);
+  between('presence_penalty', sampling.presencePenalty, -MOST_ADDED_PENALTY, MOST_ADDED_PENALTY);
+  between('frequency_penalty', sampling.frequencyPenalty, -MOST_ADDED_PENALTY, MOST_ADDED_PENALTY);
   if (request.maxTokens !== undefined) above('max_tokens', request.maxTokens, 0);
   for (const [name, value] of [
     ['logprobs', request.logprobs],
@@ -111,6 +117,10 @@ function sequenceSampling(options: SamplingOptions, vocabSize: number): Sequence
   const { logitBias, allowedTokens, seed, ...numbers } = options;
   return {
     ...numbers,
+    temperature: numbers.temperature < LEAST_TEMPERATURE ? 0 : numbers.temperature,
+    topP: Math.max(numbers.topP, LEAST_TOP_P),
+    minP: Math.min(numbers.minP, MOST_MIN_P),
+    topK: Math.min(numbers.topK, vocabSize),
     seed: seed ?? randomBytes(8).readBigUInt64LE(),
     bias: { tokens: Int32Array.from(logitBias?.keys() ?? []), values: Float32Array.from(logitBias?.values() ?? []) },
     ...(allowedTokens === undefined ? {} : { mask: maskOf(allowedTokens, vocabSize) }),

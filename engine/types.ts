@@ -65,9 +65,9 @@ export type PromptInput = ChatInput | FimInput | { kind: 'text'; text: string } 
 
 export interface SamplingOptions {
   temperature: number; // 0 = greedy
-  topP: number;
+  topP: number; // 0 to 1; 0 = the best token alone
   topK: number; // 0 = off
-  minP: number;
+  minP: number; // 0 to 1
   repetitionPenalty: number;
   presencePenalty: number;
   frequencyPenalty: number;

@@ -153,8 +153,8 @@ function fromEngine(error: EngineError): HttpError {
 /** Agents recognise this by its text, so the wording is OpenAI's. */
 function contextLengthExceeded(promptTokens: number, maxModelLen: number, param: string): HttpError {
   const message =
-    `This model's maximum context length is ${maxModelLen} tokens. However, your messages resulted in ${promptTokens} tokens. ` +
-    'Please reduce the length of the messages.';
+    `This model's maximum context length is ${maxModelLen} tokens. However, your ${param} resulted in ${promptTokens} tokens. ` +
+    `Please reduce the length of the ${param}.`;
   return new HttpError(engineErrors.CONTEXT_LENGTH_EXCEEDED, message, {
     param,
     extra: { n_prompt_tokens: promptTokens, n_ctx: maxModelLen },

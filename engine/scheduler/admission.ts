@@ -38,17 +38,25 @@ export function admit(tokens: number, queue: QueueState, limits: QueueLimits): v
   }
 }
 
+export interface PromptLength {
+  promptTokens: number;
+  maxTokens: number | undefined;
+  maxModelLen: number;
+  /** Field that the prompt came in. */
+  param: 'messages' | 'prompt';
+}
+
 /**
  * @throws EngineError CONTEXT_LENGTH_EXCEEDED when no token could be sampled behind the prompt, INVALID_REQUEST when it is
  * empty.
  */
-export function checkPromptLength(promptTokens: number, maxTokens: number | undefined, maxModelLen: number): void {
+export function checkPromptLength({ promptTokens, maxTokens, maxModelLen, param }: PromptLength): void {
   if (promptTokens === 0) throw new EngineError('INVALID_REQUEST', 'the prompt is empty', { param: 'prompt' });
   const room = maxTokens === 0 ? maxModelLen : maxModelLen - 1;
   if (promptTokens <= room) return;
   throw new EngineError(
     'CONTEXT_LENGTH_EXCEEDED',
     `This model's maximum context length is ${maxModelLen} tokens. However, your prompt has ${promptTokens} tokens.`,
-    { promptTokens, maxModelLen },
+    { promptTokens, maxModelLen, param },
   );
 }

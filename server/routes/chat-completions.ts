@@ -3,8 +3,9 @@
 
 import type { FastifyInstance } from 'fastify';
 import type { ChatInput, GenerationRequest, ModelInfo } from '../../engine/index.ts';
+import { invalid } from '../errors.ts';
 import { requestedModel } from '../model-names.ts';
-import { ChatCompletionBody } from '../schemas/chat-completions.ts';
+import { ChatCompletionBody, unsupportedChatFields } from '../schemas/chat-completions.ts';
 import { readBody } from '../schemas/parse.ts';
 import type { JsonBody } from '../schemas/parse.ts';
 import { ChatAnswer } from '../stream/chat-answer.ts';
@@ -22,7 +23,7 @@ export function chatCompletionsRoute(app: FastifyInstance, context: RouteContext
     const engine = context.lifecycle.engine();
     const source = request.body as JsonBody | undefined;
     const body = await readBody(ChatCompletionBody, source);
-    refuseUnsupported(source?.value);
+    refuseUnsupported(source?.value, unsupportedChatFields);
     const model = requestedModel(body.model, context.config, engine.info.id);
     const input = chatInput(body, source!, { config: context.config, info: engine.info, model });
     const options = {
@@ -57,6 +58,9 @@ interface Translated {
 
 function generationOf({ body, input, grammar, info, id }: Translated): GenerationRequest {
   const maxTokens = body.max_completion_tokens ?? body.max_tokens;
+  if (body.top_logprobs !== undefined && body.top_logprobs > 0 && body.logprobs !== true) {
+    throw invalid('top_logprobs is only allowed with logprobs: true', 'top_logprobs');
+  }
   return {
     id,
     input,

@@ -52,7 +52,7 @@ export function formatPrompt(format: AnswerFormat, source: JsonBody): ChatInput[
 }
 
 /** The format of a chat completion; the schema may also stand directly in it, as llama.cpp's clients put it. */
-export function responseFormat(body: ChatCompletionBody, source: JsonBody): AnswerFormat | undefined {
+export function responseFormat(body: Pick<ChatCompletionBody, 'response_format'>, source: JsonBody): AnswerFormat | undefined {
   const given = body.response_format;
   if (given === undefined) return undefined;
   if (given.type !== 'json_schema' && given.type !== 'structural_tag' && given.schema === undefined) return { type: given.type };
@@ -66,7 +66,7 @@ export function responseFormat(body: ChatCompletionBody, source: JsonBody): Answ
 /** @throws HttpError when several grammars are asked for, or one that makes no sense. */
 export function grammarOf(body: ChatCompletionBody | CompletionBody, source: JsonBody): Grammar | undefined {
   const asked: Grammar[] = [];
-  const format = 'messages' in body ? responseFormat(body, source) : undefined;
+  const format = responseFormat(body, source);
   const byFormat = format && formatGrammar(format, source, 'response_format');
   if (byFormat !== undefined) asked.push(byFormat);
   asked.push(...structuredOutputs(body, source), ...guided(body, source));
@@ -88,7 +88,17 @@ function structuredOutputs(body: ChatCompletionBody | CompletionBody, source: Js
   const tag = givenMember(node, 'structural_tag');
   if (tag !== undefined) specs.push({ spec: tagSpec(tag, source), param: 'structured_outputs.structural_tag' });
   if (given.json_object === true) specs.push({ spec: { kind: 'json-object' }, param: 'structured_outputs.json_object' });
+  if (specs.length === 0) refuseOtherKinds(source);
   return specs;
+}
+
+/** Switches beside a grammar, such as vLLM's disable_fallback, ask for nothing by themselves. */
+function refuseOtherKinds({ value }: JsonBody): void {
+  const { structured_outputs: given } = value as { structured_outputs: Record<string, unknown> };
+  const kind = Object.keys(given).find((key) => typeof given[key] !== 'boolean' && given[key] !== null);
+  if (kind === undefined) return;
+  const message = `structured_outputs: expected json, json_object, regex, choice, grammar or structural_tag, got ${kind}`;
+  throw invalid(message, 'structured_outputs');
 }
 
 function guided(body: ChatCompletionBody | CompletionBody, source: JsonBody): Grammar[] {

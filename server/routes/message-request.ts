@@ -52,7 +52,7 @@ export function messagesSampling(body: MessagesBody, context: ChatContext): Samp
   const { generationDefaults } = context.info;
   return {
     temperature: body.temperature ?? generationDefaults.temperature,
-    topP: body.top_p === undefined || body.top_p === 0 ? generationDefaults.topP : body.top_p,
+    topP: body.top_p ?? generationDefaults.topP,
     topK: body.top_k ?? 0,
     minP: 0,
     repetitionPenalty: 1,

@@ -5,7 +5,7 @@
 import type { FastifyInstance } from 'fastify';
 import type { Engine, PromptInput } from '../../engine/index.ts';
 import { requestedModel } from '../model-names.ts';
-import { ChatCompletionBody } from '../schemas/chat-completions.ts';
+import { ChatCompletionBody, unsupportedChatFields } from '../schemas/chat-completions.ts';
 import { CompletionBody } from '../schemas/completions.ts';
 import { readBody } from '../schemas/parse.ts';
 import type { JsonBody } from '../schemas/parse.ts';
@@ -21,7 +21,7 @@ export function renderRoutes(app: FastifyInstance, { lifecycle, config }: RouteC
     const engine = lifecycle.engine();
     const source = request.body as JsonBody | undefined;
     const body = await readBody(ChatCompletionBody, source);
-    refuseUnsupported(source?.value);
+    refuseUnsupported(source?.value, unsupportedChatFields);
     const model = requestedModel(body.model, config, engine.info.id);
     const input = chatInput(body, source!, { config, info: engine.info, model });
     // vLLM's answer names features of images here; a text model has none.

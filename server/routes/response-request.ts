@@ -63,7 +63,7 @@ export function responsesInput(body: ResponsesBody, source: JsonBody, context: C
 export function responsesSampling(body: ResponsesBody, { info }: ChatContext): SamplingOptions {
   return {
     temperature: body.temperature ?? info.generationDefaults.temperature,
-    topP: body.top_p === undefined || body.top_p === 0 ? info.generationDefaults.topP : body.top_p,
+    topP: body.top_p ?? info.generationDefaults.topP,
     topK: 0,
     minP: 0,
     repetitionPenalty: 1,

@@ -2,7 +2,7 @@
 // Body of POST /v1/chat/completions. Unknown fields are ignored; fields of DeepSeek, vLLM and SGLang clients are known.
 
 import { z } from 'zod';
-import { boolean, generationFields, integerIn, limits, optional, string } from './common.ts';
+import { boolean, generationFields, integerIn, limits, optional, string, unsupportedFields } from './common.ts';
 
 const textPart = z.object({ type: z.literal('text'), text: string() });
 /** A part of another kind: allowed in tool results, where its kind is named to the model; refused elsewhere. */
@@ -42,7 +42,13 @@ const message = z.discriminatedUnion(
 
 const tool = z.object({
   type: string(),
-  function: optional(z.object({ name: string().min(1, 'must not be empty'), strict: optional(boolean()) })),
+  function: optional(
+    z.object({
+      name: string().min(1, 'must not be empty'),
+      parameters: optional(z.looseObject({})),
+      strict: optional(boolean()),
+    }),
+  ),
 });
 
 const toolChoice = z.union([
@@ -86,13 +92,11 @@ export const ChatCompletionBody = z.object({
   ),
   continue_final_message: optional(boolean()),
   add_generation_prompt: optional(boolean()),
-  response_format: optional(
-    z.object({
-      type: string(),
-      json_schema: optional(z.object({ strict: optional(boolean()), schema: z.unknown().optional() })),
-      schema: z.unknown().optional(),
-    }),
-  ),
 });
+
+export const unsupportedChatFields = {
+  ...unsupportedFields,
+  echo: { message: 'echo is not supported in chats; use /v1/completions', harmless: (value: unknown) => value === false },
+};
 
 export type ChatCompletionBody = z.infer<typeof ChatCompletionBody>;

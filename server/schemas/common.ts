@@ -50,6 +50,11 @@ export const logitBias = z
   .record(z.string().regex(/^\d+$/, 'expected token ids as keys'), numberIn(-100, 100), expected('an object'))
   .refine((bias) => Object.keys(bias).length <= limits.logitBias, `at most ${limits.logitBias} entries`);
 
+/** Clients draw seeds from 64 bits, which JavaScript's safe integers do not hold; the nearest number is as good a seed. */
+const seed = z
+  .number(expected('a whole number'))
+  .refine((value) => Number.isInteger(value) && Math.abs(value) <= 2 ** 64, 'expected a whole number of 64 bits');
+
 const tokenId = integerIn(0, 2 ** 31 - 1);
 
 const grammarFields = {
@@ -71,15 +76,13 @@ export const generationFields = {
   n: optional(integerIn(1, limits.choices)),
   best_of: optional(integerIn(1, limits.choices)),
   temperature: optional(numberIn(0, 2)),
-  top_p: optional(z.number(expected('a number')).gt(0, 'expected a number above 0').max(1, 'expected a number up to 1')),
+  top_p: optional(numberIn(0, 1)),
   top_k: optional(integerIn(-1, 2 ** 31 - 1)),
   min_p: optional(numberIn(0, 1)),
   presence_penalty: optional(numberIn(-2, 2)),
   frequency_penalty: optional(numberIn(-2, 2)),
-  repetition_penalty: optional(
-    z.number(expected('a number')).gt(0, 'expected a number above 0').max(10, 'expected a number up to 10'),
-  ),
-  seed: optional(z.int({ error: 'expected a whole number' })),
+  repetition_penalty: optional(numberIn(0.01, 10)),
+  seed: optional(seed),
   stop: optional(
     z.union([
       stopString,
@@ -92,6 +95,13 @@ export const generationFields = {
   min_tokens: optional(integerIn(0, 2 ** 31 - 1)),
   logit_bias: optional(logitBias),
   allowed_token_ids: optional(z.array(tokenId, expected('an array')).max(2 ** 17, 'too many ids')),
+  response_format: optional(
+    z.object({
+      type: string(),
+      json_schema: optional(z.object({ strict: optional(boolean()), schema: z.unknown().optional() })),
+      schema: z.unknown().optional(),
+    }),
+  ),
   structured_outputs: optional(
     z.object({
       json: z.unknown().optional(),
@@ -128,6 +138,8 @@ export const unsupportedFields: Record<string, { message: string; harmless?: (va
   best_of: { message: 'best_of is not supported; use n' },
   web_search_options: { message: 'web search is not supported' },
   // What clients of vLLM, SGLang and llama.cpp send: an answer without it would not be what they asked for.
+  return_prompt_text: { message: 'return_prompt_text is not supported; see /v1/chat/completions/render', harmless: isFalse },
+  truncate_prompt_tokens: { message: 'truncate_prompt_tokens is not supported; shorten the prompt' },
   prompt_logprobs: { message: 'prompt_logprobs is not supported; use echo with logprobs on /v1/completions' },
   return_token_ids: { message: 'return_token_ids is not supported; see /tokenize', harmless: isFalse },
   return_tokens_as_token_ids: { message: 'return_tokens_as_token_ids is not supported', harmless: isFalse },

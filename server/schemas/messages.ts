@@ -61,7 +61,8 @@ export const CountTokensBody = z.object({
 export const MessagesBody = CountTokensBody.extend({
   max_tokens: integerIn(1, 2 ** 31 - 1),
   stream: optional(boolean()),
-  temperature: optional(numberIn(0, 1)),
+  /** Anthropic stops at 1, DeepSeek's endpoint of the same form at 2. */
+  temperature: optional(numberIn(0, 2)),
   top_p: optional(numberIn(0, 1)),
   top_k: optional(integerIn(0, 2 ** 31 - 1)),
   stop_sequences: optional(

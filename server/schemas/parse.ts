@@ -26,7 +26,7 @@ export async function readBody<T>(schema: z.ZodType<T>, body: JsonBody | undefin
 /** @throws HttpError 400 with `param` as a path such as messages[2].content. */
 export function parseBody<T>(schema: z.ZodType<T>, body: JsonBody | undefined): T {
   if (body === undefined) throw invalid('the request needs a JSON body', undefined, 'missing_required_parameter');
-  const result = schema.safeParse(body.value);
+  const result = schema.safeParse(body.value, { error: plainly });
   if (result.success) return result.data;
   const issue = mostSpecific(result.error.issues[0]!);
   const param = pathText(issue.path);
@@ -34,9 +34,36 @@ export function parseBody<T>(schema: z.ZodType<T>, body: JsonBody | undefined): 
   if (given === undefined && issue.path.length > 0 && issue.code !== 'custom') {
     throw invalid(`${param} is required`, param, 'missing_required_parameter');
   }
-  const code = issue.code === 'invalid_type' || issue.code === 'invalid_union' ? 'invalid_type' : 'invalid_value';
+  const code = isWrongType(issue, given) ? 'invalid_type' : 'invalid_value';
   const subject = param === '' ? 'the body' : param;
-  throw invalid(`${subject}: ${issue.message}${shown(given)}`, param === '' ? undefined : param, code);
+  throw invalid(
+    `${subject}: ${issue.message}${issue.code === 'invalid_key' ? '' : shown(given)}`,
+    param === '' ? undefined : param,
+    code,
+  );
+}
+
+const typeNames: Record<string, string> = {
+  object: 'an object',
+  record: 'an object',
+  array: 'an array',
+  string: 'a string',
+  number: 'a number',
+  int: 'a whole number',
+  boolean: 'true or false',
+};
+
+/** What was expected, where a schema does not say it in words of its own. */
+function plainly(issue: z.core.$ZodRawIssue): string | undefined {
+  if (issue.code === 'invalid_type') return `expected ${typeNames[issue.expected] ?? issue.expected}`;
+  if (issue.code === 'invalid_value') return `expected ${issue.values.map(String).join(', ')}`;
+  return issue.code === 'invalid_key' ? issue.issues[0]?.message : undefined;
+}
+
+/** Of a union told apart by a word, a word that is none of them is a wrong value. */
+function isWrongType(issue: Issue, given: unknown): boolean {
+  if (issue.code === 'invalid_union') return issue.discriminator === undefined || typeof given !== 'string';
+  return issue.code === 'invalid_type';
 }
 
 /** Of a union, the branch that got furthest: its mistake is the one that was meant. */
@@ -68,5 +95,6 @@ const longestShown = 60;
 function shown(value: unknown): string {
   if (value === null || typeof value === 'number' || typeof value === 'boolean') return `, got ${value}`;
   if (typeof value === 'string') return value.length <= longestShown ? `, got ${JSON.stringify(value)}` : ', got a string';
-  return value === undefined ? '' : `, got ${Array.isArray(value) ? 'an array' : 'an object'}`;
+  if (Array.isArray(value)) return value.length === 0 ? ', got []' : `, got an array of ${value.length}`;
+  return value === undefined ? '' : ', got an object';
 }

@@ -55,9 +55,30 @@ async function idsOf(prompt: string): Promise<number[]> {
 describe('sampling', () => {
   test('of the best token alone is greedy: top_k 1, a tiny top_p, min_p near 1', async () => {
     const greedy = await textOf(story);
-    for (const fields of [{ top_k: 1 }, { top_p: 1e-6 }, { min_p: 0.999 }]) {
+    for (const fields of [{ top_k: 1 }, { top_p: 1e-6 }, { top_p: 0 }, { min_p: 0.999 }, { min_p: 1 }]) {
       assert.equal(await textOf({ ...story, temperature: 1, seed: 3, ...fields }), greedy, JSON.stringify(fields));
     }
+  });
+
+  test('takes numbers that 32 bits cannot hold: they fail neither their own step nor that of others', async () => {
+    const others = Array.from({ length: 3 }, (_, seed) => textOf({ ...story, max_tokens: 200, ignore_eos: true, seed }));
+    const edges = [
+      { top_p: 1e-300 },
+      { top_p: 1e-40 },
+      { top_p: 0.999999999999 },
+      { min_p: 0.999999999999 },
+      { top_k: 2 ** 31 - 1 },
+      { temperature: 1e-300 },
+      { temperature: 1e-40 },
+      { presence_penalty: 1e-300, frequency_penalty: -1e-300 },
+      { logit_bias: { 5: 1e-300 } },
+      { seed: 2 ** 63, priority: -(2 ** 53) + 1, min_tokens: 2 ** 31 - 1 },
+    ];
+    for (const fields of edges) {
+      const { choices } = await complete({ ...story, temperature: 1, max_tokens: 3, ...fields });
+      assert.equal(choices[0]?.finish_reason, 'length', JSON.stringify(fields));
+    }
+    for (const text of await Promise.all(others)) assert.ok(text.length > 0);
   });
 
   test('with a temperature differs between seeds and not with one', async () => {

@@ -207,13 +207,13 @@ test('requests that can never be served are refused in place of the first batch'
   const { maxModelLen } = run.sizes;
   const long = await refusal(run.engine, generationRequest(promptOf(1, maxModelLen)));
   assert.equal(long.code, 'CONTEXT_LENGTH_EXCEEDED');
-  assert.deepEqual(long.details, { promptTokens: maxModelLen, maxModelLen });
+  assert.deepEqual(long.details, { promptTokens: maxModelLen, maxModelLen, param: 'prompt' });
   const cases: [Partial<GenerationRequest>, string][] = [
     [{ input: { kind: 'tokens', tokens: new Int32Array(0) } }, 'prompt'],
     [{ input: { kind: 'tokens', tokens: Int32Array.of(64) } }, 'prompt'],
     [{ n: 0 }, 'n'],
     [{ logprobs: 21 }, 'logprobs'],
-    [{ sampling: { ...good.sampling, topP: 0 } }, 'top_p'],
+    [{ sampling: { ...good.sampling, topP: 1.5 } }, 'top_p'],
     [{ sampling: { ...good.sampling, temperature: NaN } }, 'temperature'],
     [{ sampling: { ...good.sampling, logitBias: new Map([[64, 1]]) } }, 'logit_bias'],
     [{ sampling: { ...good.sampling, allowedTokens: [] } }, 'allowed_token_ids'],

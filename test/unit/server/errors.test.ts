@@ -92,7 +92,7 @@ describe('failures of the body', () => {
       { param: 'messages', code: 'invalid_value' },
     ],
     ['a wrong type', { messages: 'hi' }, { param: 'messages', code: 'invalid_type' }],
-    ['a wrong role', { messages: [{ role: 'robot', content: 'x' }] }, { param: 'messages[0].role', code: 'invalid_type' }],
+    ['a wrong role', { messages: [{ role: 'robot', content: 'x' }] }, { param: 'messages[0].role', code: 'invalid_value' }],
     [
       'content of a wrong type',
       { messages: [...messages, { role: 'user', content: 5 }] },
@@ -118,12 +118,44 @@ describe('failures of the body', () => {
       { temperature: 3 },
       { param: 'temperature', code: 'invalid_value', message: /from 0 to 2, got 3/ },
     ],
+    [
+      'a format that is a word',
+      { response_format: 'json' },
+      { param: 'response_format', code: 'invalid_type', message: /expected an object, got "json"/ },
+    ],
+    [
+      'part of a list',
+      { messages: [{ role: 'user', content: [5] }] },
+      { param: 'messages[0].content[0]', code: 'invalid_type', message: /expected an object, got 5/ },
+    ],
+    [
+      'a bias of a word',
+      { logit_bias: { hello: 1 } },
+      { param: 'logit_bias.hello', code: 'invalid_value', message: /expected token ids as keys$/ },
+    ],
+    ['a seed of more than 64 bits', { seed: 1e30 }, { param: 'seed', code: 'invalid_value', message: /64 bits/ }],
+    [
+      'alternatives without log-probabilities',
+      { top_logprobs: 3 },
+      { param: 'top_logprobs', code: 'invalid_value', message: /logprobs: true/ },
+    ],
+    [
+      'parameters of a tool that are no schema',
+      { tools: [{ type: 'function', function: { name: 'f', parameters: 'x' } }] },
+      { param: 'tools[0].function.parameters', code: 'invalid_type', message: /expected an object/ },
+    ],
+    [
+      'structured outputs of no kind',
+      { structured_outputs: { lark: 'x' } },
+      { param: 'structured_outputs', code: 'invalid_value', message: /regex, choice, grammar/ },
+    ],
+    ['a repetition penalty near zero', { repetition_penalty: 1e-9 }, { param: 'repetition_penalty', code: 'invalid_value' }],
     ['temperature as text', { temperature: '0.5' }, { param: 'temperature', code: 'invalid_type' }],
     ['too many choices', { n: 17 }, { param: 'n', code: 'invalid_value' }],
     [
       'too many stop strings',
       { stop: Array.from({ length: 17 }, String) },
-      { param: 'stop', code: 'invalid_value', message: /at most 16/ },
+      { param: 'stop', code: 'invalid_value', message: /at most 16 .*got an array of 17/ },
     ],
     ['an empty stop string', { stop: [''] }, { param: 'stop[0]', code: 'invalid_value' }],
     ['a biased token outside the vocabulary', { logit_bias: { 256: 1 } }, { param: 'logit_bias.256', code: 'invalid_value' }],
@@ -153,6 +185,8 @@ describe('failures of the body', () => {
     ...['prompt_logprobs', 'thinking_token_budget', 'stop_regex', 'regex', 'ebnf', 'grammar', 'json_schema'].map(
       (field): Case => [field, { [field]: 1 }, { param: field, code: 'unsupported_parameter' }],
     ),
+    ['an echo in a chat', { echo: true }, { param: 'echo', code: 'unsupported_parameter', message: /\/v1\/completions/ }],
+    ['a cut of the prompt', { truncate_prompt_tokens: 5 }, { param: 'truncate_prompt_tokens', code: 'unsupported_parameter' }],
     ['token ids in answers', { return_token_ids: true }, { param: 'return_token_ids', code: 'unsupported_parameter' }],
     ['audio', { modalities: ['text', 'audio'] }, { param: 'modalities', code: 'unsupported_parameter' }],
     ['an unknown model', { model: 'gpt-9' }, { param: 'model', code: 'model_not_found' }],
@@ -179,6 +213,11 @@ describe('failures of the body', () => {
       return_token_ids: false,
       modalities: ['text'],
       stop: null,
+      top_logprobs: 0,
+      top_p: 0,
+      seed: 2 ** 63,
+      structured_outputs: {},
+      echo: false,
       functions: null,
     };
     assert.equal((await post(`${url}${chat}`, { messages, ...fields })).status, 200);
@@ -219,6 +258,15 @@ describe('failures of the engine', () => {
       [error.code, error.param, error['n_prompt_tokens'], error['n_ctx']],
       ['context_length_exceeded', 'messages', 9000, 8192],
     );
+  });
+
+  test('a prompt of /v1/completions that is too long is called prompt', async (t) => {
+    const details = { promptTokens: 9000, maxModelLen: 8192, param: 'prompt' };
+    const refuse = new EngineError('CONTEXT_LENGTH_EXCEEDED', 'too long', details);
+    const { url } = await testServer(t, scriptedEngine([], { refuse }));
+    const error = await failure(await post(`${url}/v1/completions`, { prompt: 'x' }), 400);
+    assert.equal(error.param, 'prompt');
+    assert.match(error.message, /maximum context length is 8192 tokens\. However, your prompt resulted in 9000 tokens/);
   });
 
   test('while the model loads, requests get 503 with the progress', async (t) => {

@@ -93,11 +93,12 @@ describe('structured output', () => {
     const engine = scriptedEngine([]);
     const { url } = await testServer(t, engine);
     await post(`${url}/v1/completions`, { prompt: 'x', guided_choice: ['a'] });
+    await post(`${url}/v1/completions`, { prompt: 'x', response_format: { type: 'json_object' } });
     const format = { type: 'json_schema', name: 'a', schema: { type: 'object' }, strict: true };
     await post(`${url}/v1/responses`, { input: 'x', text: { format } });
     assert.deepEqual(
       engine.requests.map(({ grammar }) => grammar?.param),
-      ['guided_choice', 'text.format'],
+      ['guided_choice', 'response_format', 'text.format'],
     );
   });
 

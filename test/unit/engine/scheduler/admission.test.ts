@@ -41,10 +41,13 @@ test('a refused request may come back when the queued prompts are computed', () 
 });
 
 test('a prompt must leave room for a token, unless none is wanted', () => {
-  checkPromptLength(99, undefined, 100);
-  checkPromptLength(100, 0, 100);
-  const error = refused(() => checkPromptLength(100, 5, 100));
+  const check = (promptTokens: number, maxTokens: number | undefined): void =>
+    checkPromptLength({ promptTokens, maxTokens, maxModelLen: 100, param: 'messages' });
+  check(99, undefined);
+  check(100, 0);
+  const error = refused(() => check(100, 5));
   assert.equal(error.code, 'CONTEXT_LENGTH_EXCEEDED');
+  assert.equal(error.details.param, 'messages');
   assert.match(error.message, /maximum context length is 100 tokens\. However, your prompt has 100 tokens/);
-  assert.equal(refused(() => checkPromptLength(0, 5, 100)).code, 'INVALID_REQUEST');
+  assert.equal(refused(() => check(0, 5)).code, 'INVALID_REQUEST');
 });
