@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT
 
 import { EngineError } from './errors.ts';
-import { letOthersRun } from './event-loop.ts';
+import { inTurns, letOthersRun } from './event-loop.ts';
 import type { ParserOptions } from './text/content-parser.ts';
 import { FIM_BEGIN, FIM_END, FIM_HOLE } from './text/chat-constants.ts';
 import type { EncoderRevision } from './text/chat-constants.ts';
 import type { ToolGrammar } from './text/grammar/tool-calls.ts';
 import { member, parseLossless } from './text/json-text.ts';
-import { promptText, renderChat, renderFim } from './text/prompt.ts';
+import { promptText, renderChat, renderFim, renderStepwise } from './text/prompt.ts';
 import type { Segment } from './text/segment.ts';
 import type { Tokenizer } from './text/tokenizer.ts';
 import { TurnReplay } from './text/turn-replay.ts';
@@ -76,7 +76,7 @@ export class Prompts {
   async #prepareChat(input: ChatInput, signal?: AbortSignal): Promise<PreparedPrompt> {
     const characters = promptCharacters(input);
     await letOthersRun(characters);
-    const { segments, start, forced, tools } = renderChat(input, this.#revision, this.#replay);
+    const { segments, start, forced, tools } = await inTurns(renderStepwise(input, this.#revision, this.#replay));
     await letOthersRun(characters);
     const tokens = await this.#tokenizer.encodeSegments(segments, signal);
     const parallel = input.parallelToolCalls ?? true;

@@ -2,6 +2,7 @@
 // The released V4 prompt encoder, rule by rule (spec/chat-encoding section 4). Server policy is in prompt.ts.
 
 import { EngineError } from '../errors.ts';
+import { atOnce } from '../event-loop.ts';
 import * as chat from './chat-constants.ts';
 import type { EncoderRevision } from './chat-constants.ts';
 import { renderToolCalls } from './dsml.ts';
@@ -40,6 +41,11 @@ export interface EncodeOptions {
  * @throws EngineError INVALID_REQUEST with the path of the field at fault.
  */
 export function encodeMessages(messages: readonly EncoderMessage[], options: EncodeOptions): Segment[] {
+  return atOnce(encodeStepwise(messages, options));
+}
+
+/** As encodeMessages, a turn of the conversation a step. */
+export function* encodeStepwise(messages: readonly EncoderMessage[], options: EncodeOptions): Generator<void, Segment[]> {
   if (options.mode !== 'chat' && options.mode !== 'thinking') {
     throw invalid('thinking', `thinking mode must be "chat" or "thinking", got "${String(options.mode)}"`);
   }
@@ -51,7 +57,7 @@ export function encodeMessages(messages: readonly EncoderMessage[], options: Enc
     turns = withoutOldDevelopers(turns);
     skip = withoutOldDevelopers(context).length;
   }
-  return new Renderer(turns, drop, options).render(skip);
+  return yield* new Renderer(turns, drop, options).render(skip);
 }
 
 class Renderer {
@@ -70,13 +76,14 @@ class Renderer {
     this.lastUser = lastUserTurn(turns);
   }
 
-  render(skip: number): Segment[] {
+  *render(skip: number): Generator<void, Segment[]> {
     const effort = effortPrefix(this.options);
     if ((this.options.bos ?? true) && (this.options.context ?? []).length === 0) this.builder.control(chat.BOS);
     if (skip === 0 && this.thinking && this.turns.length > 0) this.builder.markup(effort);
     for (let index = skip; index < this.turns.length; index++) {
       this.turn(index, this.turns[index] as Turn);
       this.transition(index, this.turns[index] as Turn);
+      yield;
     }
     return this.builder.build();
   }

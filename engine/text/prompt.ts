@@ -2,12 +2,13 @@
 // From a chat request to its prompt: the server's defaults (spec/chat-encoding sections 8 and 10) over the encoder.
 
 import { EngineError } from '../errors.ts';
+import { atOnce } from '../event-loop.ts';
 import type { ChatInput, ChatMessage, FimInput, JsonText } from '../types.ts';
 import { ASSISTANT, BOS, DSML, EOS, FIM_BEGIN, FIM_END, FIM_HOLE, THINK_CLOSE, THINK_OPEN } from './chat-constants.ts';
 import type { EncoderRevision } from './chat-constants.ts';
 import { forcedCall } from './dsml.ts';
 import { elements, member, parseLossless, sourceText, type JsonNode } from './json-text.ts';
-import { encodeMessages } from './message-encoder.ts';
+import { encodeStepwise } from './message-encoder.ts';
 import type { TurnReplay } from './turn-replay.ts';
 import { SegmentBuilder, segmentsText, type Segment } from './segment.ts';
 import type { EncoderMessage } from './turns.ts';
@@ -35,10 +36,15 @@ export interface RenderedChat {
  * @throws EngineError INVALID_REQUEST with the path of the field at fault
  */
 export function renderChat(input: ChatInput, revision: EncoderRevision, replay?: TurnReplay): RenderedChat {
+  return atOnce(renderStepwise(input, revision, replay));
+}
+
+/** As renderChat, a turn of the conversation a step: those of agents are megabytes long. */
+export function* renderStepwise(input: ChatInput, revision: EncoderRevision, replay?: TurnReplay): Generator<void, RenderedChat> {
   if (input.messages.length === 0) throw invalid('messages', 'messages must not be empty');
   const { tools, forced } = chosenTools(input);
   const messages = serverMessages(input.messages, tools, input.responseFormat);
-  const encoded = encodeMessages(messages, {
+  const encoded = yield* encodeStepwise(messages, {
     mode: input.thinking ? 'thinking' : 'chat',
     revision,
     keepDevelopers: true,
