@@ -192,9 +192,16 @@ void CpuOps::project_output(const Batch& batch, const AttentionWeights& weights,
     }
     run_gemms(pool_, kernels_, scratch_.jobs);
   }
-  const GemmJob last[] = {
-      product(weights.wo_b, input_of(weights.wo_b, scratch_.low_rank, count, groups * rank), count, floats_of(output))};
-  run_gemms(pool_, kernels_, last);
+  const float* in = input_of(first_part(weights.wo_b), scratch_.low_rank, count, groups * rank);
+  const Parts<float*> out = part_outputs(weights.wo_b, floats_of(output));
+  scratch_.jobs.clear();
+  for (size_t i = 0; i < kParts; in += weights.wo_b[i++].cols) {
+    if (weights.wo_b[i].cols == 0) continue;
+    scratch_.jobs.push_back(product(weights.wo_b[i], in, count, out[i]));
+    scratch_.jobs.back().x_stride = static_cast<size_t>(groups * rank);
+  }
+  run_gemms(pool_, kernels_, scratch_.jobs);
+  add_parts(weights.wo_b, count, floats_of(output));
 }
 
 }  // namespace twelvex::cpu

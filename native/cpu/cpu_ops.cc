@@ -106,8 +106,9 @@ void CpuOps::reserve_rank_scratch(size_t tokens, size_t logit_rows) {
   s.pair_weight = heap_.array<float>(pairs);
   s.normed = heap_.array<float>(std::max(stream_rows, logit_rows) * hidden);
   s.projected = heap_.array<float>(tokens * hidden);
+  s.part = heap_.array<float>(tokens * hidden);
   s.expert_begin.resize(static_cast<size_t>(config_.num_experts) + 1);
-  s.jobs.reserve(static_cast<size_t>(std::max(config_.num_experts, config_.o_groups)) + 2);
+  s.jobs.reserve(kParts * (static_cast<size_t>(std::max(config_.num_experts, config_.o_groups)) + 2));
   s.emissions.reserve(tokens);
 }
 
@@ -182,6 +183,26 @@ GemmJob CpuOps::product(const Linear& weights, const float* x, int rows, float* 
   job.out = out;
   job.out_stride = static_cast<size_t>(weights.rows);
   return job;
+}
+
+Parts<float*> CpuOps::part_outputs(const Parts<Linear>& parts, float* output) const {
+  return {output, parts[0].cols > 0 ? scratch_.part : output};
+}
+
+/// In the order of all_reduce.
+void CpuOps::add_parts(const Parts<Linear>& parts, int tokens, float* output) {
+  const int held = parts_held(parts);
+  const auto dim = static_cast<size_t>(config_.hidden_size);
+  if (held == 0) std::fill_n(output, static_cast<size_t>(tokens) * dim, 0.0f);
+  if (held < 2) return;
+  for_tokens(tokens, {16, 64}, [&](int first, int end, int) {
+    for (size_t i = static_cast<size_t>(first) * dim; i < static_cast<size_t>(end) * dim; ++i) {
+      float sum = 0;
+      sum += output[i];
+      sum += scratch_.part[i];
+      output[i] = sum;
+    }
+  });
 }
 
 void CpuOps::rms_norm(const float* x, const float* weight, int dim, float* out) const {

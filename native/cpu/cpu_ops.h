@@ -49,6 +49,7 @@ struct RankScratch {
   float* pair_weight = nullptr;       // [Tc * K]
   float* normed = nullptr;            // [4 * Tc, D] MTP streams; [N, D] head inputs
   float* projected = nullptr;         // [Tc, D]
+  float* part = nullptr;              // [Tc, D] second part of a sum
   std::vector<int32_t> expert_begin;  // [E + 1]
   std::vector<GemmJob> jobs;
   std::vector<std::pair<int32_t, int32_t>> emissions;  // row of the step, window
@@ -113,6 +114,7 @@ class CpuOps : public Ops {
   struct Compression;
   struct Selection;
   struct Choice;
+  struct DownPart;
   struct Attend;
   struct HyperTile;
   struct HeadPass;
@@ -128,6 +130,10 @@ class CpuOps : public Ops {
   /// The input of a product with `weights`: `x` itself, or with served numerics its quantised copy in scratch.
   const float* input_of(const Linear& weights, const float* x, int rows, int64_t cols);
   GemmJob product(const Linear& weights, const float* x, int rows, float* out) const;
+  /// Where a sum's parts go: the first that is not empty to `output`, another to scratch.
+  Parts<float*> part_outputs(const Parts<Linear>& parts, float* output) const;
+  /// Adds them; without any, the sum is zero.
+  void add_parts(const Parts<Linear>& parts, int tokens, float* output);
   /// out = norm(x) * weight over `dim` values.
   void rms_norm(const float* x, const float* weight, int dim, float* out) const;
   /// Calls body(first, end, worker) for spans of `least` to `most` tokens, as short as keeps all threads busy. `least` is
@@ -154,6 +160,7 @@ class CpuOps : public Ops {
   void choose_experts(const MoeWeights& weights, int32_t token_id, float* scores, Choice choice) const;
   void group_by_expert(int tokens, Choice choices, const float* hidden);
   void run_gate_up(const MoeWeights& weights, int tokens, const float* hidden);
+  void add_down_jobs(const DownPart& part, int experts, int tokens, int64_t width);
   void run_down(const MoeWeights& weights, int tokens, float* output);
 
   void head_input(const HeadWeights& head, const float* streams, float* out, WorkerScratch& scratch) const;

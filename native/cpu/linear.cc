@@ -103,21 +103,39 @@ Linear pack(Heap& heap, const MatrixView& view) {
   return linear;
 }
 
+namespace {
+
+/// A part of the down projections, experts behind each other.
+Linear pack_down(Heap& heap, std::span<const ExpertView> views, size_t part) {
+  const MatrixView& first = views[0].w2[part];
+  const int64_t panels = panels_of(first.rows);
+  Linear down = empty_linear(first, panels * kPanel, first.cols);
+  down.data = heap.bytes(views.size() * static_cast<size_t>(panels) * panel_bytes(down));
+  mark_quantised(down, first.format);
+  std::vector<float> values(static_cast<size_t>(first.cols));
+  for (size_t e = 0; e < views.size(); ++e) {
+    for (int64_t row = 0; row < first.rows; ++row) {
+      read_row(views[e].w2[part], row, values.data());
+      void* panel = panel_at(down, static_cast<int64_t>(e) * panels + row / kPanel);
+      put_lane(panel, down.format == WeightFormat::kBF16, static_cast<int>(row % kPanel), values);
+    }
+  }
+  return down;
+}
+
+}  // namespace
+
 Experts pack_experts(Heap& heap, std::span<const ExpertView> views) {
   Experts experts;
   experts.count = static_cast<int>(views.size());
   if (views.empty()) return experts;
-  const MatrixView &gate = views[0].w1, &down = views[0].w2;
-  const int64_t width = gate.rows, gate_panels = (width + 15) / 16, down_panels = panels_of(down.rows);
+  const MatrixView& gate = views[0].w1;
+  const int64_t width = gate.rows, gate_panels = (width + 15) / 16;
   experts.gate_up = empty_linear(gate, gate_panels * kPanel, gate.cols);
-  experts.down = empty_linear(down, down_panels * kPanel, down.cols);
-  const auto count = static_cast<size_t>(experts.count);
-  experts.gate_up.data = heap.bytes(count * static_cast<size_t>(gate_panels) * panel_bytes(experts.gate_up));
-  experts.down.data = heap.bytes(count * static_cast<size_t>(down_panels) * panel_bytes(experts.down));
+  experts.gate_up.data = heap.bytes(views.size() * static_cast<size_t>(gate_panels) * panel_bytes(experts.gate_up));
   mark_quantised(experts.gate_up, gate.format);
-  mark_quantised(experts.down, down.format);
-  const bool bf16 = experts.down.format == WeightFormat::kBF16;
-  std::vector<float> in(static_cast<size_t>(gate.cols)), middle(static_cast<size_t>(down.cols));
+  const bool bf16 = experts.gate_up.format == WeightFormat::kBF16;
+  std::vector<float> in(static_cast<size_t>(gate.cols));
   for (int64_t e = 0; e < experts.count; ++e) {
     const ExpertView& view = views[static_cast<size_t>(e)];
     for (int64_t row = 0; row < width; ++row) {
@@ -127,10 +145,9 @@ Experts pack_experts(Heap& heap, std::span<const ExpertView> views) {
       read_row(view.w3, row, in.data());
       put_lane(panel, bf16, static_cast<int>(16 + row % 16), in);
     }
-    for (int64_t row = 0; row < down.rows; ++row) {
-      read_row(view.w2, row, middle.data());
-      put_lane(panel_at(experts.down, e * down_panels + row / kPanel), bf16, static_cast<int>(row % kPanel), middle);
-    }
+  }
+  for (size_t part = 0; part < kParts; ++part) {
+    if (views[0].w2[part].cols > 0) experts.down[part] = pack_down(heap, views, part);
   }
   return experts;
 }

@@ -15,6 +15,9 @@ namespace twelvex::cpu {
 /// bfloat16 exactly. Whether the inputs are quantised (served numerics) is kept apart, in Linear::scale: non-null = yes.
 inline bool takes_quantised_input(const Linear& linear) { return linear.scale != nullptr; }
 
+/// I of this rank.
+inline int64_t expert_width(const Experts& experts) { return experts.gate_up.rows / 2; }
+
 /// Bytes of one panel with `cols` inputs.
 size_t panel_bytes(const Linear& linear);
 

@@ -98,7 +98,7 @@ GemmJob expert_product(const Linear& stacked, int expert, int begin, int end) {
 
 void CpuOps::run_gate_up(const MoeWeights& weights, int tokens, const float* hidden) {
   const Experts& experts = weights.experts;
-  const auto dim = static_cast<size_t>(config_.hidden_size), width = static_cast<size_t>(experts.down.cols);
+  const auto dim = static_cast<size_t>(config_.hidden_size), width = static_cast<size_t>(expert_width(experts));
   const int pairs = tokens * config_.experts_per_token;
   scratch_.jobs.clear();
   const float* gathered = input_of(experts.gate_up, scratch_.gathered, pairs, config_.hidden_size);
@@ -123,33 +123,57 @@ void CpuOps::run_gate_up(const MoeWeights& weights, int tokens, const float* hid
   kernels_.gate_up(scratch_.shared_gate, scratch_.shared_up, config_.swiglu_limit, count, scratch_.shared_gate);
 }
 
+/// One part of the down projections: what its columns of the activations are multiplied with and where the sum goes.
+struct CpuOps::DownPart {
+  const Linear& routed;
+  const Linear& shared;
+  int64_t first_column = 0;  // of this part in the rank's width
+  const float* shared_act = nullptr;
+  float* output = nullptr;
+};
+
 /// Every output element is summed in one order: the shared expert, then the routed ones by id.
-void CpuOps::run_down(const MoeWeights& weights, int tokens, float* output) {
-  const Experts& experts = weights.experts;
-  const int pairs = tokens * config_.experts_per_token;
-  const auto width = static_cast<size_t>(experts.down.cols);
-  scratch_.jobs.clear();
-  const float* act = input_of(experts.down, scratch_.expert_act, pairs, experts.down.cols);
-  if (act != scratch_.expert_act) std::memcpy(scratch_.expert_act, act, static_cast<size_t>(pairs) * width * sizeof(float));
-  const float* shared = input_of(weights.shared_down, scratch_.shared_gate, tokens, weights.shared_down.cols);
-  scratch_.jobs.push_back(product(weights.shared_down, shared, tokens, output));
-  for (int e = 0; e < experts.count; ++e) {
+void CpuOps::add_down_jobs(const DownPart& part, int experts, int tokens, int64_t width) {
+  const auto stride = static_cast<size_t>(width);
+  scratch_.jobs.push_back(product(part.shared, part.shared_act + part.first_column, tokens, part.output));
+  scratch_.jobs.back().x_stride = stride;
+  for (int e = 0; e < experts; ++e) {
     const int begin = scratch_.expert_begin[static_cast<size_t>(e)], end = scratch_.expert_begin[static_cast<size_t>(e) + 1];
-    if (begin == end || width == 0) continue;
-    GemmJob job = expert_product(experts.down, e, begin, end);
-    job.x = scratch_.expert_act + static_cast<size_t>(begin) * width;
-    job.out = output;
+    if (begin == end) continue;
+    GemmJob job = expert_product(part.routed, e, begin, end);
+    job.x = scratch_.expert_act + static_cast<size_t>(begin) * stride + part.first_column;
+    job.x_stride = stride;
+    job.out = part.output;
     job.out_stride = static_cast<size_t>(config_.hidden_size);
     job.out_rows = scratch_.pair_token + begin;
     job.store = GemmStore::kAdd;
     job.columns = config_.hidden_size;
     scratch_.jobs.push_back(job);
   }
-  const int panels = scratch_.jobs.front().panel_count, group = panels >= 8 * pool_.threads() ? 2 : 1;
-  pool_.run((panels + group - 1) / group, [&](int item, int) {
-    for (const GemmJob& job : scratch_.jobs)
-      kernels_.gemm(panel_slice(job, item * group, std::min(group, panels - item * group)));
-  });
+}
+
+void CpuOps::run_down(const MoeWeights& weights, int tokens, float* output) {
+  const Experts& experts = weights.experts;
+  const int pairs = tokens * config_.experts_per_token;
+  const int64_t width = expert_width(experts);
+  const float* act = input_of(first_part(experts.down), scratch_.expert_act, pairs, width);
+  if (act != scratch_.expert_act) std::memcpy(scratch_.expert_act, act, static_cast<size_t>(pairs * width) * sizeof(float));
+  const float* shared = input_of(first_part(weights.shared_down), scratch_.shared_gate, tokens, width);
+  const Parts<float*> out = part_outputs(weights.shared_down, output);
+  scratch_.jobs.clear();
+  int64_t column = 0;
+  for (size_t i = 0; i < kParts; column += weights.shared_down[i++].cols) {
+    if (weights.shared_down[i].cols == 0) continue;
+    add_down_jobs({experts.down[i], weights.shared_down[i], column, shared, out[i]}, experts.count, tokens, width);
+  }
+  if (!scratch_.jobs.empty()) {
+    const int panels = scratch_.jobs.front().panel_count, group = panels >= 8 * pool_.threads() ? 2 : 1;
+    pool_.run((panels + group - 1) / group, [&](int item, int) {
+      for (const GemmJob& job : scratch_.jobs)
+        kernels_.gemm(panel_slice(job, item * group, std::min(group, panels - item * group)));
+    });
+  }
+  add_parts(weights.shared_down, tokens, output);
 }
 
 void CpuOps::run_experts(const Batch& batch, const MoeWeights& weights, Array hidden, Array routing, Array output) {

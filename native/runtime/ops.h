@@ -8,6 +8,7 @@
 // Every operation may throw Error; none prints or exits.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -52,15 +53,27 @@ struct Linear {
   void* scale = nullptr;
 };
 
+/// What ranks sum, a single rank computes in as many parts as two ranks would: a part is a sum of its own, rounded to the
+/// activation type, and parts are added as all_reduce adds them. So one rank gives the bits of two, and the text that a user
+/// gets does not depend on the number of devices. Of several ranks each holds one part. A part may be empty (cols 0).
+inline constexpr size_t kParts = 2;
+template <class T>
+using Parts = std::array<T, kParts>;
+
+/// The first part that is not empty; an empty one when none is.
+inline const Linear& first_part(const Parts<Linear>& parts) { return parts[0].cols > 0 ? parts[0] : parts[1]; }
+inline int parts_held(const Parts<Linear>& parts) { return (parts[0].cols > 0) + (parts[1].cols > 0); }
+
 struct ExpertView {
-  MatrixView w1, w3, w2;  // gate [I, D], up [I, D], down [D, I] (I: this rank's share)
+  MatrixView w1, w3;     // gate [I, D], up [I, D] (I: this rank's share)
+  Parts<MatrixView> w2;  // down [D, I of the part]
 };
 
 /// All routed experts of one layer on this rank.
 struct Experts {
   int count = 0;
-  Linear gate_up;  // stacked [E, 2I, D]; rows w1 then w3
-  Linear down;     // stacked [E, D, I]
+  Linear gate_up;      // stacked [E, 2I, D]; rows w1 then w3
+  Parts<Linear> down;  // stacked [E, D, I of the part]
   void* extra = nullptr;
 };
 
@@ -86,12 +99,13 @@ struct IndexerWeights {
 
 struct AttentionWeights {
   LayerKind kind = LayerKind::kSwa;
-  Linear wq_a, wq_b, wkv, wo_a, wo_b;  // wq_b [H * 512, Q]; wo_a [G * r, 512 * H / G] of this rank's groups; wo_b [D, G * r]
-  Array q_norm, kv_norm;               // f32
-  Array sinks;                         // f32 [H]
-  int heads = 0, groups = 0;           // of this rank
-  CompressorWeights compressor;        // csa, hca
-  IndexerWeights indexer;              // csa
+  Linear wq_a, wq_b, wkv, wo_a;  // wq_b [H * 512, Q]; wo_a [G * r, 512 * H / G] of this rank's groups
+  Parts<Linear> wo_b;            // [D, G * r of the part]
+  Array q_norm, kv_norm;         // f32
+  Array sinks;                   // f32 [H]
+  int heads = 0, groups = 0;     // of this rank
+  CompressorWeights compressor;  // csa, hca
+  IndexerWeights indexer;        // csa
 };
 
 struct MoeWeights {
@@ -99,7 +113,8 @@ struct MoeWeights {
   Array bias;            // f32 [E]; scored layers
   Array tid2eid;         // int32 [V, K]; hash layers (data null otherwise)
   Experts experts;
-  Linear shared_gate, shared_up, shared_down;
+  Linear shared_gate, shared_up;
+  Parts<Linear> shared_down;
 };
 
 struct LayerWeights {
@@ -246,7 +261,7 @@ class Ops {
   virtual void attend(const Batch&, int layer, const AttentionWeights&, Array query, Array selection, Array attended) = 0;
   virtual void project_output(const Batch&, const AttentionWeights&, Array attended, Array output) = 0;
 
-  // MoE: routed and shared experts of this rank summed into `output`.
+  // MoE: routed and shared experts of this rank summed into `output`, part by part.
   virtual void route(const Batch&, const MoeWeights&, Array hidden, Array routing) = 0;
   virtual void run_experts(const Batch&, const MoeWeights&, Array hidden, Array routing, Array output) = 0;
 

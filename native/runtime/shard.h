@@ -4,6 +4,7 @@
 // A dimension of n units is cut so that rank k of N owns units [n * k / N, n * (k + 1) / N). Shards are whole units, may
 // differ by one, and may be empty. Units: output groups with their q heads, sinks, wo_a rows and wo_b columns; 128 columns
 // of an expert's width (routed and shared); 128 vocabulary rows of embedding and head. Everything else is replicated.
+// One rank computes what is summed over ranks in the parts that two would hold.
 #pragma once
 
 #include <algorithm>
@@ -31,6 +32,12 @@ inline ShardRange shard_range(int64_t units, RankShape shape) {
 inline ShardRange shard_range(int64_t n, int64_t unit, RankShape shape) {
   const ShardRange units = shard_range((n + unit - 1) / unit, shape);
   return {std::min(n, units.begin * unit), std::min(n, units.end * unit)};
+}
+
+/// The parts of `n` elements in units of `unit` that this rank's sums are computed in (ops.h).
+inline Parts<ShardRange> part_ranges(int64_t n, int64_t unit, RankShape shape) {
+  if (shape.ranks > 1) return {shard_range(n, unit, shape)};
+  return {shard_range(n, unit, {0, 2}), shard_range(n, unit, {1, 2})};
 }
 
 /// Output groups of this rank; it owns num_heads / o_groups q heads for each.

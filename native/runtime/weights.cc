@@ -113,8 +113,17 @@ class Loader {
   Linear linear_rows(const std::string& name, ShardRange rows) {
     return handed_over(ops_.linear(cut_rows(matrix(name), rows)));
   }
-  Linear linear_cols(const std::string& name, ShardRange cols) {
-    return handed_over(ops_.linear(cut_cols(matrix(name), cols)));
+  Parts<MatrixView> matrix_parts(const std::string& name, const Parts<ShardRange>& cols) {
+    const MatrixView whole = matrix(name);
+    return {cut_cols(whole, cols[0]), cut_cols(whole, cols[1])};
+  }
+  Parts<Linear> linear_parts(const std::string& name, const Parts<ShardRange>& cols) {
+    const Parts<MatrixView> views = matrix_parts(name, cols);
+    Parts<Linear> parts;
+    for (size_t i = 0; i < kParts; ++i) {
+      if (views[i].cols > 0) parts[i] = ops_.linear(views[i]);
+    }
+    return handed_over(parts);
   }
   Array norm(const std::string& name) { return handed_over(ops_.vector(matrix(name))); }
   Array vector(const std::string& name) { return handed_over(ops_.vector(view_matrix(name, fetch(name), nullptr))); }
@@ -142,7 +151,8 @@ class Loader {
   AttentionWeights attention(const std::string& prefix, LayerKind kind) {
     const ShardRange groups = shard_groups(config_, shape_), heads = shard_heads(config_, shape_);
     const ShardRange query{heads.begin * kHeadDim, heads.end * kHeadDim};
-    const ShardRange latent{groups.begin * config_.o_lora_rank, groups.end * config_.o_lora_rank};
+    const int64_t latent_of_group = config_.o_lora_rank;
+    const ShardRange latent{groups.begin * latent_of_group, groups.end * latent_of_group};
     AttentionWeights attn;
     attn.kind = kind;
     attn.heads = static_cast<int>(heads.size());
@@ -151,7 +161,7 @@ class Loader {
     attn.wq_b = linear_rows(prefix + "wq_b", query);
     attn.wkv = linear(prefix + "wkv");
     attn.wo_a = linear_rows(prefix + "wo_a", latent);
-    attn.wo_b = linear_cols(prefix + "wo_b", latent);
+    attn.wo_b = linear_parts(prefix + "wo_b", part_ranges(config_.o_groups * latent_of_group, latent_of_group, shape_));
     attn.q_norm = norm(prefix + "q_norm");
     attn.kv_norm = norm(prefix + "kv_norm");
     const std::string sinks = prefix + "attn_sink";
@@ -187,20 +197,21 @@ class Loader {
     } else {
       weights.bias = vector(prefix + "gate.bias");
     }
-    weights.experts = experts(prefix + "experts.", width);
+    const Parts<ShardRange> parts = part_ranges(config_.moe_intermediate_size, kWidthUnit, shape_);
+    weights.experts = experts(prefix + "experts.", width, parts);
     weights.shared_gate = linear_rows(prefix + "shared_experts.w1", width);
     weights.shared_up = linear_rows(prefix + "shared_experts.w3", width);
-    weights.shared_down = linear_cols(prefix + "shared_experts.w2", width);
+    weights.shared_down = linear_parts(prefix + "shared_experts.w2", parts);
     return weights;
   }
 
-  Experts experts(const std::string& prefix, ShardRange width) {
+  Experts experts(const std::string& prefix, ShardRange width, const Parts<ShardRange>& parts) {
     std::vector<ExpertView> views;
     for (int e = 0; e < config_.num_experts; ++e) {
       const std::string expert = prefix + std::to_string(e) + ".";
       views.push_back({.w1 = cut_rows(matrix(expert + "w1"), width),
                        .w3 = cut_rows(matrix(expert + "w3"), width),
-                       .w2 = cut_cols(matrix(expert + "w2"), width)});
+                       .w2 = matrix_parts(expert + "w2", parts)});
     }
     return handed_over(ops_.experts(views));
   }

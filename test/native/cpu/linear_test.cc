@@ -158,7 +158,7 @@ TEST("experts keep gate and up side by side and lie behind each other") {
     matrices.emplace_back(WeightFormat::kFp4Group32, 64, 32);
   }
   std::vector<ExpertView> views;
-  for (size_t e = 0; e < 3; ++e) views.push_back({matrices[3 * e].view, matrices[3 * e + 1].view, matrices[3 * e + 2].view});
+  for (size_t e = 0; e < 3; ++e) views.push_back({matrices[3 * e].view, matrices[3 * e + 1].view, {matrices[3 * e + 2].view}});
   Heap heap;
   const Experts experts = pack_experts(heap, views);
   std::vector<float> row(64);
@@ -173,7 +173,7 @@ TEST("experts keep gate and up side by side and lie behind each other") {
         CHECK_EQ(static_cast<double>(row[static_cast<size_t>(c)]), matrices[static_cast<size_t>(3 * e + 1)].value(i, c));
     }
     for (int64_t i = 0; i < 64; ++i) {
-      unpack_row(experts.down, e * 64 + i, row.data());
+      unpack_row(experts.down[0], e * 64 + i, row.data());
       for (int64_t c = 0; c < 32; ++c)
         CHECK_EQ(static_cast<double>(row[static_cast<size_t>(c)]), matrices[static_cast<size_t>(3 * e + 2)].value(i, c));
     }

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "runtime/error.h"
+
 namespace twelvex::check {
 
 namespace {
@@ -62,7 +64,15 @@ class Lister {
  private:
   template <class Handle>
   void add(const std::string& name, const Handle& handle, Split split = Split::kNone) {
-    all_.push_back({name, split, &RecordingOps::of(handle)});
+    all_.push_back({name, split, {&RecordingOps::of(handle)}});
+  }
+
+  void add(const std::string& name, const Parts<Linear>& parts) {
+    RecordedWeight weight{name, Split::kCols, {}};
+    for (const Linear& part : parts) {
+      if (part.cols > 0) weight.parts.push_back(&RecordingOps::of(part));
+    }
+    all_.push_back(std::move(weight));
   }
 
   void hyper(const std::string& name, const HyperWeights& weights) {
@@ -97,7 +107,7 @@ class Lister {
     add(prefix + "wq_b", attn.wq_b, Split::kRows);
     add(prefix + "wkv", attn.wkv);
     add(prefix + "wo_a", attn.wo_a, Split::kRows);
-    add(prefix + "wo_b", attn.wo_b, Split::kCols);
+    add(prefix + "wo_b", attn.wo_b);
     add(prefix + "q_norm", attn.q_norm);
     add(prefix + "kv_norm", attn.kv_norm);
     add(prefix + "attn_sink", attn.sinks, Split::kCols);
@@ -114,13 +124,13 @@ class Lister {
     if (moe.tid2eid.data != nullptr) add(prefix + "gate.tid2eid", moe.tid2eid);
     add(prefix + "shared_experts.w1", moe.shared_gate, Split::kRows);
     add(prefix + "shared_experts.w3", moe.shared_up, Split::kRows);
-    add(prefix + "shared_experts.w2", moe.shared_down, Split::kCols);
+    add(prefix + "shared_experts.w2", moe.shared_down);
     const std::vector<RecordedExpert>& experts = RecordingOps::of(moe.experts);
     for (size_t e = 0; e < experts.size(); ++e) {
       const std::string expert = prefix + "experts." + std::to_string(e) + ".";
-      all_.push_back({expert + "w1", Split::kRows, &experts[e].w1});
-      all_.push_back({expert + "w3", Split::kRows, &experts[e].w3});
-      all_.push_back({expert + "w2", Split::kCols, &experts[e].w2});
+      all_.push_back({expert + "w1", Split::kRows, {&experts[e].w1}});
+      all_.push_back({expert + "w3", Split::kRows, {&experts[e].w3}});
+      all_.push_back({expert + "w2", Split::kCols, {&experts[e].w2[0], &experts[e].w2[1]}});
     }
   }
 
@@ -135,6 +145,27 @@ RecordedMatrix dequantised(const MatrixView& view) {
     for (int64_t col = 0; col < view.cols; ++col) matrix.values.push_back(decode(view, row, col));
   }
   return matrix;
+}
+
+RecordedMatrix joined(const std::vector<const RecordedMatrix*>& parts, Split split) {
+  RecordedMatrix all = *parts.at(0);
+  for (size_t i = 1; i < parts.size(); ++i) {
+    const RecordedMatrix& part = *parts[i];
+    if (split == Split::kRows) {
+      all.rows += part.rows;
+      all.values.insert(all.values.end(), part.values.begin(), part.values.end());
+    } else if (split == Split::kCols) {
+      RecordedMatrix wider{all.rows, all.cols + part.cols, {}};
+      for (int64_t row = 0; row < all.rows; ++row) {
+        for (int64_t col = 0; col < all.cols; ++col) wider.values.push_back(all.at(row, col));
+        for (int64_t col = 0; col < part.cols; ++col) wider.values.push_back(part.at(row, col));
+      }
+      all = std::move(wider);
+    } else if (part.values != all.values) {
+      throw Error(ErrorCode::kInternal, "what every rank has a copy of differs");
+    }
+  }
+  return all;
 }
 
 std::vector<RecordedWeight> recorded_weights(const ModelWeights& weights, bool with_mtp) {

@@ -21,7 +21,8 @@ struct RecordedMatrix {
 RecordedMatrix dequantised(const MatrixView& view);
 
 struct RecordedExpert {
-  RecordedMatrix w1, w3, w2;
+  RecordedMatrix w1, w3;
+  Parts<RecordedMatrix> w2;
 };
 
 class RecordingOps : public Ops {
@@ -42,7 +43,9 @@ class RecordingOps : public Ops {
   }
   Experts experts(std::span<const ExpertView> views) override {
     std::vector<RecordedExpert>& kept = experts_.emplace_back();
-    for (const ExpertView& view : views) kept.push_back({dequantised(view.w1), dequantised(view.w3), dequantised(view.w2)});
+    for (const ExpertView& view : views) {
+      kept.push_back({dequantised(view.w1), dequantised(view.w3), {dequantised(view.w2[0]), dequantised(view.w2[1])}});
+    }
     return {static_cast<int>(views.size()), {}, {}, &kept};
   }
 
@@ -83,8 +86,11 @@ enum class Split { kNone, kRows, kCols };
 struct RecordedWeight {
   std::string name;  // of the checkpoint, without ".weight"
   Split split = Split::kNone;
-  const RecordedMatrix* matrix = nullptr;
+  std::vector<const RecordedMatrix*> parts;  // of this rank: one, or those of Parts that are not empty
 };
+
+/// Parts put together again. Throws kInternal when replicas differ.
+RecordedMatrix joined(const std::vector<const RecordedMatrix*>& parts, Split split);
 
 /// Every weight of a model that was loaded into a RecordingOps, under its checkpoint name.
 std::vector<RecordedWeight> recorded_weights(const ModelWeights& weights, bool with_mtp);

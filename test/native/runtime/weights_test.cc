@@ -31,9 +31,9 @@ struct Loaded {
     list = recorded_weights(weights, with_mtp);
   }
 
-  const RecordedMatrix& operator[](const std::string& name) const {
+  RecordedMatrix operator[](const std::string& name) const {
     for (const RecordedWeight& weight : list) {
-      if (weight.name == name) return *weight.matrix;
+      if (weight.name == name) return joined(weight.parts, weight.split);
     }
     throw Error(ErrorCode::kInternal, name + " was not loaded");
   }
@@ -70,27 +70,6 @@ RecordedMatrix whole(const TensorSource& source, const std::string& name, const 
   return dequantised(view);
 }
 
-RecordedMatrix joined(const std::vector<const RecordedMatrix*>& parts, Split split) {
-  RecordedMatrix all = *parts[0];
-  for (size_t i = 1; i < parts.size(); ++i) {
-    const RecordedMatrix& part = *parts[i];
-    if (split == Split::kRows) {
-      all.rows += part.rows;
-      all.values.insert(all.values.end(), part.values.begin(), part.values.end());
-    } else if (split == Split::kCols) {
-      RecordedMatrix wider{all.rows, all.cols + part.cols, {}};
-      for (int64_t row = 0; row < all.rows; ++row) {
-        for (int64_t col = 0; col < all.cols; ++col) wider.values.push_back(all.at(row, col));
-        for (int64_t col = 0; col < part.cols; ++col) wider.values.push_back(part.at(row, col));
-      }
-      all = std::move(wider);
-    } else {
-      CHECK(part.values == all.values);  // replicated
-    }
-  }
-  return all;
-}
-
 /// Loads `ranks` ranks; every weight put together again must be the source's, and every tensor of the inventory be used.
 void check_ranks(const ModelConfig& config, const TensorSource& source, int ranks) {
   std::vector<std::unique_ptr<Loaded>> loaded;
@@ -105,7 +84,7 @@ void check_ranks(const ModelConfig& config, const TensorSource& source, int rank
     const RecordedWeight& weight = loaded[0]->list[i];
     if (weight.name.ends_with("tid2eid")) continue;
     std::vector<const RecordedMatrix*> parts;
-    for (const auto& rank : loaded) parts.push_back(rank->list[i].matrix);
+    for (const auto& rank : loaded) parts.insert(parts.end(), rank->list[i].parts.begin(), rank->list[i].parts.end());
     const RecordedMatrix actual = joined(parts, weight.split), expected = whole(source, weight.name, specs.at(weight.name));
     if (actual.rows != expected.rows || actual.cols != expected.cols || actual.values != expected.values) {
       fail(CHECK_PLACE_, weight.name + " differs from the checkpoint at " + std::to_string(ranks) + " ranks");
@@ -145,7 +124,7 @@ TEST("elements of the tiny checkpoint decode to known values") {
   CHECK_EQ(loaded["layers.0.ffn.experts.0.w1"].at(64, 96), -0.1875f);
   CHECK_EQ(loaded["layers.2.attn.attn_sink"].at(0, 3), 0.505759060382843f);
   CHECK_EQ(loaded["layers.2.attn.q_norm"].at(0, 127), 1.0703125f);
-  const RecordedMatrix& table = loaded["layers.0.ffn.gate.tid2eid"];
+  const RecordedMatrix table = loaded["layers.0.ffn.gate.tid2eid"];
   CHECK_EQ(table.cols, 512);
   CHECK_EQ(table.at(0, 1), 3.0f);
   CHECK_EQ(table.at(0, 511), 3.0f);
@@ -158,8 +137,7 @@ TEST("the tiny checkpoint's ranks make up the whole at TP 1, 2 and 4, some of th
   const Loaded first(config, *source, {0, 4}), last(config, *source, {3, 4});
   CHECK_EQ(first.weights.layers[0].attn.groups, 0);
   CHECK_EQ(first["layers.0.attn.wq_b"].rows, 0);
-  CHECK_EQ(first["layers.0.attn.wo_b"].rows, 128);
-  CHECK_EQ(first["layers.0.attn.wo_b"].cols, 0);
+  CHECK_EQ(parts_held(first.weights.layers[0].attn.wo_b), 0);
   CHECK_EQ(first["layers.0.ffn.experts.0.w2"].cols, 0);
   CHECK_EQ(last.weights.layers[0].attn.groups, 1);
   CHECK_EQ(last.weights.layers[0].attn.heads, 2);
@@ -167,6 +145,23 @@ TEST("the tiny checkpoint's ranks make up the whole at TP 1, 2 and 4, some of th
   CHECK_EQ(last["layers.0.ffn.experts.0.w1"].rows, 128);
   CHECK_EQ(last.weights.vocab_begin, 128);
   CHECK_EQ(last.weights.embed.rows, 128);
+}
+
+TEST("one rank holds what is summed over ranks in the parts of two") {
+  const ModelConfig config = uneven_config();
+  const auto source = make_dummy_source(config, 7);
+  const Loaded one(config, *source, {0, 1}), two[] = {{config, *source, {0, 2}}, {config, *source, {1, 2}}};
+  for (size_t i = 0; i < one.list.size(); ++i) {
+    if (one.list[i].parts.size() == 1) continue;
+    REQUIRE(one.list[i].split == Split::kCols && one.list[i].parts.size() == kParts);
+    for (size_t part = 0; part < kParts; ++part) {
+      CHECK(one.list[i].parts[part]->values == joined(two[part].list[i].parts, Split::kCols).values);
+    }
+  }
+  CHECK_EQ(one.weights.layers[0].attn.wo_b[0].cols, 3 * config.o_lora_rank);
+  CHECK_EQ(one.weights.layers[0].moe.shared_down[0].cols, 2 * 128);
+  CHECK_EQ(one.weights.layers[0].moe.shared_down[1].cols, 3 * 128);
+  CHECK_EQ(parts_held(two[0].weights.layers[0].attn.wo_b), 1);
 }
 
 TEST("uneven dimensions are shared in whole units") {
