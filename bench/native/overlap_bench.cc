@@ -81,10 +81,10 @@ class Rank {
     check(cudaMemset(mix_, 0, mix_.size() * 4), "mix");
     peers_ = comm.exchange(output_);
     weights_.gate.cols = kHidden;
-    weights_.experts = {.count = kExperts, .gate_up = gate_up_.view, .down = down_.view};
+    weights_.experts = {.count = kExperts, .gate_up = gate_up_.view, .down = {down_.view}};
     weights_.shared_gate = shared_gate_.view;
     weights_.shared_up = shared_up_.view;
-    weights_.shared_down = shared_down_.view;
+    weights_.shared_down = {shared_down_.view};
     std::vector<int32_t> ids;
     std::mt19937 engine(5);
     for (int t = 0; t < kMaxTokens; ++t)

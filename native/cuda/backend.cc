@@ -119,7 +119,8 @@ void CudaOps::reserve_scratch() {
     splits = std::max(splits, static_cast<size_t>(decode_splits(kind, config_.index_topk, limits_.context_tokens)));
   }
   const MoeShape moe{.tokens = static_cast<int>(all), .hidden = config_.hidden_size, .experts = config_.num_experts,
-                     .picks = config_.experts_per_token, .width = width, .shared_width = width};
+                     .picks = config_.experts_per_token, .width = width, .shared_width = width,
+                     .parts = options_.shape.ranks == 1 ? static_cast<int>(kParts) : 1};
   const auto carve = [&](void* base) {
     Carver attention(base), drafts(base);
     attention.take(scratch_.quantised, all * std::max({dim, heads * kHeadDim, static_cast<size_t>(config_.q_lora_rank)}));
@@ -130,6 +131,7 @@ void CudaOps::reserve_scratch() {
     attention.take(scratch_.index_query, tokens * static_cast<size_t>(config_.index_heads) * kIndexDim);
     attention.take(scratch_.index_weights, tokens * static_cast<size_t>(config_.index_heads));
     attention.take(scratch_.low_rank, all * groups * static_cast<size_t>(config_.o_lora_rank));
+    if (options_.shape.ranks == 1) attention.take(scratch_.part, all * dim);
     attention.take(scratch_.decode_partial, decode_parts(decode, splits) * heads * kHeadDim);
     attention.take(scratch_.decode_state, decode_parts(decode, splits) * heads);
     __nv_bfloat16* input = nullptr;  // quantised input of e_proj and h_proj

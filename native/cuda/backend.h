@@ -33,6 +33,7 @@ struct Scratch {
   __nv_bfloat16* index_query = nullptr; // [T, index heads, 128]
   __nv_bfloat16* index_weights = nullptr;  // [T, index heads]
   __nv_bfloat16* low_rank = nullptr;    // [T, G r]
+  __nv_bfloat16* part = nullptr;        // [T, D] second part of a sum that one rank computes alone
   float* decode_partial = nullptr;
   float2* decode_state = nullptr;
   MoeWorkspace moe;
@@ -144,6 +145,7 @@ class CudaOps : public Ops {
   /// activations where the numerics ask for it.
   GemmParams product(const Linear& weights, int rows, int decode_rows, int ldx) const;
   GemmParams first_output_product(const Batch& batch, const AttentionWeights& weights) const;
+  void project_parts(const Batch& batch, const Parts<Linear>& wo_b, Array output);
   static void add_segment(GemmParams& gemm, const Linear& weights, const void* x, void* y, int ldy, bool f32 = false);
 
   /// A step of few tokens waits for launches and for weights in turn: launches that read little fetch weights ahead into L2. With

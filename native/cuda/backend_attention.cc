@@ -12,6 +12,7 @@
 #include "common/device.h"
 #include "compressor/compressor.h"
 #include "elementwise/norm_rope.h"
+#include "elementwise/rows.h"
 #include "gemm/fp8_gemm.h"
 #include "runtime/shard.h"
 
@@ -348,7 +349,7 @@ void CudaOps::attend(const Batch& batch, int layer, const AttentionWeights& weig
     p.attended = bf16_of(attended);
     p.tokens = b.decode_tokens;
     if (fetches_ahead(batch)) {
-      for (const Linear* linear : {&weights.wo_a, &weights.wo_b}) add_weights(p.ahead, *linear);
+      for (const Linear* linear : {&weights.wo_a, &weights.wo_b[0], &weights.wo_b[1]}) add_weights(p.ahead, *linear);
     }
     p.rows_ready = works_ahead(b);
     p.query_ready = p.rows_ready && kind == LayerKind::kCsa;  // select lies between
@@ -358,6 +359,7 @@ void CudaOps::attend(const Batch& batch, int layer, const AttentionWeights& weig
   p.batch = b.view;
   p.kind = kind;
   p.heads = weights.heads;
+  p.part_heads = static_cast<int>(largest_part_heads(config_, options_.shape));
   p.topk = config_.index_topk;
   p.query = bf16_of(query);
   p.selection = static_cast<const int32_t*>(selection.data);
@@ -399,7 +401,6 @@ void CudaOps::project_output(const Batch& batch, const AttentionWeights& weights
     return;
   }
   // Every group's heads meet their own rows of wo_a: one launch, a segment a group.
-  const int decode = StepBatches::of(batch).decode_tokens;
   const int heads = weights.heads / weights.groups * kHeadDim, rank = config_.o_lora_rank;
   GemmParams down = first_output_product(batch, weights);
   down.x_fp8 = takes_fp8(down);  // attention wrote them
@@ -419,9 +420,30 @@ void CudaOps::project_output(const Batch& batch, const AttentionWeights& weights
     if (down.num_segments == kMaxSegments && g + 1 < weights.groups) flush();
   }
   flush();
-  GemmParams up = product(weights.wo_b, batch.tokens, decode, weights.groups * rank);
-  add_segment(up, weights.wo_b, scratch_.low_rank, output.data, config_.hidden_size);
+  project_parts(batch, weights.wo_b, output);
+}
+
+/// wo_b. Every part is a sum of its own; parts of equal width are one launch.
+void CudaOps::project_parts(const Batch& batch, const Parts<Linear>& wo_b, Array output) {
+  const int decode = StepBatches::of(batch).decode_tokens, dim = config_.hidden_size;
+  const auto width = static_cast<int>(wo_b[0].cols + wo_b[1].cols);
+  const bf16* x = scratch_.low_rank;
+  GemmParams up;
+  for (const Linear& part : wo_b) {
+    if (part.cols == 0) continue;
+    if (up.num_segments > 0 && part.cols != up.cols) {
+      run_gemm(up);
+      up.num_segments = 0;
+    }
+    const bool second = x != scratch_.low_rank;
+    if (up.num_segments == 0) up = product(part, batch.tokens, decode, width);
+    add_segment(up, part, x, second ? scratch_.part : bf16_of(output), dim);
+    x += part.cols;
+  }
+  if (up.num_segments == 2) up.x_cols = width;
   run_gemm(up);
+  if (parts_held(wo_b) == 2)
+    run_add_rows({.tokens = batch.tokens, .dim = dim, .part = scratch_.part, .sum = bf16_of(output)}, queue_);
 }
 
 }  // namespace twelvex::cuda

@@ -70,7 +70,8 @@ void CudaOps::expect(const Batch& batch, const MoeWeights& weights) {
   if (!fetches_ahead(batch)) return;
   add_weights(coming_, weights.gate);
   coming_.add(weights.bias.data, weights.bias.bytes);
-  for (const Linear* linear : {&weights.shared_gate, &weights.shared_up, &weights.shared_down}) add_weights(coming_, *linear);
+  for (const Linear* linear : {&weights.shared_gate, &weights.shared_up}) add_weights(coming_, *linear);
+  for (const Linear& part : weights.shared_down) add_weights(coming_, part);
 }
 
 void CudaOps::hyper(const Batch& batch, const HyperWeights* enter, const void* norm, const void* output, Array streams, Array mix,

@@ -8,10 +8,10 @@
 
 namespace twelvex::cuda {
 
-SparsePrefillPlan plan_sparse_prefill(int tokens, int heads, int multiprocessors, int arch, bool fp8) {
+SparsePrefillPlan plan_sparse_prefill(int tokens, PrefillHeads heads, int multiprocessors, int arch, bool fp8) {
   SparsePrefillPlan plan;
-  plan.head_block = heads <= 16 ? 16 : 32;
-  plan.head_groups = (heads + plan.head_block - 1) / plan.head_block;
+  plan.head_block = heads.part <= 16 ? 16 : 32;
+  plan.head_groups = (heads.own + plan.head_block - 1) / plan.head_block;
   plan.tile = arch == 90 && !fp8 ? 64 : 32;
   const int items = tokens * plan.head_groups;
   plan.blocks = items < multiprocessors ? items : multiprocessors;

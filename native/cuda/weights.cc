@@ -155,25 +155,26 @@ Experts WeightStore::experts(std::span<const ExpertView> views) {
   experts.count = static_cast<int>(views.size());
   if (views.empty()) return experts;
   const MatrixView& gate = views[0].w1;
-  const MatrixView& down = views[0].w2;
   TWELVEX_NEED(gate.rows % kCellRows, 0);
   experts.gate_up = empty_like(gate.format, 2 * gate.rows, gate.cols, experts.count);
-  experts.down = empty_like(down.format, down.rows, down.cols, experts.count);
+  for (size_t i = 0; i < kParts; ++i) {
+    const MatrixView& down = views[0].w2[i];
+    if (down.cols > 0) experts.down[i] = empty_like(down.format, down.rows, down.cols, experts.count);
+  }
   if (experts.gate_up.data == nullptr) return experts;
-  uint8_t* up_data = static_cast<uint8_t*>(experts.gate_up.data);
-  uint8_t* up_scale = static_cast<uint8_t*>(experts.gate_up.scale);
-  uint8_t* down_data = static_cast<uint8_t*>(experts.down.data);
-  uint8_t* down_scale = static_cast<uint8_t*>(experts.down.scale);
-  for (const ExpertView& expert : views) {
-    upload(expert.w1, up_data, up_scale, 0);
-    upload(expert.w3, up_data, up_scale, row_tiles(gate.rows));
-    upload(expert.w2, down_data, down_scale, 0);
-    up_data += weight_bytes(gate.format, 2 * gate.rows, gate.cols);
-    up_scale += scale_bytes(gate.format, 2 * gate.rows, gate.cols);
-    down_data += weight_bytes(down.format, down.rows, down.cols);
-    down_scale += scale_bytes(down.format, down.rows, down.cols);
+  for (size_t e = 0; e < views.size(); ++e) {
+    upload_expert(views[e].w1, experts.gate_up, e, 0);
+    upload_expert(views[e].w3, experts.gate_up, e, row_tiles(gate.rows));
+    for (size_t i = 0; i < kParts; ++i) {
+      if (experts.down[i].cols > 0) upload_expert(views[e].w2[i], experts.down[i], e, 0);
+    }
   }
   return experts;
+}
+
+void WeightStore::upload_expert(const MatrixView& view, const Linear& stacked, size_t expert, int64_t first_tile) {
+  upload(view, static_cast<uint8_t*>(stacked.data) + expert * weight_bytes(stacked.format, stacked.rows, stacked.cols),
+         static_cast<uint8_t*>(stacked.scale) + expert * scale_bytes(stacked.format, stacked.rows, stacked.cols), first_tile);
 }
 
 Array WeightStore::matrix_f32(const MatrixView& view) {

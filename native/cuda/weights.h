@@ -44,6 +44,8 @@ class WeightStore {
   Linear empty_like(WeightFormat format, int64_t rows, int64_t cols, int64_t count);
   /// Rows of `view` into row tile `first_tile` of a prepared matrix at `data`, `scale`.
   void upload(const MatrixView& view, uint8_t* data, uint8_t* scale, int64_t first_tile);
+  /// The same into one of several stacked matrices.
+  void upload_expert(const MatrixView& view, const Linear& stacked, size_t expert, int64_t first_tile);
   void upload_scales(const MatrixView& view, uint8_t* scale, int64_t first_tile);
   void* allocate(size_t bytes, const char* purpose);
   Staging& next_staging();

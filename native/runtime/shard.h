@@ -49,6 +49,12 @@ inline ShardRange shard_heads(const ModelConfig& config, RankShape shape) {
   return {groups.begin * heads, groups.end * heads};
 }
 
+/// The most q heads that a part has: of the ranks', or of the two that one rank computes.
+inline int64_t largest_part_heads(const ModelConfig& config, RankShape shape) {
+  const int64_t parts = std::max<int64_t>(shape.ranks, kParts);
+  return (config.o_groups + parts - 1) / parts * (config.num_heads / config.o_groups);
+}
+
 /// Columns of the expert width I, of routed and shared experts alike.
 inline ShardRange shard_expert_width(const ModelConfig& config, RankShape shape) {
   return shard_range(config.moe_intermediate_size, kWidthUnit, shape);

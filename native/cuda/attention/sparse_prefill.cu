@@ -36,7 +36,8 @@ void run_sparse_prefill(const SparsePrefillParams& p, cudaStream_t queue) {
   if (p.tokens == 0 || p.heads == 0) return;
   const DeviceInfo& device = device_info();
   const bool fp8 = p.kv.workspace == nullptr && p.kv.window.format == RowFormat::kFp8;
-  const SparsePrefillPlan plan = plan_sparse_prefill(p.tokens, p.heads, device.multiprocessors, device.arch, fp8);
+  const PrefillHeads heads = {p.heads, p.part_heads > 0 ? p.part_heads : p.heads};
+  const SparsePrefillPlan plan = plan_sparse_prefill(p.tokens, heads, device.multiprocessors, device.arch, fp8);
   if (fp8) {
     launch_heads<32, true>(p, plan, queue);
     if (!p.cells) return;  // its kernel has no registers to spare for them

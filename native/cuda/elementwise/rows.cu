@@ -49,6 +49,22 @@ __global__ void __launch_bounds__(kThreads) spread_kernel(const __grid_constant_
   }
 }
 
+__global__ void __launch_bounds__(kThreads) add_rows_kernel(const __grid_constant__ AddRowsParams p) {
+  wait_for_previous_kernel();
+  let_next_kernel_start();
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i >= static_cast<int64_t>(p.tokens) * (p.dim / 8)) return;
+  auto* at = reinterpret_cast<uint4*>(p.sum) + i;
+  float total[8] = {}, first[8], second[8];  // from zero: all_reduce makes 0 of two -0
+  unpack_bf16x8(*at, first);
+  unpack_bf16x8(reinterpret_cast<const uint4*>(p.part)[i], second);
+#pragma unroll
+  for (int k = 0; k < 8; ++k) total[k] += first[k];
+#pragma unroll
+  for (int k = 0; k < 8; ++k) total[k] += second[k];
+  *at = pack_bf16x8(total);
+}
+
 __device__ __forceinline__ void copy_streams(const void* from, void* to, int dim) {
   for (int i = threadIdx.x; i < kStreams * dim / 8; i += kThreads)
     static_cast<uint4*>(to)[i] = static_cast<const uint4*>(from)[i];
@@ -91,6 +107,12 @@ void run_spread(const SpreadParams& p, cudaStream_t queue) {
 void run_add_to_streams(const SpreadParams& p, cudaStream_t queue) {
   if (p.tokens == 0) return;
   launch_dependent({p.tokens, kThreads, 0, queue}, spread_kernel<true>, p);
+}
+
+void run_add_rows(const AddRowsParams& p, cudaStream_t queue) {
+  if (p.tokens == 0) return;
+  const int64_t vectors = static_cast<int64_t>(p.tokens) * (p.dim / 8);
+  launch_dependent({static_cast<unsigned>(ceil_div(vectors, kThreads)), kThreads, 0, queue}, add_rows_kernel, p);
 }
 
 void run_keep_streams(const KeepStreamsParams& p, cudaStream_t queue) {

@@ -31,6 +31,14 @@ void run_spread(const SpreadParams& params, cudaStream_t queue);
 /// streams[t, s] += hidden[t].
 void run_add_to_streams(const SpreadParams& params, cudaStream_t queue);
 
+/// sum[t] = sum[t] + part[t], as ranks add (comm/all_reduce.h): the sum of two ranks' parts that one rank computes.
+struct AddRowsParams {
+  int tokens = 0, dim = 0;               // D, a multiple of 8
+  const __nv_bfloat16* part = nullptr;   // [T, D]
+  __nv_bfloat16* sum = nullptr;          // [T, D]
+};
+void run_add_rows(const AddRowsParams& params, cudaStream_t queue);
+
 /// Streams of tokens at the last position of a block -> the tail of their window block (for rows that resume behind it).
 struct KeepStreamsParams {
   BatchView batch;

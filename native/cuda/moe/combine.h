@@ -7,16 +7,19 @@
 
 #include <cstdint>
 
+#include "runtime/ops.h"
+
 namespace twelvex::cuda {
 
-/// y[t] = sum over k of rows[row_of_slot[t, k]] + shared[t], f32 in this order, rounded once.
+/// y[t] = sum over k of rows[row_of_slot[t, k]] + shared[t], f32 in this order, rounded once; of two parts, both such sums added
+/// as ranks add them (comm/all_reduce.h).
 struct CombineParams {
   int tokens = 0;                            // T
   int cols = 0;                              // D, a multiple of 8
   int picks = 0;                             // K
   const int32_t* row_of_slot = nullptr;      // [T, K]
-  const __nv_bfloat16* rows = nullptr;       // [S, D]; null: no routed experts on this rank
-  const __nv_bfloat16* shared = nullptr;     // [T, D]; null: no shared expert on this rank
+  Parts<const __nv_bfloat16*> rows = {};     // [S, D]; null: no routed experts in this part
+  Parts<const __nv_bfloat16*> shared = {};   // [T, D]; null: no shared expert in this part
   __nv_bfloat16* y = nullptr;                // [T, D]
   cudaStream_t stream = nullptr;
 };

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
-// Launches: [quantise] -> dispatch (few tokens: with the router) -> gate, up, SwiGLU [, routing weight] of the experts and the shared one -> down of both;
-// combine. Few tokens take one launch for both kinds of product.
+// Launches: [quantise] -> dispatch (few tokens: with the router) -> gate, up, SwiGLU [, routing weight] of the experts and the
+// shared one -> [quantise] -> down of both, each part (ops.h) by itself; combine. Few tokens take one launch for both kinds of
+// product.
 #include "moe/experts.h"
 
 #include <algorithm>
@@ -36,9 +37,9 @@ MoeWorkspace carve(uint8_t* base, const MoeShape& s, size_t& at) {
   w.tile_count = take<int32_t>(base, at, 2);
   w.quantised = take<__nv_bfloat16>(base, at, tokens * hidden);
   w.act = take<__nv_bfloat16>(base, at, slots * s.width);
-  w.down = take<__nv_bfloat16>(base, at, slots * hidden);
+  for (int i = 0; i < s.parts; ++i) w.down[i] = take<__nv_bfloat16>(base, at, slots * hidden);
   w.shared_act = take<__nv_bfloat16>(base, at, tokens * s.shared_width);
-  w.shared_down = take<__nv_bfloat16>(base, at, tokens * hidden);
+  for (int i = 0; i < s.parts; ++i) w.shared_down[i] = take<__nv_bfloat16>(base, at, tokens * hidden);
   return w;
 }
 
@@ -47,7 +48,7 @@ const uint8_t* bytes_of(const void* pointer) { return static_cast<const uint8_t*
 /// What both products of the routed experts share.
 GemmParams routed_product(const MoeParams& p, int cols) {
   GemmParams g;
-  g.format = p.weights->experts.down.format;
+  g.format = p.weights->experts.gate_up.format;
   g.rows = p.tokens * p.picks;
   g.cols = g.ldx = cols;
   g.tiles = p.workspace.tiles;
@@ -63,7 +64,7 @@ GemmParams routed_product(const MoeParams& p, int cols) {
 /// What both products of the shared expert share.
 GemmParams shared_product(const MoeParams& p, int cols) {
   GemmParams g;
-  g.format = p.weights->shared_down.format;
+  g.format = p.weights->shared_gate.format;
   g.rows = p.tokens;
   g.cols = g.ldx = cols;
   g.arch = p.arch;
@@ -80,8 +81,10 @@ struct Input {
   bool ordered = false;  // operand order
 };
 
-bool has_routed(const MoeParams& p) { return p.weights->experts.down.data != nullptr; }
-bool has_shared(const MoeParams& p) { return p.weights->shared_down.data != nullptr; }
+bool has_routed(const MoeParams& p) { return p.weights->experts.gate_up.data != nullptr; }
+bool has_shared(const MoeParams& p) { return p.weights->shared_gate.data != nullptr; }
+int routed_width(const MoeParams& p) { return static_cast<int>(p.weights->experts.gate_up.rows / 2); }
+int shared_width(const MoeParams& p) { return static_cast<int>(p.weights->shared_gate.rows); }
 
 Input prepare_input(const MoeParams& p, int hidden) {
   if (p.tokens <= 8) return {p.hidden, p.quantise};
@@ -109,20 +112,32 @@ Input prepare_input(const MoeParams& p, int hidden) {
 
 /// Whether the routed experts' activations go from product to product as cells.
 bool keeps_cells(const MoeParams& p) {
-  const Linear& down = p.weights->experts.down;
-  GemmParams first = routed_product(p, static_cast<int>(down.rows)), second = routed_product(p, static_cast<int>(down.cols));
+  const auto hidden = static_cast<int>(p.weights->experts.gate_up.cols);
+  GemmParams first = routed_product(p, hidden), second = routed_product(p, routed_width(p));
   first.quantise = second.quantise = p.quantise;
   return takes_fp8(first) && takes_fp8(second);
 }
 
-/// A down projection of activations that are cells already or are quantised in place: nothing else reads them.
-GemmParams down_product(GemmParams g, const MoeParams& p, const Linear& down, __nv_bfloat16* act, __nv_bfloat16* y) {
-  const int hidden = static_cast<int>(down.rows);
-  g.quantise = p.quantise && !g.x_fp8;
-  g.quantised = act;
-  g.num_segments = 1;
-  g.segments[0] = {.weights = bytes_of(down.data), .scales = bytes_of(down.scale), .x = act, .y = y, .rows = hidden,
-                   .ldy = hidden};
+/// A down projection without its weights. Its activations [rows, cols] are brought to the form that it reads, unless they are
+/// cells already or its kernel does it while loading. In place: nothing else reads them.
+GemmParams down_product(GemmParams g, const MoeParams& p, __nv_bfloat16* act) {
+  g.segments[0].x = g.quantised = act;
+  if (g.x_fp8) return g;
+  g.quantise = p.quantise;
+  QuantiseParams copy = {.rows = g.rows, .cols = g.cols, .ldx = g.cols, .x = act, .y = act, .stream = g.stream};
+  if (takes_fp8(g)) {
+    run_quantise_fp8(copy);
+    g.x_fp8 = true;
+  } else if (takes_warpgroup(g)) {
+    copy.round = g.quantise;
+    copy.operand_order = g.x_ordered = true;
+    run_quantise(copy);
+  } else if (g.quantise && stream_rows(g) != 8) {
+    run_quantise(copy);
+  } else {
+    return g;
+  }
+  g.quantise = false;
   return g;
 }
 
@@ -145,9 +160,8 @@ DispatchParams dispatch_of(const MoeParams& p) {
 }
 
 GemmParams routed_gate_up(const MoeParams& p, const Input& input) {
-  const Experts& experts = p.weights->experts;
-  const Linear& gate_up = experts.gate_up;
-  const int width = static_cast<int>(experts.down.cols), hidden = static_cast<int>(experts.down.rows);
+  const Linear& gate_up = p.weights->experts.gate_up;
+  const int width = routed_width(p), hidden = static_cast<int>(gate_up.cols);
   const MoeWorkspace& w = p.workspace;
   GemmParams g = routed_product(p, hidden);
   g.fresh_tiles = true;
@@ -171,13 +185,9 @@ GemmParams routed_gate_up(const MoeParams& p, const Input& input) {
 }
 
 GemmParams routed_down(const MoeParams& p) {
-  const Linear& down = p.weights->experts.down;
-  const int width = static_cast<int>(down.cols), hidden = static_cast<int>(down.rows);
-  GemmParams g = routed_product(p, width);
+  GemmParams g = routed_product(p, routed_width(p));
   g.x_fp8 = keeps_cells(p);
-  g.expert_weight_bytes = weight_bytes(down.format, hidden, width);
-  g.expert_scale_bytes = scale_bytes(down.format, hidden, width);
-  return down_product(g, p, down, p.workspace.act, p.workspace.down);
+  return down_product(g, p, p.workspace.act);
 }
 
 GemmParams shared_gate_up(const MoeParams& p, const Input& input) {
@@ -198,27 +208,50 @@ GemmParams shared_gate_up(const MoeParams& p, const Input& input) {
 }
 
 GemmParams shared_down(const MoeParams& p) {
-  const Linear& down = p.weights->shared_down;
-  return down_product(shared_product(p, static_cast<int>(down.cols)), p, down, p.workspace.shared_act, p.workspace.shared_down);
+  return down_product(shared_product(p, shared_width(p)), p, p.workspace.shared_act);
 }
 
-/// The products of a part, the routed experts' and the shared one's side by side where they stream.
+/// A part of a down projection: `down` meets the activations' columns from `column` on.
+GemmParams part_of(GemmParams g, const Linear& down, int64_t column, __nv_bfloat16* y) {
+  const auto hidden = static_cast<int>(down.rows);
+  g.cols = static_cast<int>(down.cols);
+  g.expert_weight_bytes = weight_bytes(down.format, down.rows, down.cols);
+  g.expert_scale_bytes = scale_bytes(down.format, down.rows, down.cols);
+  g.num_segments = 1;
+  g.segments[0] = {.weights = bytes_of(down.data), .scales = bytes_of(down.scale), .x = g.segments[0].x + column, .y = y,
+                   .rows = hidden, .ldy = hidden};
+  return g;
+}
+
+/// The products of a part of the tokens, the routed experts' and the shared one's side by side where they stream.
 void run_products(const MoeParams& p, const Input& input) {
-  const bool routed = has_routed(p), shared = has_shared(p);
-  if (routed && shared) {
+  const bool is_routed = has_routed(p), is_shared = has_shared(p);
+  if (!is_routed || !is_shared) {
+    run_gemm(is_routed ? routed_gate_up(p, input) : shared_gate_up(p, input));
+  } else {
     run_gemm_beside(shared_gate_up(p, input), routed_gate_up(p, input));
-    run_gemm_beside(shared_down(p), routed_down(p));
-    return;
   }
-  run_gemm(routed ? routed_gate_up(p, input) : shared_gate_up(p, input));
-  run_gemm(routed ? routed_down(p) : shared_down(p));
+  const GemmParams routed = is_routed ? routed_down(p) : GemmParams{}, shared = is_shared ? shared_down(p) : GemmParams{};
+  int64_t routed_column = 0, shared_column = 0;
+  for (size_t i = 0; i < kParts; ++i) {
+    const Linear &of_routed = p.weights->experts.down[i], &of_shared = p.weights->shared_down[i];
+    const GemmParams first = part_of(routed, of_routed, routed_column, p.workspace.down[i]),
+                     second = part_of(shared, of_shared, shared_column, p.workspace.shared_down[i]);
+    if (first.cols > 0 && second.cols > 0) {
+      run_gemm_beside(second, first);
+    } else {
+      run_gemm(first.cols > 0 ? first : second);
+    }
+    routed_column += of_routed.cols;
+    shared_column += of_shared.cols;
+  }
 }
 
 /// Tokens [first, first + tokens) with their parts of the buffers.
 MoeParams tokens_of(const MoeParams& p, int first, int tokens) {
   MoeParams part = p;
   const auto token = static_cast<size_t>(first), slot = token * static_cast<size_t>(p.picks);
-  const auto hidden = static_cast<size_t>(p.weights->gate.cols), width = static_cast<size_t>(p.weights->experts.down.cols);
+  const auto hidden = static_cast<size_t>(p.weights->gate.cols), width = static_cast<size_t>(routed_width(p));
   const int experts = p.weights->experts.count;
   part.tokens = tokens;
   part.decode_tokens = 0;
@@ -237,9 +270,11 @@ MoeParams tokens_of(const MoeParams& p, int first, int tokens) {
   }
   w.quantised += token * hidden;
   w.act += slot * width;
-  w.down += slot * hidden;
-  w.shared_act += token * static_cast<size_t>(p.weights->shared_down.cols);
-  w.shared_down += token * hidden;
+  w.shared_act += token * static_cast<size_t>(shared_width(p));
+  for (size_t i = 0; i < kParts; ++i) {
+    if (w.down[i] != nullptr) w.down[i] += slot * hidden;
+    if (w.shared_down[i] != nullptr) w.shared_down[i] += token * hidden;
+  }
   return part;
 }
 
@@ -293,8 +328,10 @@ CombineParams uncombined_experts(const MoeParams& p) {
   combine.cols = static_cast<int>(p.weights->gate.cols);
   combine.picks = p.picks;
   combine.row_of_slot = p.workspace.row_of_slot;
-  if (has_routed(p)) combine.rows = p.workspace.down;
-  if (has_shared(p)) combine.shared = p.workspace.shared_down;
+  for (size_t i = 0; i < kParts; ++i) {
+    if (p.weights->experts.down[i].cols > 0) combine.rows[i] = p.workspace.down[i];
+    if (p.weights->shared_down[i].cols > 0) combine.shared[i] = p.workspace.shared_down[i];
+  }
   combine.stream = p.stream;
   return combine;
 }
@@ -308,7 +345,9 @@ void finish_experts(const MoeParams& params, int first, int tokens) {
     CombineParams combine = uncombined_experts(p);
     combine.tokens = to - from;
     combine.row_of_slot += token * static_cast<size_t>(p.picks);
-    if (combine.shared != nullptr) combine.shared += token * hidden;
+    for (const __nv_bfloat16*& shared : combine.shared) {
+      if (shared != nullptr) shared += token * hidden;
+    }
     combine.y = p.output + token * hidden;
     run_combine(combine);
   });

@@ -19,6 +19,7 @@ struct MoeShape {
   int picks = 0;         // K
   int width = 0;         // I, this rank's share of an expert's width; 0: none
   int shared_width = 0;  // this rank's share of the shared expert's width; 0: none
+  int parts = 1;         // of the down projections: 2 when one rank computes those of two (ops.h)
 };
 
 /// Buffers of run_experts, carved out of one allocation of moe_workspace_bytes(shape).
@@ -33,9 +34,9 @@ struct MoeWorkspace {
   int32_t* tile_count = nullptr;         // [2]
   __nv_bfloat16* quantised = nullptr;    // [T, D]
   __nv_bfloat16* act = nullptr;          // [T K, I]
-  __nv_bfloat16* down = nullptr;         // [T K, D]
+  Parts<__nv_bfloat16*> down = {};       // [T K, D]
   __nv_bfloat16* shared_act = nullptr;   // [T, shared I]
-  __nv_bfloat16* shared_down = nullptr;  // [T, D]
+  Parts<__nv_bfloat16*> shared_down = {};  // [T, D]
 };
 size_t moe_workspace_bytes(const MoeShape& shape);
 MoeWorkspace carve_moe_workspace(void* base, const MoeShape& shape);

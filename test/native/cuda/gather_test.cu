@@ -89,7 +89,7 @@ void check_case(LayerKind kind, RowFormat format, const std::vector<RowSpec>& ro
   // sm_90 takes 64 workspace rows at a time but 32 fp8 rows of a page, so its sums are split elsewhere.
   const cuda::DeviceInfo& device = cuda::device_info();
   const auto tile = [&](bool fp8_pages) {
-    return cuda::plan_sparse_prefill(attend.tokens, heads, device.multiprocessors, device.arch, fp8_pages).tile;
+    return cuda::plan_sparse_prefill(attend.tokens, {heads}, device.multiprocessors, device.arch, fp8_pages).tile;
   };
   if (tile(false) == tile(format == RowFormat::kFp8)) {
     expect(std::memcmp(x.data(), y.data(), x.size() * 2) == 0, what);

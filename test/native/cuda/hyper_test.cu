@@ -135,8 +135,8 @@ void check_parts(int tokens) {
   parts.cols = kDim;
   parts.picks = kPicks;
   parts.row_of_slot = row_of_slot;
-  parts.rows = experts;
-  parts.shared = shared;
+  parts.rows[0] = experts;
+  parts.shared[0] = shared;
   parts.y = output;
   const auto cross = [&](bool together) {
     const DeviceArray<__nv_bfloat16> state(streams), hidden(count * kDim);

@@ -21,21 +21,24 @@ TEST("what is fetched ahead is whole vectors of 16 bytes, as many ranges as ther
 }
 
 TEST("prefill attention fills the device with persistent blocks and takes larger tiles where shared memory allows") {
-  const SparsePrefillPlan h100 = plan_sparse_prefill(4096, 32, 132, 90, false);
+  const SparsePrefillPlan h100 = plan_sparse_prefill(4096, {32}, 132, 90, false);
   CHECK_EQ(h100.head_block, 32);
   CHECK_EQ(h100.head_groups, 1);
   CHECK_EQ(h100.tile, 64);
   CHECK_EQ(h100.blocks, 132);
-  const SparsePrefillPlan rtx = plan_sparse_prefill(4096, 32, 188, 120, false);
+  const SparsePrefillPlan rtx = plan_sparse_prefill(4096, {32}, 188, 120, false);
   CHECK_EQ(rtx.tile, 32);
   CHECK_EQ(rtx.blocks, 188);
-  CHECK_EQ(plan_sparse_prefill(4096, 32, 132, 90, true).tile, 32);
+  CHECK_EQ(plan_sparse_prefill(4096, {32}, 132, 90, true).tile, 32);
 }
 
 TEST("prefill attention pads heads to 16 or 32 and cuts more into groups") {
-  CHECK_EQ(plan_sparse_prefill(10, 2, 132, 90, false).head_block, 16);
-  CHECK_EQ(plan_sparse_prefill(10, 16, 132, 90, false).head_block, 16);
-  const SparsePrefillPlan plan = plan_sparse_prefill(10, 64, 132, 90, false);
+  CHECK_EQ(plan_sparse_prefill(10, {2}, 132, 90, false).head_block, 16);
+  CHECK_EQ(plan_sparse_prefill(10, {16}, 132, 90, false).head_block, 16);
+  const SparsePrefillPlan alone = plan_sparse_prefill(10, {32, 16}, 132, 90, false);  // two ranks have 16 each
+  CHECK_EQ(alone.head_block, 16);
+  CHECK_EQ(alone.head_groups, 2);
+  const SparsePrefillPlan plan = plan_sparse_prefill(10, {64}, 132, 90, false);
   CHECK_EQ(plan.head_block, 32);
   CHECK_EQ(plan.head_groups, 2);
   CHECK_EQ(plan.blocks, 20);

@@ -207,12 +207,12 @@ struct Layer {
       w3.emplace_back(WeightFormat::kFp4Group32, i, d);
       w2.emplace_back(WeightFormat::kFp4Group32, d, i);
     }
-    for (int n = 0; n < e; ++n) views.push_back({w1[n].view(), w3[n].view(), w2[n].view()});
+    for (int n = 0; n < e; ++n) views.push_back({w1[n].view(), w3[n].view(), {w2[n].view()}});
     weights.experts = store.experts(views);
     weights.gate.cols = d;
     weights.shared_gate = store.linear(shared_gate.view());
     weights.shared_up = store.linear(shared_up.view());
-    weights.shared_down = store.linear(shared_down.view());
+    weights.shared_down = {store.linear(shared_down.view())};
   }
 };
 
@@ -344,12 +344,12 @@ void bench() {
   weights.gate.cols = kHidden;
   weights.experts = {kExperts,
                      {WeightFormat::kFp4Group32, 2 * kWidth, kHidden, up, up_scale},
-                     {WeightFormat::kFp4Group32, kHidden, kWidth, down, down_scale},
+                     {Linear{WeightFormat::kFp4Group32, kHidden, kWidth, down, down_scale}},
                      nullptr};
   weights.shared_gate = {WeightFormat::kFp8Block128, kWidth, kHidden, shared, shared_scale};
   weights.shared_up = {WeightFormat::kFp8Block128, kWidth, kHidden, shared + shared_bytes, shared_scale + shared_bytes / 16384};
-  weights.shared_down = {WeightFormat::kFp8Block128, kHidden, kWidth, shared + 2 * shared_bytes,
-                         shared_scale + 2 * shared_bytes / 16384};
+  weights.shared_down = {Linear{WeightFormat::kFp8Block128, kHidden, kWidth, shared + 2 * shared_bytes,
+                                shared_scale + 2 * shared_bytes / 16384}};
   for (const int tokens : {1, 3, 8, 24, 64, 192, 512, 1024, 4096, 8192}) {
     const cuda::MoeShape shape{tokens, kHidden, kExperts, kPicks, kWidth, kWidth};
     const DeviceArray<uint8_t> workspace(cuda::moe_workspace_bytes(shape));
