@@ -203,6 +203,36 @@ void check_text(int mtp, int tp) {
   expect(same * 10 >= all * 9, what);
 }
 
+/// One rank and two on this device: every logit, and greedy text in single launches and in graphs.
+void check_ranks() {
+  const auto truths = read_truth("test/oracle/demo");
+  for (const bool served : {false, true}) {
+    LoadOptions options = exact_options();
+    if (served) options.rows = RowFormat::kFp8, options.numerics = Numerics::kServed;
+    std::vector<Trace> traces[2];
+    std::vector<std::vector<int32_t>> texts[2];
+    for (const int tp : {1, 2}) {
+      options.tp = tp;
+      options.devices = std::vector<int>(static_cast<size_t>(tp), 0);
+      Driver driver("models/demo", options, 8);
+      for (const Truth& t : truths) {
+        for (const int chunk : {1024, 127}) traces[tp - 1].push_back(prefill(driver, t, chunk, t.tokens.size()));
+        texts[tp - 1].push_back(generate(driver, 0, t.tokens, static_cast<int>(t.greedy.size()), options.mtp));
+      }
+    }
+    size_t different = 0, all = 0;
+    for (size_t i = 0; i < traces[0].size(); ++i) {
+      const Trace &one = traces[0][i], &two = traces[1][i];
+      for (size_t k = 0; k < one.logits.size(); ++k) different += one.logits[k] != two.logits[k];
+      for (size_t k = 0; k < one.mtp_logits.size(); ++k) different += one.mtp_logits[k] != two.mtp_logits[k];
+      all += one.logits.size() + one.mtp_logits.size();
+    }
+    expect(different == 0 && texts[0] == texts[1],
+           std::string(served ? "served" : "exact") + ": one rank and two give the same text, " + std::to_string(different) +
+               " of " + std::to_string(all) + " logits differ");
+  }
+}
+
 /// Tokens of each sequence alone and all together.
 void check_company() {
   const auto truths = read_truth("test/oracle/demo");
@@ -364,7 +394,8 @@ void check_overlap() {
 int main(int argc, char** argv) {
   start("model", argc, argv);
   try {
-    if (!brief) check_text(2, 2);  // under compute-sanitizer one rank's kernel waits for the other's, which is not launched
+    // Under compute-sanitizer one rank's kernel waits for the other's, which is not launched.
+    if (!brief) check_text(2, 2), check_ranks();
     check_oracle("demo", "models/demo");
     check_served();
     for (const int mtp : cases({2, 0}, 1)) check_text(mtp, 1);

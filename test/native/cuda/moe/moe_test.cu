@@ -9,6 +9,7 @@
 #include "moe/dispatch.h"
 #include "moe/experts.h"
 #include "moe/route.h"
+#include "runtime/matrix_view.h"
 #include "weights.h"
 
 using namespace twelvex;
@@ -225,18 +226,18 @@ struct Inputs {
   const float* routing;
 };
 
-std::vector<float> run(const Layer& layer, int tokens, const Inputs& in, Mode mode, int decode_tokens = 0) {
-  const cuda::MoeShape shape{tokens, layer.hidden, layer.experts, layer.picks, layer.width, layer.width};
+std::vector<float> run(const MoeWeights& weights, cuda::MoeShape shape, const Inputs& in, Mode mode, int decode_tokens = 0) {
+  const int tokens = shape.tokens;
   const DeviceArray<uint8_t> workspace(cuda::moe_workspace_bytes(shape));
-  const DeviceArray<bf16> y(static_cast<size_t>(tokens) * layer.hidden);
+  const DeviceArray<bf16> y(static_cast<size_t>(tokens) * shape.hidden);
   workspace.poison(), y.poison();
   cuda::run_experts({.tokens = tokens,
-                     .picks = layer.picks,
+                     .picks = shape.picks,
                      .limit = 10,
                      .quantise = mode != Mode::kExact,
                      .arch = mode == Mode::kFp8 ? 120 : wide_arch(),
                      .decode_tokens = decode_tokens,
-                     .weights = &layer.weights,
+                     .weights = &weights,
                      .hidden = in.x,
                      .ids = in.ids,
                      .routing = in.routing,
@@ -245,6 +246,11 @@ std::vector<float> run(const Layer& layer, int tokens, const Inputs& in, Mode mo
                      .num_sms = cuda::device_info().multiprocessors});
   sync("run_experts");
   return to_floats(y.download());
+}
+
+std::vector<float> run(const Layer& layer, int tokens, const Inputs& in, Mode mode, int decode_tokens = 0) {
+  const cuda::MoeShape shape{tokens, layer.hidden, layer.experts, layer.picks, layer.width, layer.width};
+  return run(layer.weights, shape, in, mode, decode_tokens);
 }
 
 /// y += weight * expert(x) with the roundings of the specification.
@@ -320,6 +326,45 @@ void test_experts(const Layer& layer, int tokens, Mode mode) {
     const std::vector<float> some = run(layer, fewer, in_device, mode);
     expect(std::equal(some.begin(), some.end(), y.begin()), "  the first " + std::to_string(fewer) + " alone give the same bits");
   }
+}
+
+/// One rank with both parts of the width gives the bits of two ranks with a part each, added.
+void test_parts(cuda::WeightStore& store, const Layer& layer, int first, int tokens, Mode mode) {
+  const ShardRange columns[] = {{0, first}, {first, layer.width}};
+  MoeWeights both = layer.weights, parts[kParts];
+  for (size_t i = 0; i < kParts; ++i) {
+    std::vector<ExpertView> views;
+    for (int e = 0; e < layer.experts; ++e) {
+      views.push_back({cut_rows(layer.w1[e].view(), columns[i]), cut_rows(layer.w3[e].view(), columns[i]),
+                       {cut_cols(layer.w2[e].view(), columns[i])}});
+    }
+    parts[i].gate.cols = layer.hidden;
+    parts[i].experts = store.experts(views);
+    parts[i].shared_gate = store.linear(cut_rows(layer.shared_gate.view(), columns[i]));
+    parts[i].shared_up = store.linear(cut_rows(layer.shared_up.view(), columns[i]));
+    parts[i].shared_down[0] = store.linear(cut_cols(layer.shared_down.view(), columns[i]));
+    both.experts.down[i] = parts[i].experts.down[0];
+    both.shared_down[i] = parts[i].shared_down[0];
+  }
+  std::vector<int32_t> ids(static_cast<size_t>(tokens) * layer.picks);
+  for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<int32_t>(i % layer.experts);
+  const DeviceArray<bf16> x(random_bf16(static_cast<size_t>(tokens) * layer.hidden, 0.5f));
+  const DeviceArray<int32_t> d_ids(ids);
+  const DeviceArray<float> routing(random_f32(ids.size()));
+  const Inputs in = {x, d_ids, routing};
+  cuda::MoeShape shape{tokens, layer.hidden, layer.experts, layer.picks, layer.width, layer.width, 2};
+  const std::vector<float> y = run(both, shape, in, mode);
+  shape.parts = 1;
+  shape.width = shape.shared_width = first;
+  const std::vector<float> a = run(parts[0], shape, in, mode);
+  shape.width = shape.shared_width = layer.width - first;
+  const std::vector<float> b = run(parts[1], shape, in, mode);
+  size_t different = 0;
+  for (size_t i = 0; i < y.size(); ++i) different += y[i] != bf16_round(a[i] + b[i]);
+  expect(different == 0, "parts of " + std::to_string(first) + " and " + std::to_string(layer.width - first) + " columns, " +
+                             std::to_string(tokens) + " tokens" +
+                             (mode == Mode::kExact ? " exact" : mode == Mode::kServed ? " served" : " served, FP8") + ": " +
+                             std::to_string(different) + " values differ from what two ranks sum");
 }
 
 void bench() {
@@ -412,6 +457,12 @@ int main(int argc, char** argv) {
   {
     cuda::WeightStore store(nullptr);
     const Layer small(store, 384, 128, 12, 2), narrow(store, 256, 64, 8, 2), large(store, 1024, 384, 24, 6);
+    for (const Mode mode : {Mode::kExact, Mode::kServed, Mode::kFp8}) {
+      for (const int tokens : {1, 7, 12, 40, 400}) {
+        test_parts(store, large, 128, tokens, mode);
+        test_parts(store, large, 256, tokens, mode);
+      }
+    }
     for (const Mode mode : {Mode::kExact, Mode::kServed}) {
       for (const int tokens : cases({2, 13, 150, 1, 7, 30, 500}, 3)) test_experts(small, tokens, mode);
       for (const int tokens : cases({40, 3, 400}, 1)) test_experts(narrow, tokens, mode);
