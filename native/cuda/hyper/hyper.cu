@@ -59,7 +59,7 @@ __device__ __forceinline__ void load_kept(const HyperParams& p, MixSmem& s, int 
     s.kept[i / kHyperKept][i % kHyperKept] =
         token < p.tokens ? p.mix[static_cast<size_t>(token) * kHyperKept + i % kHyperKept] : 0.0f;
   }
-  if (!kFew || p.parts.rows == nullptr) return;
+  if (!kFew || p.parts.tokens == 0) return;
   const int token = first + StreamPart::token(), pick = threadIdx.x % 16;
   if (token < p.tokens && pick < p.parts.picks) {
     s.rows[StreamPart::token()][pick] = p.parts.row_of_slot[token * p.parts.picks + pick];
