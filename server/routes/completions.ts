@@ -29,7 +29,7 @@ export function completionsRoute(app: FastifyInstance, context: RouteContext): v
       n: body.n ?? 1,
       logprobs: body.logprobs !== undefined,
       ...streamOptionsOf(body, context.config, () => reply.elapsedTime),
-      tokenText: (token: number) => Buffer.from(engine.tokenBytes(token)).toString('utf8'),
+      tokenBytes: (token: number) => engine.tokenBytes(token),
       ...(body.echo === true && { echo: await Promise.all(inputs.map((input) => promptText(engine, input))) }),
     };
     const header = answerHeader('cmpl', request.id, engine, model);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Engine events of a text completion → pieces of its choices, and those → chunks or one text_completion. Pure.
 
+import { TextDecoder } from 'node:util';
 import type { FinishReason, GenerationEvent, TokenLogprob } from '../../engine/index.ts';
 import { TimingsTotal } from './timings.ts';
 import { finiteLogprob, finishReason, UsageTotal, wireProgress } from './wire.ts';
@@ -17,11 +18,10 @@ export interface CompletionOptions {
   timings: boolean;
   /** How far the prompts are computed, as it goes on; the clock is the caller's. */
   progress?: { elapsedMs: () => number };
-  /** Text of one token. */
-  tokenText: (token: number) => string;
+  tokenBytes: (token: number) => Uint8Array;
 }
 
-/** The older form of log-probabilities: parallel arrays. `text_offset` counts characters from the start of the text. */
+/** The older form of log-probabilities: parallel arrays. `text_offset` counts characters (code points) from the start of the text. */
 export interface LegacyLogprobs {
   tokens: string[];
   token_logprobs: (number | null)[];
@@ -40,9 +40,13 @@ interface Piece {
 
 interface ChoiceState {
   logprobs: LegacyLogprobs;
+  /** Characters of the tokens so far that are complete. */
   offset: number;
+  decoder: TextDecoder;
   tokens: number;
 }
+
+type TokenText = Pick<TokenLogprob, 'text' | 'bytes'>;
 
 const noLogprobs = (): LegacyLogprobs => ({ tokens: [], token_logprobs: [], top_logprobs: [], text_offset: [] });
 
@@ -100,18 +104,23 @@ class CompletionPieces {
     const entries = event.logprobs ?? [];
     // The first token has nothing before it that could predict it.
     const unknown = this.#options.logprobs ? event.tokens.subarray(0, event.tokens.length - entries.length) : [];
-    for (const token of unknown) addUnknownToken(choice, this.#options.tokenText(token));
+    for (const token of unknown) addUnknownToken(choice, this.#tokenOf(token));
     for (const entry of entries) {
-      if (Number.isNaN(entry.logprob)) addUnknownToken(choice, entry.text);
+      if (Number.isNaN(entry.logprob)) addUnknownToken(choice, entry);
       else addToken(choice, entry);
     }
     return [{ index, text, logprobs: this.#takeLogprobs(index) }];
   }
 
+  #tokenOf(token: number): TokenText {
+    const bytes = this.#options.tokenBytes(token);
+    return { text: Buffer.from(bytes).toString('utf8'), bytes };
+  }
+
   #choice(index: number): ChoiceState {
     let choice = this.#choices.get(index);
     if (choice === undefined) {
-      choice = { logprobs: noLogprobs(), offset: 0, tokens: 0 };
+      choice = { logprobs: noLogprobs(), offset: 0, decoder: new TextDecoder('utf-8', { ignoreBOM: true }), tokens: 0 };
       this.#choices.set(index, choice);
     }
     return choice;
@@ -131,19 +140,20 @@ function addToken(choice: ChoiceState, entry: TokenLogprob): void {
   const top = [...entry.top, entry].map(({ text, logprob }) => [text, finiteLogprob(logprob)] as const);
   choice.logprobs.token_logprobs.push(finiteLogprob(entry.logprob));
   choice.logprobs.top_logprobs.push(Object.fromEntries(top));
-  addText(choice, entry.text);
+  addText(choice, entry);
 }
 
-function addUnknownToken(choice: ChoiceState, text: string): void {
+function addUnknownToken(choice: ChoiceState, token: TokenText): void {
   choice.logprobs.token_logprobs.push(null);
   choice.logprobs.top_logprobs.push(null);
-  addText(choice, text);
+  addText(choice, token);
 }
 
-function addText(choice: ChoiceState, text: string): void {
+/** Tokens may part a character: all of its parts stand where it stands. */
+function addText(choice: ChoiceState, { text, bytes }: TokenText): void {
   choice.logprobs.tokens.push(text);
   choice.logprobs.text_offset.push(choice.offset);
-  choice.offset += [...text].length;
+  choice.offset += [...choice.decoder.decode(bytes, { stream: true })].length;
 }
 
 function frame({ id, created, model, fingerprint }: AnswerHeader): Record<string, unknown> {

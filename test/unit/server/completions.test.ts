@@ -111,6 +111,23 @@ describe('text completion', () => {
     });
   });
 
+  test('counts characters in text_offset also where one is made of several tokens', async (t) => {
+    const part = (...bytes: number[]): TokenLogprob => ({ ...logprob('\ufffd', -1), bytes: Buffer.from(bytes) });
+    const tokens = [
+      logprob('a', -1),
+      part(0xf0, 0x9f),
+      part(0x98),
+      part(0x80),
+      logprob('b', -1),
+      logprob('é', -1),
+      logprob('c', -1),
+    ];
+    const { url } = await testServer(t, scriptedEngine([answer('a😀béc', tokens)]));
+    const body = await complete(url, { prompt: 'x', logprobs: 0 });
+    // The parts of the emoji stand where it stands.
+    assert.deepEqual((body.choices[0]?.logprobs as { text_offset: number[] }).text_offset, [0, 1, 1, 1, 2, 3, 4]);
+  });
+
   test('streams the echoed prompt, pieces, the reason and usage', async (t) => {
     const { url } = await testServer(t, scriptedEngine([answer('a'), answer('b')]));
     const body = { prompt: 'Hi', echo: true, stream: true, stream_options: { include_usage: true } };
