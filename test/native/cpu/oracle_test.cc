@@ -1,20 +1,15 @@
 // SPDX-License-Identifier: MIT
 // The CPU backend against float32 ground truth (test/oracle/tiny, computed by an independent implementation).
 #include <algorithm>
-#include <cstring>
 
 #include "check.h"
 #include "cpu/session.h"
-#include "runtime/mapped_file.h"
-#include "runtime/safetensors.h"
+#include "tiny_truth.h"
 
 namespace {
 
 using namespace twelvex;
 using namespace twelvex::check;
-
-const std::string kTiny = std::string(TWELVEX_ROOT) + "/test/oracle/tiny";
-constexpr double kTolerance = 2e-3;
 
 /// With four index heads all of which may be cut off by the relu, indexer scores are often exactly 0, and the ground truth
 /// breaks ties at the border of its top 16 in no order that can be repeated. Positions from the first such tie on differ.
@@ -23,18 +18,6 @@ struct Prompt {
   size_t first_tie;
 };
 constexpr Prompt kPrompts[] = {{"0", 70}, {"1", 68}};
-
-template <class T>
-std::vector<T> expected(const std::string& name) {
-  const MappedFile file(kTiny + "/expected.safetensors");
-  for (const SafetensorsEntry& entry : parse_safetensors_header(file.bytes(), file.size(), file.path())) {
-    if (entry.name != name) continue;
-    std::vector<T> values(entry.bytes / sizeof(T));
-    std::memcpy(values.data(), file.data() + entry.offset, entry.bytes);
-    return values;
-  }
-  throw Error(ErrorCode::kInternal, "no expected tensor " + name);
-}
 
 SessionOptions options_with_mtp() {
   SessionOptions options;

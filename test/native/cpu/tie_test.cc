@@ -6,7 +6,6 @@
 // listed below, every position must agree; without them, every position before the first that differs.
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <span>
 
 #include "check.h"
@@ -14,14 +13,13 @@
 #include "runtime/checkpoint.h"
 #include "runtime/forward.h"
 #include "runtime/weights.h"
+#include "tiny_truth.h"
 
 namespace {
 
 using namespace twelvex;
 using namespace twelvex::check;
 
-const std::string kTiny = std::string(TWELVEX_ROOT) + "/test/oracle/tiny";
-constexpr double kTolerance = 2e-3;
 constexpr int kTopk = 16;
 
 struct Tie {
@@ -90,18 +88,6 @@ class TiedOps : public cpu::CpuOps {
 
   int prompt = -1;  // -1: our own choices
 };
-
-template <class T>
-std::vector<T> expected(const std::string& name) {
-  const MappedFile file(kTiny + "/expected.safetensors");
-  for (const SafetensorsEntry& entry : parse_safetensors_header(file.bytes(), file.size(), file.path())) {
-    if (entry.name != name) continue;
-    std::vector<T> values(entry.bytes / sizeof(T));
-    std::memcpy(values.data(), file.data() + entry.offset, entry.bytes);
-    return values;
-  }
-  throw Error(ErrorCode::kInternal, "no expected tensor " + name);
-}
 
 StepInput one_prefill(const std::vector<int32_t>& tokens) {
   const auto count = static_cast<int32_t>(tokens.size());

@@ -29,16 +29,27 @@ void put(Calls<T>& calls, size_t call, int position, const T* values, size_t cou
 
 inline float sqrt_softplus(float x) { return std::sqrt(x > 20.0f ? x : std::log1p(std::exp(x))); }
 
-/// The CUDA backend, writing down what it chooses.
-class RecordingOps : public cuda::CudaOps {
+/// A backend that knows which choice of the step is next. One sequence.
+template <class Operations>
+class CountingOps : public Operations {
  public:
-  using CudaOps::CudaOps;
+  using Operations::Operations;
 
   Batch begin_step(const StepInput& input) override {
     route_call = select_call = 0;
     position = input.position[0];
-    return CudaOps::begin_step(input);
+    return Operations::begin_step(input);
   }
+
+ protected:
+  size_t route_call = 0, select_call = 0;  // of this step
+  int position = 0;                        // of its first token
+};
+
+/// The CUDA backend, writing down what it chooses.
+class RecordingOps : public CountingOps<cuda::CudaOps> {
+ public:
+  using CountingOps::CountingOps;
 
   void route(const Batch& batch, const MoeWeights& weights, Array hidden, Array routing) override {
     CudaOps::route(batch, weights, hidden, routing);
@@ -79,21 +90,12 @@ class RecordingOps : public cuda::CudaOps {
     check(cudaMemcpy(host.data(), from, count * sizeof(T), cudaMemcpyDeviceToHost), "choices");
     return host;
   }
-
-  size_t route_call = 0, select_call = 0;
-  int position = 0;
 };
 
 /// The exact CPU backend, token by token, taking the recorded choices.
-class FollowingOps : public cpu::CpuOps {
+class FollowingOps : public CountingOps<cpu::CpuOps> {
  public:
-  using CpuOps::CpuOps;
-
-  Batch begin_step(const StepInput& input) override {
-    route_call = select_call = 0;
-    position = input.position[0];
-    return CpuOps::begin_step(input);
-  }
+  using CountingOps::CountingOps;
 
   void route(const Batch& batch, const MoeWeights& weights, Array hidden, Array routing) override {
     CpuOps::route(batch, weights, hidden, routing);
@@ -163,9 +165,6 @@ class FollowingOps : public cpu::CpuOps {
     widest = margin;
     std::printf("    position %d, %s: margin %.2e, largest error of its scores %.2e\n", position, what, dropped - taken, error);
   }
-
-  size_t route_call = 0, select_call = 0;
-  int position = 0;
 };
 
 }  // namespace twelvex::test

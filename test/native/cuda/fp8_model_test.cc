@@ -67,14 +67,8 @@ struct Agreement {
 Agreement compare(const float* p, const float* q, size_t rows, size_t vocab) {
   Agreement sum;
   for (size_t r = 0; r < rows; ++r, p += vocab, q += vocab) {
-    const auto normaliser = [vocab](const float* x) {
-      double top = *std::max_element(x, x + vocab), total = 0;
-      for (size_t i = 0; i < vocab; ++i) total += std::exp(x[i] - top);
-      return top + std::log(total);
-    };
-    const double np = normaliser(p), nq = normaliser(q);
-    for (size_t i = 0; i < vocab; ++i) sum.kl += std::exp(p[i] - np) * ((p[i] - np) - (q[i] - nq));
-    sum.top += std::max_element(p, p + vocab) - p == std::max_element(q, q + vocab) - q;
+    sum.kl += divergence(p, q, vocab);
+    sum.top += same_best(p, q, vocab);
   }
   return {sum.kl / static_cast<double>(rows), sum.top / static_cast<double>(rows)};
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The ground truth of test/oracle/NAME: prompts with the logits of their last positions.
+// The ground truth of test/oracle/NAME: prompts with the logits of their last positions. And how alike two rows of logits are.
 #pragma once
 
 #include <algorithm>
@@ -45,6 +45,23 @@ inline std::vector<Truth> read_truth(const std::string& oracle) {
   }
   if (list.empty()) expect(false, path + " holds no sequence");
   return list;
+}
+
+/// Kullback-Leibler divergence of the distribution of logits q from that of p.
+inline double divergence(const float* p, const float* q, size_t vocab) {
+  const auto normaliser = [vocab](const float* x) {
+    double top = *std::max_element(x, x + vocab), total = 0;
+    for (size_t i = 0; i < vocab; ++i) total += std::exp(x[i] - top);
+    return top + std::log(total);
+  };
+  const double np = normaliser(p), nq = normaliser(q);
+  double sum = 0;
+  for (size_t i = 0; i < vocab; ++i) sum += std::exp(p[i] - np) * ((p[i] - np) - (q[i] - nq));
+  return sum;
+}
+
+inline bool same_best(const float* p, const float* q, size_t vocab) {
+  return std::max_element(p, p + vocab) - p == std::max_element(q, q + vocab) - q;
 }
 
 }  // namespace twelvex::test

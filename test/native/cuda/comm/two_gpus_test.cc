@@ -124,17 +124,10 @@ Likeness compare(const std::vector<float>& got, const std::vector<float>& want, 
   const size_t skipped = got.size() - want.size();
   for (size_t at = 0; at < want.size(); at += vocab) {
     const float *p = want.data() + at, *q = got.data() + skipped + at;
-    const auto normaliser = [vocab](const float* x) {
-      double top = *std::max_element(x, x + vocab), total = 0;
-      for (size_t i = 0; i < vocab; ++i) total += std::exp(x[i] - top);
-      return top + std::log(total);
-    };
-    const double np = normaliser(p), nq = normaliser(q);
-    for (size_t i = 0; i < vocab; ++i) sum.kl += std::exp(p[i] - np) * ((p[i] - np) - (q[i] - nq));
+    sum.kl += divergence(p, q, vocab);
     std::vector<float> sorted(p, p + vocab);
     std::nth_element(sorted.begin(), sorted.begin() + 1, sorted.end(), std::greater<>());
-    const bool same = std::max_element(p, p + vocab) - p == std::max_element(q, q + vocab) - q,
-               decisive = sorted[0] - sorted[1] >= kDecisive;
+    const bool same = same_best(p, q, vocab), decisive = sorted[0] - sorted[1] >= kDecisive;
     sum.top += same, ++sum.rows;
     sum.decisive_top += same && decisive, sum.decisive += decisive;
   }
