@@ -2,6 +2,7 @@
 // The engine of a benchmark from its command line, and requests of random tokens.
 
 import { parseArgs } from 'node:util';
+import { greedyRequest } from '../engine/index.ts';
 import type { EngineLogger, EngineOptions, GenerationRequest } from '../engine/index.ts';
 
 /** Options that every benchmark of an engine takes: node PROGRAM [--model DIR] [--device cpu|cuda] [--tp 1] ... */
@@ -11,6 +12,9 @@ const COMMON = {
   device: { type: 'string', default: 'cpu' },
   tp: { type: 'string', default: '1' },
   devices: { type: 'string', default: '0' },
+  threads: { type: 'string', default: '0' },
+  numerics: { type: 'string' },
+  'kv-cache': { type: 'string' },
   mtp: { type: 'string', default: '2' },
   layers: { type: 'string', default: '0' },
   dummy: { type: 'boolean', default: false },
@@ -41,9 +45,9 @@ export function readArguments(own: Record<string, number>): EngineArguments {
     device: cuda ? 'cuda' : 'cpu',
     devices: values.devices.split(',').map(Number),
     tp: Number(values.tp),
-    threads: 0,
-    numerics: cuda ? 'served' : 'exact',
-    kvCache: cuda ? 'fp8' : 'f32',
+    threads: Number(values.threads),
+    numerics: (values.numerics ?? (cuda ? 'served' : 'exact')) as EngineOptions['numerics'],
+    kvCache: (values['kv-cache'] ?? (cuda ? 'fp8' : 'f32')) as EngineOptions['kvCache'],
     mtp: Number(values.mtp),
     loadFormat: values.dummy ? 'dummy' : 'auto',
     dummySeed: 0,
@@ -70,14 +74,5 @@ let requests = 0;
 /** Greedy, of random tokens drawn afresh; the end token does not end it. */
 export function randomRequest(tokens: number, maxTokens: number, vocabulary: number): GenerationRequest {
   const ids = Int32Array.from({ length: tokens }, () => 3 + Math.floor(Math.random() * (vocabulary - 3)));
-  return {
-    id: `random-${requests++}`,
-    input: { kind: 'tokens', tokens: ids },
-    sampling: { temperature: 0, topP: 1, topK: 0, minP: 0, repetitionPenalty: 1, presencePenalty: 0, frequencyPenalty: 0 },
-    stop: { strings: [], tokens: [], includeInOutput: false, ignoreEos: true, minTokens: 0 },
-    maxTokens,
-    n: 1,
-    logprobs: -1,
-    promptLogprobs: -1,
-  };
+  return greedyRequest(`random-${requests++}`, ids, maxTokens);
 }

@@ -1,70 +1,19 @@
 // SPDX-License-Identifier: MIT
-// Speed and memory of the engine on one checkpoint, without HTTP: node dist/bench/engine.js [--model DIR] [--json]
+// Speed and memory of the engine on one checkpoint, without HTTP:
+//   node dist/bench/engine.js [--model DIR] [--threads 0] [--numerics exact] [--kv-cache f32] [--rounds 3] [--json FILE]
 
-import { parseArgs } from 'node:util';
-import { createEngine } from '../engine/index.ts';
-import type { Engine, EngineLogger, EngineOptions, GenerationRequest } from '../engine/index.ts';
+import { writeFileSync } from 'node:fs';
+import { createEngine, greedyRequest } from '../engine/index.ts';
+import type { Engine, GenerationRequest } from '../engine/index.ts';
+import { quiet, readArguments } from './engine-arguments.ts';
 
-const { values } = parseArgs({
-  options: {
-    model: { type: 'string', default: 'models/demo' },
-    json: { type: 'boolean', default: false },
-    threads: { type: 'string', default: '0' },
-    numerics: { type: 'string', default: 'exact' },
-    'kv-cache': { type: 'string', default: 'f32' },
-    rounds: { type: 'string', default: '3' },
-  },
-});
-
-const quiet: EngineLogger = { info: () => {}, warn: () => {}, error: console.error, debug: () => {} };
-
-function options(mtp: number): EngineOptions {
-  return {
-    modelPath: values.model,
-    modelId: 'bench',
-    device: 'cpu',
-    devices: [0],
-    tp: 1,
-    threads: Number(values.threads),
-    numerics: values.numerics as EngineOptions['numerics'],
-    kvCache: values['kv-cache'] as EngineOptions['kvCache'],
-    mtp,
-    loadFormat: 'auto',
-    dummySeed: 0,
-    layers: 0,
-    maxModelLen: 0,
-    maxSequences: 16,
-    stepTokens: 512,
-    kvMemoryBytes: 0,
-    maxItlMs: 100,
-    maxQueuedRequests: 100,
-    maxQueuedTokens: 1e6,
-    prefixCache: true,
-    encoder: 'auto',
-  };
-}
+const { engine: options, json, own } = readArguments({ rounds: 3 });
+const rounds = own['rounds']!;
 
 let requests = 0;
 
 function request(tokens: Int32Array, maxTokens: number): GenerationRequest {
-  return {
-    id: `bench-${requests++}`,
-    input: { kind: 'tokens', tokens },
-    sampling: {
-      temperature: 0,
-      topP: 1,
-      topK: 0,
-      minP: 0,
-      repetitionPenalty: 1,
-      presencePenalty: 0,
-      frequencyPenalty: 0,
-    },
-    stop: { strings: [], tokens: [], includeInOutput: false, ignoreEos: true, minTokens: 0 },
-    maxTokens,
-    n: 1,
-    logprobs: -1,
-    promptLogprobs: -1,
-  };
+  return greedyRequest(`bench-${requests++}`, tokens, maxTokens);
 }
 
 interface Run {
@@ -103,7 +52,6 @@ async function best(rounds: number, measure: (round: number) => Promise<number>,
   return found;
 }
 
-const rounds = Number(values.rounds);
 const DECODE_TOKENS = 128;
 const STREAMS = 8;
 /** With the answer behind it the demo model's whole context. */
@@ -130,7 +78,7 @@ async function aggregateRate(engine: Engine): Promise<number> {
 }
 
 async function measureWith(mtp: number): Promise<Record<string, number>> {
-  const engine = await createEngine(options(mtp), quiet, () => {});
+  const engine = await createEngine({ ...options, mtp, prefixCache: true }, quiet, () => {});
   const measured: Record<string, number> = {};
   const prefill = (length: number): Promise<number> =>
     best(rounds, async (round) => {
@@ -165,5 +113,5 @@ async function measureWith(mtp: number): Promise<Record<string, number>> {
 }
 
 const measured = { ...(await measureWith(0)), ...(await measureWith(2)) };
-if (values.json) console.log(JSON.stringify(measured, undefined, 2));
-else for (const [name, value] of Object.entries(measured)) console.log(`${name.padEnd(28)} ${value.toFixed(1).padStart(10)}`);
+for (const [name, value] of Object.entries(measured)) console.log(`${name.padEnd(28)} ${value.toFixed(1).padStart(10)}`);
+if (json !== undefined) writeFileSync(json, `${JSON.stringify({ options, measured }, null, 2)}\n`);

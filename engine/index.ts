@@ -5,6 +5,7 @@ export { blocksFor, planCache } from './cache/layout.ts';
 export { createEngine } from './create.ts';
 export { EngineError } from './errors.ts';
 export { letOthersRun } from './event-loop.ts';
+export { GREEDY, greedyRequest } from './greedy-request.ts';
 export { buildInfo, inspectCheckpoint } from './inspect.ts';
 export { elements, member, parseMember, sourceText } from './text/json-text.ts';
 export { toolFunctions } from './text/prompt.ts';

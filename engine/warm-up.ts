@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 
 import { EngineError } from './errors.ts';
+import { greedyRequest } from './greedy-request.ts';
 import type { SchedulerLimits } from './scheduler/scheduler.ts';
 import type { Engine, GenerationRequest } from './types.ts';
 
@@ -32,22 +33,9 @@ async function run(engine: Engine, asked: GenerationRequest): Promise<void> {
 }
 
 function request(length: number, maxTokens: number, vocabSize: number): GenerationRequest {
-  return {
-    id: 'warm-up',
-    input: { kind: 'tokens', tokens: Int32Array.from({ length }, (_, i) => i % vocabSize) },
-    sampling: {
-      temperature: 0,
-      topP: 1,
-      topK: 0,
-      minP: 0,
-      repetitionPenalty: 1,
-      presencePenalty: 0,
-      frequencyPenalty: 0,
-    },
-    stop: { strings: [], tokens: [], includeInOutput: false, ignoreEos: true, minTokens: 0 },
+  return greedyRequest(
+    'warm-up',
+    Int32Array.from({ length }, (_, i) => i % vocabSize),
     maxTokens,
-    n: 1,
-    logprobs: -1,
-    promptLogprobs: -1,
-  };
+  );
 }

@@ -3,9 +3,10 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { GREEDY } from '../../engine/index.ts';
 import type { Engine, GenerationEvent, GenerationRequest, JsonText } from '../../engine/index.ts';
 import { collected, until } from '../helpers/engine-run.ts';
-import { GREEDY, NO_STOP, demoRequest, eventsOf, question, questions, withDemo } from '../helpers/demo-engine.ts';
+import { NO_STOP, demoRequest, eventsOf, question, questions, withDemo } from '../helpers/demo-engine.ts';
 
 const PROMPTS = 200;
 

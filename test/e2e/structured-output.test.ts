@@ -4,9 +4,10 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
+import { GREEDY } from '../../engine/index.ts';
 import type { Engine } from '../../engine/index.ts';
 import { collected } from '../helpers/engine-run.ts';
-import { GREEDY, demoRequest, eventsOf, question, withDemo } from '../helpers/demo-engine.ts';
+import { demoRequest, eventsOf, question, withDemo } from '../helpers/demo-engine.ts';
 import { randomSchema } from '../unit/engine/text/grammar/random-schema.ts';
 import { schemaSpec, validator } from '../unit/engine/text/grammar/schemas.ts';
 

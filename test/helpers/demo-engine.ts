@@ -2,7 +2,7 @@
 // The engine over the demo checkpoint, for end-to-end tests.
 
 import { fileURLToPath } from 'node:url';
-import { createEngine } from '../../engine/index.ts';
+import { createEngine, GREEDY } from '../../engine/index.ts';
 import type { ChatInput, Engine, EngineLogger, EngineOptions, GenerationEvent, GenerationRequest } from '../../engine/index.ts';
 
 /** The project root is three levels up from dist/test/helpers/. */
@@ -49,16 +49,6 @@ export async function withDemo(changes: Partial<EngineOptions>, use: (engine: En
 export function question(content: string, changes: Partial<ChatInput> = {}): ChatInput {
   return { kind: 'chat', messages: [{ role: 'user', content }], thinking: false, ...changes };
 }
-
-export const GREEDY: GenerationRequest['sampling'] = {
-  temperature: 0,
-  topP: 1,
-  topK: 0,
-  minP: 0,
-  repetitionPenalty: 1,
-  presencePenalty: 0,
-  frequencyPenalty: 0,
-};
 
 export const NO_STOP: GenerationRequest['stop'] = {
   strings: [],

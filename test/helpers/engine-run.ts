@@ -5,6 +5,7 @@ import { KvCache } from '../../engine/cache/kv-cache.ts';
 import { Constraints } from '../../engine/constraints.ts';
 import { ServingEngine } from '../../engine/engine.ts';
 import type { EngineParts } from '../../engine/engine.ts';
+import { GREEDY } from '../../engine/greedy-request.ts';
 import { Prompts } from '../../engine/prompts.ts';
 import { Scheduler } from '../../engine/scheduler/scheduler.ts';
 import { GrammarService } from '../../engine/text/grammar/service.ts';
@@ -114,16 +115,7 @@ export function generationRequest(tokens: ArrayLike<number>, changes: Partial<Ge
   return {
     id: `request-${requests++}`,
     input: { kind: 'tokens', tokens: Int32Array.from(tokens) },
-    sampling: {
-      temperature: 0,
-      topP: 1,
-      topK: 0,
-      minP: 0,
-      repetitionPenalty: 1,
-      presencePenalty: 0,
-      frequencyPenalty: 0,
-      seed: 7n,
-    },
+    sampling: { ...GREEDY, seed: 7n },
     stop: { strings: [], tokens: [], includeInOutput: false, ignoreEos: false, minTokens: 0 },
     maxTokens: 16,
     n: 1,

@@ -2,6 +2,7 @@
 // Drives a Scheduler over the scripted model, step by step, and says what every sequence should have given alone.
 
 import { KvCache } from '../../engine/cache/kv-cache.ts';
+import { GREEDY } from '../../engine/greedy-request.ts';
 import { Scheduler } from '../../engine/scheduler/scheduler.ts';
 import type { SchedulerLimits } from '../../engine/scheduler/scheduler.ts';
 import type { Sequence, SequenceRequest, SequenceSampling } from '../../engine/scheduler/sequence.ts';
@@ -28,14 +29,9 @@ export const SMALL: RunSizes = {
   contextBlocks: 40,
 };
 
-export const GREEDY: SequenceSampling = {
-  temperature: 0,
-  topP: 1,
-  topK: 0,
-  minP: 0,
-  repetitionPenalty: 1,
-  presencePenalty: 0,
-  frequencyPenalty: 0,
+/** Greedy, with what the scheduler wants besides. */
+export const GREEDY_SEQUENCE: SequenceSampling = {
+  ...GREEDY,
   seed: 7n,
   bias: { tokens: new Int32Array(0), values: new Float32Array(0) },
 };
@@ -46,7 +42,7 @@ export function sequenceRequest(prompt: ArrayLike<number>, changes: Partial<Sequ
     maxTokens: 16,
     minTokens: 0,
     stopTokens: new Set([EOS]),
-    sampling: GREEDY,
+    sampling: GREEDY_SEQUENCE,
     logprobs: -1,
     promptLogprobs: -1,
     priority: 0,

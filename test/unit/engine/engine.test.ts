@@ -8,7 +8,7 @@ import { MAX_UNREAD_EVENTS } from '../../../engine/event-stream.ts';
 import type { GenerationEvent, GenerationRequest } from '../../../engine/types.ts';
 import { collect, collected, generationRequest, startEngine, textOf, until } from '../../helpers/engine-run.ts';
 import type { EngineRun } from '../../helpers/engine-run.ts';
-import { GREEDY, alone, promptOf, sequenceRequest } from '../../helpers/scheduler-run.ts';
+import { GREEDY_SEQUENCE, alone, promptOf, sequenceRequest } from '../../helpers/scheduler-run.ts';
 
 /** Tokens that a request gives alone, with the seed of its choice. */
 function expected(request: GenerationRequest, maxModelLen: number, choice = 0): number[] {
@@ -16,7 +16,7 @@ function expected(request: GenerationRequest, maxModelLen: number, choice = 0): 
   const prompt = request.input.tokens;
   const stopTokens = new Set([...(request.stop.ignoreEos ? [] : [1]), ...request.stop.tokens]);
   const sampling = {
-    ...GREEDY,
+    ...GREEDY_SEQUENCE,
     temperature: request.sampling.temperature,
     seed: BigInt.asUintN(64, request.sampling.seed! + BigInt(choice)),
   };

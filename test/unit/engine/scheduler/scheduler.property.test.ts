@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
 import type { Sequence, SequenceRequest } from '../../../../engine/scheduler/sequence.ts';
-import { GREEDY, SchedulerRun, alone, promptOf, sequenceRequest } from '../../../helpers/scheduler-run.ts';
+import { GREEDY_SEQUENCE, SchedulerRun, alone, promptOf, sequenceRequest } from '../../../helpers/scheduler-run.ts';
 import type { RunSizes } from '../../../helpers/scheduler-run.ts';
 
 interface Arrival {
@@ -87,7 +87,7 @@ const arrival = (maxModelLen: number): fc.Arbitrary<Arrival> =>
         ...(continues === undefined ? {} : { continues, step: step + 30 }),
         request: sequenceRequest(promptOf(family, promptLength), {
           ...request,
-          sampling: { ...GREEDY, ...numbers, bias, ...(mask === undefined ? {} : { mask }) },
+          sampling: { ...GREEDY_SEQUENCE, ...numbers, bias, ...(mask === undefined ? {} : { mask }) },
         }),
       };
     });

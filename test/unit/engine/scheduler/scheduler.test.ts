@@ -6,7 +6,7 @@ import { BlockTable } from '../../../../engine/cache/kv-cache.ts';
 import { ROW_ALL_LOGPROBS, ROW_RESUME, ROW_SAMPLE } from '../../../../engine/native.ts';
 import { MIN_PREFILL_TOKENS } from '../../../../engine/scheduler/policy.ts';
 import { MAX_BYPASSES } from '../../../../engine/scheduler/scheduler.ts';
-import { EOS, GREEDY, SMALL, SchedulerRun, alone, promptOf, sequenceRequest } from '../../../helpers/scheduler-run.ts';
+import { EOS, GREEDY_SEQUENCE, SMALL, SchedulerRun, alone, promptOf, sequenceRequest } from '../../../helpers/scheduler-run.ts';
 
 const NEVER = { stopTokens: new Set<number>(), maxTokens: 200 };
 
@@ -106,7 +106,7 @@ test('a prompt waits until all of it fits, and may be overtaken only so often', 
 test('choices wait for the prompt of the first and then share its whole blocks', () => {
   const run = new SchedulerRun({ ...SMALL, stepTokens: 100 });
   const leader = run.add(sequenceRequest(promptOf(1, 300)));
-  const follower = run.add(sequenceRequest(promptOf(1, 300), { leader, sampling: { ...GREEDY, seed: 8n } }));
+  const follower = run.add(sequenceRequest(promptOf(1, 300), { leader, sampling: { ...GREEDY_SEQUENCE, seed: 8n } }));
   for (let i = 0; i < 3; i++) {
     run.step();
     assert.equal(follower.phase, 'waiting');
