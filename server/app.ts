@@ -5,11 +5,11 @@ import { randomUUID } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
 import type { Socket } from 'node:net';
 import Fastify, { LogController } from 'fastify';
-import type { FastifyBaseLogger, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import type { FastifyBaseLogger, FastifyContextConfig, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { allowOrigins, limitKeys, requireKeys } from './access.ts';
 import { ApiKeys } from './api-keys.ts';
 import type { Config } from './config.ts';
-import { badRequest, methodNotAllowed, notFound, toHttpError } from './errors.ts';
+import { badRequest, compressedBody, methodNotAllowed, notFound, toHttpError } from './errors.ts';
 import type { HttpError } from './errors.ts';
 import { readJson } from './json-body.ts';
 import type { Lifecycle } from './lifecycle.ts';
@@ -37,10 +37,13 @@ declare module 'fastify' {
   }
 }
 
-const methods = ['GET', 'POST', 'PUT', 'PATCH', 'DELETE'] as const;
+const methods = ['GET', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'] as const;
 
 /** Paths that are asked every few milliseconds and would drown the others in the metrics. */
 const probes = new Set(['/health', '/v1/health', '/readyz', '/livez', '/metrics', '/version']);
+
+/** Some programs on Windows put it before their text. */
+const byteOrderMark = Buffer.from('\ufeff');
 
 /** An id of the client's own, if it is short and plain; it appears in headers, bodies and logs. */
 const plainId = /^[\w.:/+=@-]{1,128}$/;
@@ -114,21 +117,27 @@ function requestId(request: { headers: IncomingMessage['headers'] }): string {
 /** Bodies are parsed here: what a prompt renders from them needs their source. */
 function acceptOnlyJson(app: FastifyInstance): void {
   app.removeAllContentTypeParsers();
-  app.addContentTypeParser('application/json', { parseAs: 'buffer' }, (_: FastifyRequest, body: Buffer) => readJson(body));
+  app.addContentTypeParser('application/json', { parseAs: 'buffer' }, async ({ headers }: FastifyRequest, body: Buffer) => {
+    const encoding = headers['content-encoding'] ?? 'identity';
+    if (encoding !== 'identity') throw compressedBody(encoding);
+    const marked = body.subarray(0, byteOrderMark.length).equals(byteOrderMark);
+    return readJson(marked ? body.subarray(byteOrderMark.length) : body);
+  });
 }
 
 /** Registers routes, then answers 405 where their paths are asked with another method; Fastify would say 404. */
 function refuseOtherMethods(app: FastifyInstance, register: () => void): void {
-  const taken = new Map<string, Set<string>>();
-  app.addHook('onRoute', ({ url, method }) => {
-    const known = taken.get(url) ?? new Set();
+  const taken = new Map<string, { known: Set<string>; config: FastifyContextConfig }>();
+  app.addHook('onRoute', ({ url, method, config = {} }) => {
+    const { known } = taken.get(url) ?? { known: new Set() };
     for (const name of [method].flat()) known.add(name);
-    taken.set(url, known);
+    taken.set(url, { known, config });
   });
   register();
-  for (const [url, known] of [...taken]) {
+  for (const [url, { known, config }] of [...taken]) {
     const allowed = [...known];
     app.route({
+      config,
       method: methods.filter((method) => !known.has(method)),
       url,
       onRequest: (request) => Promise.reject(methodNotAllowed(request.method, request.url, allowed)),
@@ -138,10 +147,11 @@ function refuseOtherMethods(app: FastifyInstance, register: () => void): void {
 }
 
 function sendError(error: unknown, request: FastifyRequest, reply: FastifyReply): FastifyReply {
-  const answer = toHttpError(error);
+  const answer = toHttpError(error, request.server.initialConfig.bodyLimit);
   if (answer.status >= 500 && answer !== error) request.log.error({ err: error }, 'request failed');
   return reply
     .code(answer.status)
+    .header('x-request-id', request.id)
     .headers(answer.options.headers ?? {})
     .type('application/json; charset=utf-8')
     .send(JSON.stringify(request.routeOptions.config.errorBody?.(answer) ?? answer.body()));

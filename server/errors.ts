@@ -4,6 +4,7 @@
 
 import { EngineError } from '../engine/index.ts';
 import type { EngineErrorCode } from '../engine/index.ts';
+import { formatBytes } from './option-types.ts';
 
 export type ErrorType = 'invalid_request_error' | 'rate_limit_error' | 'overloaded_error' | 'server_error';
 
@@ -119,16 +120,27 @@ export function modelNotFound(model: string, known: string): HttpError {
   return new HttpError(row(404, 'invalid_request_error', 'model_not_found'), message, { param: 'model' });
 }
 
+export function compressedBody(encoding: string): HttpError {
+  const message = `the body has the content-encoding ${encoding}; send it uncompressed, without that header`;
+  return new HttpError(row(415, 'invalid_request_error', 'unsupported_media_type'), message);
+}
+
 export function badRequest(status: number, message: string): HttpError {
   return new HttpError(row(status, 'invalid_request_error', 'bad_request'), message);
 }
 
-/** What a client is told about any thrown value. Faults of the server keep their inside to the log. */
-export function toHttpError(error: unknown): HttpError {
+/**
+ * What a client is told about any thrown value. Faults of the server keep their inside to the log.
+ * @param bodyLimit bytes that a body may have
+ */
+export function toHttpError(error: unknown, bodyLimit?: number): HttpError {
   if (error instanceof HttpError) return error;
   if (error instanceof EngineError) return fromEngine(error);
   const { code, statusCode, message } = error as { code?: string; statusCode?: number; message?: string };
   const known = frameworkErrors[code ?? ''];
+  if (code === 'FST_ERR_CTP_BODY_TOO_LARGE' && bodyLimit !== undefined) {
+    return new HttpError(known!, `the body is larger than ${formatBytes(bodyLimit)}, which this server takes (--body-limit)`);
+  }
   if (known !== undefined) return new HttpError(known, known.message ?? message ?? '');
   if (statusCode !== undefined && statusCode >= 400 && statusCode < 500) return badRequest(statusCode, message ?? 'bad request');
   return internal('internal error of the server; its log says more');

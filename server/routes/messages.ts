@@ -32,7 +32,10 @@ export function messagesError(error: HttpError): object {
   const { n_prompt_tokens: tokens, n_ctx: most } = error.options.extra ?? {};
   const overlong = error.code === 'context_length_exceeded' && tokens !== undefined;
   const message = overlong ? `prompt is too long: ${String(tokens)} tokens > ${String(most)} maximum` : error.message;
-  return { type: 'error', error: { type: errorTypes[error.status] ?? 'api_error', message } };
+  return {
+    type: 'error',
+    error: { type: errorTypes[error.status] ?? (error.status < 500 ? 'invalid_request_error' : 'api_error'), message },
+  };
 }
 
 const protocol: StreamProtocol = {

@@ -2,6 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
+import { gzipSync } from 'node:zlib';
 import { EngineError } from '../../../engine/index.ts';
 import type { EngineErrorCode } from '../../../engine/index.ts';
 import { post, rawExchange, testServer } from '../../helpers/http.ts';
@@ -39,12 +40,28 @@ describe('failures that the framework finds', () => {
     const response = await fetch(`${url}${chat}`);
     assert.equal(response.headers.get('allow'), 'POST');
     assert.equal((await failure(response, 405)).code, 'method_not_allowed');
+    assert.equal((await fetch(`${url}${chat}`, { method: 'OPTIONS' })).status, 405);
   });
 
   test('a body of another type is 415', async (t) => {
     const { url } = await testServer(t, scriptedEngine([]));
     const error = await failure(await post(`${url}${chat}`, 'a=1', { headers: { 'content-type': 'text/plain' } }), 415);
     assert.match(error.message, /application\/json/);
+  });
+
+  test('a compressed body is 415 and told to come as it is', async (t) => {
+    const { url } = await testServer(t, scriptedEngine([]));
+    const headers = { 'content-type': 'application/json', 'content-encoding': 'gzip' };
+    const body = gzipSync(JSON.stringify({ messages }));
+    const error = await failure(await fetch(`${url}${chat}`, { method: 'POST', headers, body }), 415);
+    assert.match(error.message, /gzip.*uncompressed/);
+    assert.equal((await post(`${url}${chat}`, { messages }, { headers: { 'content-encoding': 'identity' } })).status, 200);
+  });
+
+  test('a byte order mark before the body is no part of it', async (t) => {
+    const { url } = await testServer(t, scriptedEngine([]));
+    const tools = [{ type: 'function', function: { name: 'f', parameters: { type: 'object' } } }];
+    assert.equal((await post(`${url}${chat}`, `\ufeff${JSON.stringify({ messages, tools })}`)).status, 200);
   });
 
   test('a body that is not JSON is 400', async (t) => {
@@ -60,13 +77,16 @@ describe('failures that the framework finds', () => {
   test('a body above the limit is 413', async (t) => {
     const { url } = await testServer(t, scriptedEngine([]), { bodyLimitBytes: 1000 });
     const body = { messages: [{ role: 'user', content: 'x'.repeat(2000) }] };
-    assert.equal((await failure(await post(`${url}${chat}`, body), 413)).code, 'request_too_large');
+    const error = await failure(await post(`${url}${chat}`, body), 413);
+    assert.equal(error.code, 'request_too_large');
+    assert.match(error.message, /1000 B.*--body-limit/);
   });
 
   test('a path that does not decode is 400', async (t) => {
     const { port } = await testServer(t, scriptedEngine([]));
     const answer = await rawExchange(port, 'GET /v1/models/%zz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n');
     assert.match(answer, /^HTTP\/1\.1 400 /);
+    assert.match(answer, /\r\nx-request-id: \w+\r\n/);
     assert.equal(
       (JSON.parse(answer.slice(answer.indexOf('{'), answer.lastIndexOf('}') + 1)) as Failure).error.code,
       'invalid_url',

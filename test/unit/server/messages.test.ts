@@ -197,6 +197,17 @@ describe('errors', () => {
     assert.equal(error.message, 'prompt is too long: 9000 tokens > 8192 maximum');
   });
 
+  test('have it too where the framework refuses: another method, another content type', async (t) => {
+    const { url } = await testServer(t, scriptedEngine([]));
+    for (const [status, response] of [
+      [405, await fetch(`${url}/v1/messages`)],
+      [415, await post(`${url}/v1/messages`, 'x', { headers: { 'content-type': 'text/plain' } })],
+    ] as const) {
+      const { type, error } = await errorOf(response);
+      assert.deepEqual([response.status, type, error.type], [status, 'error', 'invalid_request_error']);
+    }
+  });
+
   test('tell an overloaded server from a wrong model', async (t) => {
     const full = await testServer(
       t,
