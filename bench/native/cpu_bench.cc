@@ -43,12 +43,9 @@ StepOutput prefill(Session& session, int sequence, const std::vector<int32_t>& i
   StepOutput out;
   for (size_t at = 0; at < ids.size(); at += 512) {
     const size_t end = std::min(ids.size(), at + 512);
-    RowRequest row;
+    const uint8_t flags = end == ids.size() ? kRowSample : 0;
+    test::StepRow row = test::row_of(ids, static_cast<int>(at), static_cast<int>(end - at), flags);
     row.sequence = sequence;
-    row.position = static_cast<int>(at);
-    row.tokens.assign(ids.begin() + static_cast<int64_t>(at), ids.begin() + static_cast<int64_t>(end));
-    row.flags = end == ids.size() ? kRowSample : 0;
-    row.next_token = end < ids.size() ? ids[end] : -1;
     out = session.step({row});
   }
   return out;
@@ -74,9 +71,9 @@ void bench_prefill(const std::string& dir, int threads, int mtp) {
 void bench_decode(const std::string& dir, int threads, int mtp, int streams) {
   Session session(dir, options(threads, mtp, streams));
   const auto ids = prompt(256, session.config().vocab_size);
-  std::vector<RowRequest> rows(static_cast<size_t>(streams));
+  std::vector<test::StepRow> rows(static_cast<size_t>(streams));
   for (int s = 0; s < streams; ++s) {
-    RowRequest& row = rows[static_cast<size_t>(s)];
+    test::StepRow& row = rows[static_cast<size_t>(s)];
     const StepOutput out = prefill(session, s, ids);
     row.sequence = s;
     row.position = static_cast<int>(ids.size());

@@ -14,6 +14,7 @@
 #include "runtime/error.h"
 #include "runtime/forward.h"
 #include "runtime/weights.h"
+#include "step_rows.h"
 
 namespace twelvex::test {
 
@@ -118,27 +119,9 @@ class RankRun {
   }
 
   StepOutput step(const std::vector<int32_t>& tokens, int first, int count, int drafts, int flags) {
-    StepInput in;
-    in.slot = {0};
-    in.position = {first};
-    in.count = {count};
-    in.drafts = {drafts};
-    const auto end = static_cast<size_t>(first + count);
-    in.next_token = {end < tokens.size() ? tokens[end] : -1};
-    in.flags = {static_cast<uint8_t>(flags)};
-    in.window_base = {std::max(0, first - (kWindow - 1)) / kBlockTokens};
-    for (int b = in.window_base[0]; b <= (first + count - 1 + numbers_.mtp) / kBlockTokens; ++b) in.window_blocks.push_back(b);
-    for (int b = 0; b <= (first + count - 1) / kBlockTokens; ++b) in.context_blocks.push_back(b);
-    in.window_offset = {0, static_cast<int32_t>(in.window_blocks.size())};
-    in.context_offset = {0, static_cast<int32_t>(in.context_blocks.size())};
-    in.tokens.assign(tokens.begin() + first, tokens.begin() + first + count);
-    in.penalty_offset = in.bias_offset = {0};
-    if (flags & kRowSample) {
-      in.sampling.push_back({.temperature = 0});
-      in.penalty_offset.push_back(0);
-      in.bias_offset.push_back(0);
-      in.mask_row.push_back(-1);
-    }
+    StepRow row = row_of(tokens, first, count, static_cast<uint8_t>(flags));
+    row.drafts = drafts;
+    const StepInput in = step_of({row}, 0, numbers_.mtp);
     StepOutput out;
     forward_step({.ops = ops_, .config = config_, .weights = weights_, .activations = activations_, .mtp = numbers_.mtp}, in, out);
     return out;

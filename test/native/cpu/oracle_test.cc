@@ -41,12 +41,8 @@ std::pair<std::vector<float>, std::vector<float>> run_chunks(Session& session, c
   const int count = static_cast<int>(tokens.size());
   for (int at = 0; at < count; at += chunk) {
     const int end = std::min(count, at + chunk);
-    RowRequest row;
-    row.position = at;
-    row.tokens.assign(tokens.begin() + at, tokens.begin() + end);
-    row.flags = kRowAllLogits | (end == count ? kRowSample : 0);
-    row.next_token = end < count ? tokens[static_cast<size_t>(end)] : -1;
-    const StepOutput out = session.step({row});
+    const auto flags = static_cast<uint8_t>(kRowAllLogits | (end == count ? kRowSample : 0));
+    const StepOutput out = session.step({test::row_of(tokens, at, end - at, flags)});
     all.first.insert(all.first.end(), out.logits.begin(), out.logits.end());
     all.second.insert(all.second.end(), out.mtp_logits.begin(), out.mtp_logits.end());
   }
@@ -85,7 +81,7 @@ StepOutput mixed_step(int logit_slice) {
   Session session(kTiny, options);
   const auto tokens = expected<int32_t>("0.tokens");
   const uint8_t flags[] = {kRowAllLogits, kRowAllLogprobs, 0, kRowAllLogits | kRowAllLogprobs | kRowSample};
-  std::vector<RowRequest> rows(4);
+  std::vector<test::StepRow> rows(4);
   for (int r = 0; r < 4; ++r) {
     const int begin = 10 * r, count = 30 + 7 * r;
     rows[static_cast<size_t>(r)].sequence = r;

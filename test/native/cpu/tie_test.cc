@@ -13,6 +13,7 @@
 #include "runtime/checkpoint.h"
 #include "runtime/forward.h"
 #include "runtime/weights.h"
+#include "step_rows.h"
 #include "tiny_truth.h"
 
 namespace {
@@ -20,7 +21,7 @@ namespace {
 using namespace twelvex;
 using namespace twelvex::check;
 
-constexpr int kTopk = 16;
+constexpr int kTopk = 16, kBlocks = 3;
 
 struct Tie {
   int prompt, layer, position;
@@ -89,26 +90,6 @@ class TiedOps : public cpu::CpuOps {
   int prompt = -1;  // -1: our own choices
 };
 
-StepInput one_prefill(const std::vector<int32_t>& tokens) {
-  const auto count = static_cast<int32_t>(tokens.size());
-  StepInput input;
-  input.slot = {0};
-  input.position = {0};
-  input.count = {count};
-  input.drafts = {0};
-  input.next_token = {-1};
-  input.flags = {kRowAllLogits};
-  input.window_base = {0};
-  for (int32_t block = 0; block <= count / kBlockTokens; ++block) {
-    input.window_blocks.push_back(block);
-    input.context_blocks.push_back(block);
-  }
-  input.window_offset = input.context_offset = {0, static_cast<int32_t>(input.window_blocks.size())};
-  input.tokens = tokens;
-  input.penalty_offset = input.bias_offset = {0};
-  return input;
-}
-
 /// First position whose logits differ by more than the tolerance, or the number of positions.
 size_t agreeing(const std::vector<float>& got, const std::vector<float>& truth, size_t vocab) {
   for (size_t i = 0; i < truth.size(); ++i) {
@@ -129,13 +110,15 @@ struct Loaded {
     weights = load_weights({.config = config, .source = *checkpoint, .shape = {}, .with_mtp = true, .progress = {}}, ops);
     activations = ops.reserve({.step_tokens = 300, .rows = 1, .context_tokens = 300, .mtp = 1, .logit_slice = 300});
     ops.allocate_cache(CacheLayout::make(config, RowFormat::kF32, true, sizeof(float)),
-                       {.slots = 1, .window_blocks = 3, .context_blocks = 3});
+                       {.slots = 1, .window_blocks = kBlocks, .context_blocks = kBlocks});
   }
 
   StepOutput run(int prompt, const std::vector<int32_t>& tokens) {
     ops.prompt = prompt;
+    const StepInput input =
+        test::step_of({test::row_of(tokens, 0, static_cast<int>(tokens.size()), kRowAllLogits)}, kBlocks, 1);
     StepOutput output;
-    forward_step({.ops = ops, .config = config, .weights = weights, .activations = activations, .mtp = 1}, one_prefill(tokens),
+    forward_step({.ops = ops, .config = config, .weights = weights, .activations = activations, .mtp = 1}, input,
                  output);
     return output;
   }

@@ -11,6 +11,7 @@
 #include "runtime/dummy.h"
 #include "runtime/forward.h"
 #include "runtime/weights.h"
+#include "step_rows.h"
 
 namespace twelvex::test {
 
@@ -61,27 +62,7 @@ struct BareModel {
 
   /// Tokens [first, first + count) of the sequence; kRowSample draws greedily behind them.
   StepOutput prefill(const std::vector<int32_t>& tokens, int first, int count, uint8_t flags) {
-    StepInput in;
-    in.slot = {0};
-    in.position = {first};
-    in.count = {count};
-    in.drafts = {0};
-    const auto end = static_cast<size_t>(first + count);
-    in.next_token = {end < tokens.size() ? tokens[end] : -1};
-    in.flags = {flags};
-    in.window_base = {std::max(0, first - (kWindow - 1)) / kBlockTokens};
-    for (int b = in.window_base[0]; b <= (first + count - 1 + mtp) / kBlockTokens; ++b) in.window_blocks.push_back(b);
-    for (int b = 0; b <= (first + count - 1) / kBlockTokens; ++b) in.context_blocks.push_back(b);
-    in.window_offset = {0, static_cast<int32_t>(in.window_blocks.size())};
-    in.context_offset = {0, static_cast<int32_t>(in.context_blocks.size())};
-    in.tokens.assign(tokens.begin() + first, tokens.begin() + first + count);
-    in.penalty_offset = in.bias_offset = {0};
-    if (flags & kRowSample) {
-      in.sampling.push_back({.temperature = 0});
-      in.penalty_offset.push_back(0);
-      in.bias_offset.push_back(0);
-      in.mask_row.push_back(-1);
-    }
+    const StepInput in = step_of({row_of(tokens, first, count, flags)}, 0, mtp);
     StepOutput out;
     forward_step({.ops = ops, .config = config, .weights = weights, .activations = activations, .mtp = mtp}, in, out);
     return out;

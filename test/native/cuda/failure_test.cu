@@ -11,6 +11,7 @@
 #include "runtime/error.h"
 #include "runtime/model.h"
 #include "runtime/weights.h"
+#include "step_rows.h"
 
 using namespace twelvex;
 using namespace twelvex::test;
@@ -74,18 +75,8 @@ struct FaultyModel {
 
   /// `count` tokens that sample: one and its draft are a graph, more are a prefill.
   void step(int count) {
-    StepInput in;
-    in.slot = in.position = in.drafts = {0};
-    in.count = {count};
-    in.next_token = {-1};
-    in.flags = {kRowSample};
-    in.window_base = {0};
-    in.window_blocks = in.context_blocks = {0};
-    in.window_offset = in.context_offset = {0, 1};
-    in.tokens.assign(static_cast<size_t>(count), 5);
-    in.sampling = {{.temperature = 0}};
-    in.penalty_offset = in.bias_offset = {0, 0};
-    in.mask_row = {-1};
+    const std::vector<int32_t> tokens(static_cast<size_t>(count), 5);
+    const StepInput in = step_of({{.tokens = tokens, .flags = kRowSample}}, 0, 1);
     std::vector<StepOutput> out(devices.size());
     ranks.run([&](int rank, RankState& state) {
       const ForwardContext context{

@@ -6,6 +6,7 @@
 
 #include "oracle_truth.h"
 #include "runtime/model.h"
+#include "step_rows.h"
 #include "support.h"
 
 using namespace twelvex;
@@ -38,39 +39,18 @@ class Driver {
 
   /// Rows in order; each takes `count` tokens of its sequence, plus its drafts when it has some.
   StepOutput step(const std::vector<RowPlan>& rows) {
-    StepInput in;
-    in.window_offset = in.context_offset = in.penalty_offset = in.bias_offset = {0};
-    for (const RowPlan& row : rows) {
-      Sequence& s = *row.sequence;
-      const int drafts = static_cast<int>(s.drafts.size()), count = row.count + drafts, last = s.done + count - 1 + options_.mtp;
-      in.slot.push_back(s.slot);
-      in.position.push_back(s.done);
-      in.count.push_back(count);
-      in.drafts.push_back(drafts);
-      const int known = s.done + row.count;
-      in.next_token.push_back(drafts == 0 && known < static_cast<int>(s.tokens.size()) ? s.tokens[static_cast<size_t>(known)]
-                                                                                       : -1);
-      in.flags.push_back(row.flags);
-      const int base = std::max(0, s.done - (kWindow - 1)) / kBlockTokens;
-      in.window_base.push_back(base);
-      for (int b = base; b <= last / kBlockTokens; ++b) in.window_blocks.push_back(s.slot * blocks_ + b);
-      for (int b = 0; b <= (s.done + count - 1) / kBlockTokens; ++b) in.context_blocks.push_back(s.slot * blocks_ + b);
-      in.window_offset.push_back(static_cast<int32_t>(in.window_blocks.size()));
-      in.context_offset.push_back(static_cast<int32_t>(in.context_blocks.size()));
-      for (int i = 0; i < row.count; ++i) in.tokens.push_back(s.tokens[static_cast<size_t>(s.done + i)]);
-      in.tokens.insert(in.tokens.end(), s.drafts.begin(), s.drafts.end());
-      if (row.flags & kRowSample) {
-        SamplingParams greedy;
-        greedy.temperature = 0;
-        greedy.logprobs = logprobs;
-        in.sampling.push_back(greedy);
-        in.penalty_offset.push_back(0);
-        in.bias_offset.push_back(0);
-        in.mask_row.push_back(-1);
-      }
-      s.done += row.count;
+    std::vector<StepRow> list;
+    for (const auto& [sequence, count, flags] : rows) {
+      StepRow row = row_of(sequence->tokens, sequence->done, count, flags);
+      row.sequence = sequence->slot;
+      row.sampling.logprobs = logprobs;
+      row.drafts = static_cast<int>(sequence->drafts.size());
+      if (row.drafts > 0) row.next_token = -1;
+      row.tokens.insert(row.tokens.end(), sequence->drafts.begin(), sequence->drafts.end());
+      list.push_back(std::move(row));
+      sequence->done += count;
     }
-    return model->step(in);
+    return model->step(step_of(list, blocks_, options_.mtp));
   }
 
   std::unique_ptr<Model> model;
