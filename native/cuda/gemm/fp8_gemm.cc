@@ -33,15 +33,10 @@ GemmParams rows_of(const GemmParams& p, int first, int rows) {
 
 /// The same product on cells of its input.
 GemmParams with_cells(const GemmParams& p) {
-  TWELVEX_NEED(p.quantised != nullptr, true);
   TWELVEX_NEED(p.gather == nullptr, true);
-  GemmParams q = p;
-  const __nv_bfloat16* from = p.segments[0].x;
-  run_quantise_fp8({.rows = p.x_rows ? p.x_rows : p.rows, .cols = input_cols(p), .ldx = p.ldx, .x = from, .y = p.quantised,
-                    .stream = p.stream});
-  for (int s = 0; s < p.num_segments; ++s) q.segments[s].x = p.quantised + (p.segments[s].x - from);
-  q.ldx = input_cols(p);
-  q.quantise = false;
+  GemmParams q = on_copied_input(p);
+  run_quantise_fp8(
+      {.rows = q.x_rows, .cols = q.x_cols, .ldx = p.ldx, .x = p.segments[0].x, .y = p.quantised, .stream = p.stream});
   q.x_fp8 = true;
   return q;
 }

@@ -39,19 +39,22 @@ void check_shapes(const GemmParams& p) {
 
 /// The same product on a quantised copy of its input.
 GemmParams with_quantised_input(const GemmParams& p) {
-  TWELVEX_NEED(p.quantised != nullptr, true);
-  GemmParams q = p;
-  q.x_rows = p.x_rows ? p.x_rows : p.rows;
-  q.x_cols = p.x_cols ? p.x_cols : p.cols;
-  const __nv_bfloat16* from = p.segments[0].x;
-  run_quantise({.rows = q.x_rows, .cols = q.x_cols, .ldx = p.ldx, .x = from, .y = p.quantised, .stream = p.stream});
-  for (int s = 0; s < p.num_segments; ++s) q.segments[s].x = p.quantised + (p.segments[s].x - from);
-  q.ldx = q.x_cols;
-  q.quantise = false;
+  const GemmParams q = on_copied_input(p);
+  run_quantise({.rows = q.x_rows, .cols = q.x_cols, .ldx = p.ldx, .x = p.segments[0].x, .y = p.quantised, .stream = p.stream});
   return q;
 }
 
 }  // namespace
+
+GemmParams on_copied_input(const GemmParams& p) {
+  TWELVEX_NEED(p.quantised != nullptr, true);
+  GemmParams q = p;
+  q.x_rows = p.x_rows ? p.x_rows : p.rows;
+  q.ldx = q.x_cols = p.x_cols ? p.x_cols : p.cols;
+  q.quantise = false;
+  for (int s = 0; s < p.num_segments; ++s) q.segments[s].x = p.quantised + (p.segments[s].x - p.segments[0].x);
+  return q;
+}
 
 void run_gemm(const GemmParams& p) {
   if (p.rows == 0 || p.cols == 0 || (p.tiles != nullptr && p.max_tiles == 0)) return;

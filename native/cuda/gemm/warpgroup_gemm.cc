@@ -18,14 +18,9 @@ namespace {
 /// The same product on a copy of its input in operand order, rounded where the numerics ask for it.
 GemmParams with_ordered_input(const GemmParams& p) {
   TWELVEX_NEED(p.gather == nullptr, true);
-  GemmParams q = p;
-  const int rows = p.x_rows ? p.x_rows : p.rows, cols = p.x_cols ? p.x_cols : p.cols;
-  const __nv_bfloat16* from = p.segments[0].x;
-  run_quantise({.rows = rows, .cols = cols, .ldx = p.ldx, .x = from, .y = p.quantised, .round = p.quantise,
+  GemmParams q = on_copied_input(p);
+  run_quantise({.rows = q.x_rows, .cols = q.x_cols, .ldx = p.ldx, .x = p.segments[0].x, .y = p.quantised, .round = p.quantise,
                 .operand_order = true, .stream = p.stream});
-  for (int s = 0; s < p.num_segments; ++s) q.segments[s].x = p.quantised + (p.segments[s].x - from);
-  q.ldx = cols;
-  q.quantise = false;
   q.x_ordered = true;
   return q;
 }
