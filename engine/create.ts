@@ -8,7 +8,7 @@ import type { LoadSettings } from './load-settings.ts';
 import { describeModel } from './model-info.ts';
 import { fromNative } from './native-error.ts';
 import { loadAddon } from './native.ts';
-import type { CheckpointInfo, NativeModel } from './native.ts';
+import type { CheckpointInfo, NativeAddon, NativeModel } from './native.ts';
 import { Prompts } from './prompts.ts';
 import type { QueueLimits } from './scheduler/admission.ts';
 import { Scheduler } from './scheduler/scheduler.ts';
@@ -22,8 +22,8 @@ import { warmUp } from './warm-up.ts';
 
 /** Share of the whole load that a stage begins at. */
 const STAGE_START: Record<LoadProgress['stage'], number> = {
-  tokenizer: 0,
-  config: 0.02,
+  config: 0,
+  tokenizer: 0.02,
   weights: 0.05,
   cache: 0.9,
   warmup: 0.95,
@@ -44,13 +44,12 @@ export async function createEngine(
     const end = stage === 'weights' ? STAGE_START.cache : begin;
     onProgress({ stage, fraction: begin + within * (end - begin), detail });
   };
+  report('config', 'reading configuration and tensor headers');
+  const { addon, checkpoint } = inspected(options.modelPath);
   report('tokenizer', 'reading tokenizer.json');
   const tokenizer = await loadTokenizer(options.tokenizerPath ?? options.modelPath);
   let native: NativeModel | undefined;
   try {
-    report('config', 'reading configuration and tensor headers');
-    const addon = loadAddon();
-    const checkpoint = addon.inspect(options.modelPath);
     const settings = resolveSettings(options, checkpoint, tokenizer);
     report('weights', 'loading weights');
     const onWeights = (fraction: number, detail: string): void => report('weights', detail, fraction);
@@ -60,6 +59,16 @@ export async function createEngine(
     return engine;
   } catch (cause) {
     await Promise.all([native?.close(), tokenizer.close()]);
+    throw fromNative(cause);
+  }
+}
+
+/** Before anything else is read, so that a folder that is no checkpoint is called that. */
+function inspected(modelPath: string): { addon: NativeAddon; checkpoint: CheckpointInfo } {
+  const addon = loadAddon();
+  try {
+    return { addon, checkpoint: addon.inspect(modelPath) };
+  } catch (cause) {
     throw fromNative(cause);
   }
 }

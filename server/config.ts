@@ -6,7 +6,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { z } from 'zod';
-import { bytes, choice, duration, integer, integerList, onOff, text, textList } from './option-types.ts';
+import { bytes, choice, duration, integer, integerList, onOff, origin, text, textList } from './option-types.ts';
 import type { OptionMeta } from './option-types.ts';
 
 const option = <T extends z.ZodType>(type: T, meta: OptionMeta): T => type.meta(meta);
@@ -29,7 +29,7 @@ const modelOptions = {
     value: 'PATH',
     defaultText: 'the one in the model folder',
   }),
-  servedModelName: option(textList.default([]), {
+  servedModelName: option(textList().default([]), {
     group: 'Model',
     about: 'Names clients may ask for; the first is the one reported. `*` accepts any name.',
     value: 'NAME,…',
@@ -130,13 +130,13 @@ const engineOptions = {
     value: 'N',
     defaultText: '512 on the CPU, 8192 on CUDA',
   }),
-  kvMemoryBytes: option(bytes.default(0), {
+  kvMemoryBytes: option(bytes().default(0), {
     group: 'Engine',
     about: 'Memory for the caches, for each rank.',
     value: 'SIZE',
     defaultText: 'for the device',
   }),
-  maxItlMs: option(duration.default(100), {
+  maxItlMs: option(duration().default(100), {
     group: 'Engine',
     about: 'Longest gap between tokens of running answers while prompts are computed.',
     value: 'TIME',
@@ -151,7 +151,7 @@ const serverOptions = {
     value: 'ADDRESS',
   }),
   port: option(integer(0, 65_535).default(8000), { group: 'Server', about: 'Port; 0 takes a free one.', value: 'N' }),
-  apiKey: option(textList.default([]), {
+  apiKey: option(textList().default([]), {
     group: 'Server',
     about: 'Keys that clients must send, as a bearer token or in x-api-key.',
     value: 'KEY,…',
@@ -168,7 +168,7 @@ const serverOptions = {
     value: 'FILE',
   }),
   tlsKey: option(text.optional(), { group: 'Server', about: 'Private key (PEM) of the certificate.', value: 'FILE' }),
-  corsOrigin: option(textList.default([]), {
+  corsOrigin: option(textList(origin).default([]), {
     group: 'Server',
     about: 'Origins whose pages may use the API; `*` for all.',
     value: 'ORIGIN,…',
@@ -189,18 +189,18 @@ const serverOptions = {
   reasoningField: option(choice(['reasoning_content', 'reasoning', 'both']).default('reasoning_content'), {
     group: 'Server',
     about: 'Name of the thinking text in answers.',
-    value: 'NAME',
+    value: 'reasoning_content|reasoning|both',
   }),
   forceIncludeUsage: option(onOff.default(false), {
     group: 'Server',
     about: 'Send usage at the end of every stream, asked for or not.',
   }),
-  keepaliveIntervalMs: option(duration.default(10_000), {
+  keepaliveIntervalMs: option(duration(1).default(10_000), {
     group: 'Server',
     about: 'Silence on a stream after which a comment is sent, so that proxies keep it open.',
     value: 'TIME',
   }),
-  drainTimeoutMs: option(duration.default(30_000), {
+  drainTimeoutMs: option(duration().default(30_000), {
     group: 'Server',
     about: 'How long running answers may go on after SIGTERM.',
     value: 'TIME',
@@ -208,7 +208,7 @@ const serverOptions = {
 };
 
 const limitOptions = {
-  bodyLimitBytes: option(bytes.default(64 * 2 ** 20), { group: 'Limits', about: 'Largest request body.', value: 'SIZE' }),
+  bodyLimitBytes: option(bytes(1).default(64 * 2 ** 20), { group: 'Limits', about: 'Largest request body.', value: 'SIZE' }),
   maxQueuedRequests: option(integer(0, 1_000_000).default(256), {
     group: 'Limits',
     about: 'Requests that may wait before new ones get 503.',
@@ -225,7 +225,7 @@ const limitOptions = {
     value: 'N',
     defaultText: 'no bound',
   }),
-  stallTimeoutMs: option(duration.default(60_000), {
+  stallTimeoutMs: option(duration(1).default(60_000), {
     group: 'Limits',
     about: 'How long a client may leave a stream unread before it is cut.',
     value: 'TIME',
@@ -253,6 +253,8 @@ export function flagName(key: OptionKey): string {
 export function environmentName(key: OptionKey): string {
   return optionMeta(key).env ?? `TWELVEX_${flagName(key).replaceAll('-', '_').toUpperCase()}`;
 }
+
+export const isList = (key: OptionKey): boolean => optionMeta(key).value?.endsWith(',…') === true;
 
 export const isSwitch = (key: OptionKey): boolean => optionMeta(key).value === undefined;
 

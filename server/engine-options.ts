@@ -5,6 +5,7 @@ import { existsSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { basename, join } from 'node:path';
 import type { BuildInfo, EngineOptions } from '../engine/index.ts';
+import { ConfigError } from './config.ts';
 import type { Config } from './config.ts';
 import { resolveModel } from './hub.ts';
 import type { HubProgress } from './hub.ts';
@@ -29,8 +30,14 @@ export function chosenDevice(config: Config, build: Pick<BuildInfo, 'cuda'>): 'c
   return build.cuda && ['/dev/nvidia0', '/dev/dxg'].some((device) => existsSync(device)) ? 'cuda' : 'cpu';
 }
 
-/** @param modelPath directory of the checkpoint, see modelDirectory */
+/**
+ * @param modelPath directory of the checkpoint, see modelDirectory
+ * @throws ConfigError for options that exclude each other
+ */
 export function engineOptions(config: Config, modelPath: string, build: Pick<BuildInfo, 'cuda'>): EngineOptions {
+  if (config.layers > 0 && config.loadFormat !== 'dummy') {
+    throw new ConfigError('--layers leaves layers out of dummy weights only; add --load-format dummy');
+  }
   const device = chosenDevice(config, build);
   const defaults = deviceDefaults[device];
   return {

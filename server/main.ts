@@ -10,6 +10,7 @@ import { serve } from './cli/serve.ts';
 import type { Service } from './cli/serve.ts';
 import { ConfigError, unknownOption } from './config.ts';
 import { HubError } from './hub.ts';
+import { version } from './version.ts';
 
 const usage = `twelvex: DeepSeek-V4 over the OpenAI API
 
@@ -18,7 +19,7 @@ const usage = `twelvex: DeepSeek-V4 over the OpenAI API
   twelvex inspect DIR [options]  show what a checkpoint holds and what fits into memory
   twelvex bench [options]        put load on a server and measure it
 
-twelvex COMMAND --help lists the options of a command.`;
+twelvex COMMAND --help lists the options of a command, twelvex --version says which this is.`;
 
 const commands = ['serve', 'chat', 'inspect', 'bench'];
 
@@ -55,13 +56,17 @@ async function run(args: readonly string[]): Promise<number> {
     case 'inspect':
       return inspect(rest);
     case 'bench':
-      await runBench(rest, (text) => console.log(text));
+      // vllm's name for it is bench serve.
+      await runBench(rest[0] === 'serve' ? rest.slice(1) : rest, (text) => console.log(text));
       return 0;
     case undefined:
     case 'help':
     case '--help':
     case '-h':
       console.log(usage);
+      return 0;
+    case '--version':
+      console.log(version);
       return 0;
     default:
       throw new ConfigError(`${unknownOption(command, commands).replace('an option', 'a command')}\n\n${usage}`);
@@ -74,7 +79,8 @@ function explain(error: unknown): string {
   if (error instanceof EngineError) return `${error.code}: ${error.message}`;
   const { code, message } = error as NodeJS.ErrnoException;
   if (code === 'EADDRINUSE') return `${message}; choose another with --port`;
-  if (code === 'EACCES' || code === 'EADDRNOTAVAIL') return message;
+  if (code === 'EACCES') return `${message}; choose another with --port`;
+  if (code === 'EADDRNOTAVAIL' || code === 'ENOTFOUND' || code === 'EAI_AGAIN') return `${message}; choose another with --host`;
   return (error as Error).stack ?? String(error);
 }
 

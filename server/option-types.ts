@@ -26,7 +26,7 @@ export const integer = (least: number, most: number): z.ZodType<number> =>
       .max(most),
   );
 
-export const text = z.string().min(1);
+export const text = z.string().min(1, 'must not be empty');
 
 export const choice = <const T extends readonly [string, ...string[]]>(values: T): z.ZodEnum<z.core.util.ToEnum<T[number]>> =>
   z.enum(values, { error: `expected one of ${values.join(', ')}` });
@@ -51,7 +51,7 @@ export const onOff: z.ZodType<boolean> = z.preprocess(
 const items = (value: unknown): unknown =>
   [value].flat().flatMap((item) => (typeof item === 'string' ? item.split(',').map((part) => part.trim()) : [item]));
 
-export const textList: z.ZodType<string[]> = z.preprocess(items, z.array(text));
+export const textList = (item: z.ZodType<string> = text): z.ZodType<string[]> => z.preprocess(items, z.array(item));
 
 export const integerList = (least: number, most: number): z.ZodType<number[]> =>
   z.preprocess(items, z.array(integer(least, most)));
@@ -80,17 +80,29 @@ const sizes: Record<string, number> = {
 };
 
 /** Bytes from "64MiB", "4GB" or a bare number of bytes. */
-export const bytes: z.ZodType<number> = z.preprocess(
-  (value) => scaled(value, sizes, 1),
-  z.int({ error: 'expected a size such as 64MiB or 4GiB' }).min(0),
-);
+export const bytes = (least = 0): z.ZodType<number> =>
+  z.preprocess((value) => scaled(value, sizes, 1), z.int({ error: expectedSize }).min(least, expectedSize));
+
+const expectedSize = 'expected a size such as 64MiB or 4GiB';
 
 const times: Record<string, number> = { ms: 1, s: 1e3, m: 60e3, min: 60e3, h: 3600e3 };
 
+/** Timers of Node.js take a longer time for none. */
+const longestMs = 2 ** 31 - 1;
+
 /** Milliseconds from "500ms", "10s", "2m" or a bare number of seconds. */
-export const duration: z.ZodType<number> = z.preprocess(
-  (value) => scaled(value, times, 1e3),
-  z.int({ error: 'expected a time such as 500ms, 10s or 2m' }).min(0),
+export const duration = (leastMs = 0): z.ZodType<number> => {
+  const range = `expected a time from ${formatDuration(leastMs)} to 24 days`;
+  return z.preprocess(
+    (value) => scaled(value, times, 1e3),
+    z.int({ error: 'expected a time such as 500ms, 10s or 2m' }).min(leastMs, range).max(longestMs, range),
+  );
+};
+
+/** What browsers send as Origin: no path, no slash at its end. */
+export const origin = text.regex(
+  /^(\*|null|[a-z][a-z0-9+.-]*:\/\/[^/?#]+)$/i,
+  'expected * or origins such as https://example.com',
 );
 
 /** "64 MiB", "512 KiB", "100 B". */

@@ -3,6 +3,7 @@
 
 import { readFileSync } from 'node:fs';
 import type { Server } from 'node:https';
+import { createSecureContext } from 'node:tls';
 import type { FastifyInstance } from 'fastify';
 import { ConfigError } from './config.ts';
 import type { Config } from './config.ts';
@@ -17,15 +18,18 @@ export interface Certificate {
 
 /**
  * Undefined when no certificate is given: the server then speaks HTTP.
- * @throws ConfigError when only one of the files is given or one cannot be read.
+ * @throws ConfigError when only one of the files is given, or one cannot be read or used.
  */
 export function readCertificate({ tlsCert, tlsKey }: Pick<Config, 'tlsCert' | 'tlsKey'>): Certificate | undefined {
   if (tlsCert === undefined && tlsKey === undefined) return undefined;
   if (tlsCert === undefined || tlsKey === undefined) throw new ConfigError('--tls-cert and --tls-key belong together');
   try {
-    return { cert: readFileSync(tlsCert), key: readFileSync(tlsKey) };
+    const pair = { cert: readFileSync(tlsCert), key: readFileSync(tlsKey) };
+    createSecureContext(pair);
+    return pair;
   } catch (error) {
-    throw new ConfigError(`--tls-cert, --tls-key: ${(error as Error).message}`);
+    const files = `--tls-cert ${tlsCert}, --tls-key ${tlsKey}`;
+    throw new ConfigError(`${files}: expected a certificate and its private key in PEM: ${(error as Error).message}`);
   }
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Command line → options and operands. Flags come from the schema in server/config.ts; a command may add its own.
 
-import { ConfigError, flagName, isSwitch, optionKeys, unknownOption } from '../config.ts';
+import { ConfigError, flagName, isList, isSwitch, optionKeys, unknownOption } from '../config.ts';
 import type { GivenOptions, OptionKey } from '../config.ts';
 
 export interface ParsedArguments extends GivenOptions {
@@ -12,11 +12,22 @@ export interface ParsedArguments extends GivenOptions {
   help: boolean;
 }
 
+/** What a command takes beside the options of all. */
+export interface OwnArguments {
+  flags?: readonly string[];
+  /** Most arguments that are not flags. */
+  operands?: number;
+}
+
 /**
- * Reads `--name value`, `--name=value`, `--switch` and `--no-switch`. A flag given twice makes a list.
- * @throws ConfigError for an unknown flag or a missing value.
+ * Reads `--name value`, `--name=value`, `--switch` and `--no-switch`. Of a flag given twice the last
+ * counts; those of a list add up.
+ * @throws ConfigError for an unknown flag, a missing value or an operand too many.
  */
-export function parseArguments(args: readonly string[], ownFlags: readonly string[] = []): ParsedArguments {
+export function parseArguments(
+  args: readonly string[],
+  { flags: ownFlags = [], operands = 0 }: OwnArguments = {},
+): ParsedArguments {
   const keys = new Map<string, OptionKey>(optionKeys.map((key) => [flagName(key), key]));
   const known = [...keys.keys(), ...ownFlags, 'config', 'help'];
   const parsed: ParsedArguments = { values: {}, operands: [], own: {}, help: false };
@@ -38,7 +49,13 @@ export function parseArguments(args: readonly string[], ownFlags: readonly strin
     else if (negated !== undefined && isSwitch(negated)) parsed.values[negated] = false;
     else if (key === undefined) throw new ConfigError(unknownOption(name, known, '--'));
     else if (isSwitch(key)) parsed.values[key] = inline ?? true;
-    else parsed.values[key] = join(parsed.values[key], take());
+    else parsed.values[key] = isList(key) ? join(parsed.values[key], take()) : take();
+  }
+  const extra = parsed.operands[operands];
+  if (extra !== undefined && !parsed.help) {
+    throw new ConfigError(
+      `unexpected argument ${JSON.stringify(extra)}; a model is named with --model, a switch is turned off with --no-NAME`,
+    );
   }
   return parsed;
 }

@@ -41,7 +41,7 @@ interface Conversation {
 
 /** Runs until the input ends. @throws what loading throws. */
 export async function chat(args: readonly string[]): Promise<number> {
-  const parsed = parseArguments(args, ['system', 'temperature']);
+  const parsed = parseArguments(args, { flags: ['system', 'temperature'] });
   if (parsed.help) {
     console.log(chatHelp());
     return 0;

@@ -5,7 +5,7 @@ import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { blocksFor, inspectCheckpoint, planCache } from '../../engine/index.ts';
 import type { CheckpointReport } from '../../engine/index.ts';
-import { ConfigError } from '../config.ts';
+import { ConfigError, loadConfig } from '../config.ts';
 import { bytes, formatBytes } from '../option-types.ts';
 import { parseArguments } from './arguments.ts';
 import { formatTable } from './table.ts';
@@ -40,7 +40,7 @@ export async function inspect(args: readonly string[]): Promise<number> {
   const json = args.includes('--json');
   const parsed = parseArguments(
     args.filter((arg) => arg !== '--json'),
-    ['memory'],
+    { flags: ['memory'], operands: 1 },
   );
   const [directory] = parsed.operands;
   if (parsed.help || directory === undefined) {
@@ -54,7 +54,7 @@ export async function inspect(args: readonly string[]): Promise<number> {
     console.log(JSON.stringify(report, undefined, 2));
     return 0;
   }
-  const tp = Number(parsed.values.tp ?? 1);
+  const { tp } = loadConfig(parsed);
   const sections = [configuration(report, directory), tensors(report), caches(report)];
   if (parsed.own['memory'] !== undefined) sections.push(fitting(report, memorySize(parsed.own['memory']), tp));
   console.log(sections.join('\n\n'));
@@ -62,7 +62,7 @@ export async function inspect(args: readonly string[]): Promise<number> {
 }
 
 function memorySize(text: string): number {
-  const parsed = bytes.safeParse(text);
+  const parsed = bytes(1).safeParse(text);
   if (!parsed.success) throw new ConfigError(`--memory: expected a size such as 96GB, got ${JSON.stringify(text)}`);
   return parsed.data;
 }

@@ -44,7 +44,11 @@ export async function serve(args: readonly string[]): Promise<Service | undefine
   const logger = pino({ level: config.logLevel });
   const lifecycle = new Lifecycle();
   const app = buildApp(lifecycle, config, logger);
-  const url = await app.listen({ host: config.host, port: config.port, listenTextResolver: () => 'listening' });
+  const url = await app.listen({
+    host: config.host,
+    port: config.port,
+    listenTextResolver: (address) => `listening at ${address}`,
+  });
   const engine = await load(config, lifecycle, logger).catch(async (error: unknown) => {
     await app.close();
     throw error;

@@ -3,6 +3,7 @@
 
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
+import { tmpdir } from 'node:os';
 import { describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { demoModel } from '../helpers/project.ts';
@@ -47,6 +48,31 @@ describe('twelvex', () => {
     assert.equal(status, 1);
     assert.match(stderr, /sevre is not a command; did you mean serve\?/);
   });
+
+  test('says its version', async () => {
+    assert.match((await run(['--version'])).stdout, /^\d+\.\d+\.\d+\n$/);
+  });
+
+  test('bench is found under the name that vllm has for it', async () => {
+    const { status, stdout } = await run(['bench', 'serve', '--help']);
+    assert.equal(status, 0);
+    assert.match(stdout, /--num-prompts/);
+  });
+
+  const mistakes: [string, string[], RegExp][] = [
+    ['a model without --model', ['serve', '/models/x'], /^unexpected argument "\/models\/x".*--model.*\n$/],
+    ['a folder that is no checkpoint', ['serve', '--port', '0', '--model', tmpdir()], /config\.json: cannot open/],
+    ['a host that there is not', ['serve', '--port', '0', '--host', 'no.such.invalid'], /no\.such\.invalid.*--host\n$/],
+    ['an operand to chat', ['chat', 'hello'], /^unexpected argument "hello"/],
+  ];
+  for (const [title, args, message] of mistakes) {
+    test(`answers ${title} with what to do instead`, async () => {
+      const { status, stderr } = await run(args);
+      assert.equal(status, 1);
+      assert.match(stderr, message);
+      assert.doesNotMatch(stderr, /\n +at /);
+    });
+  }
 
   test('inspect shows configuration, parameters by kind, cache bytes and what fits', async () => {
     const { status, stdout } = await run(['inspect', demoModel, '--memory', '1GB']);

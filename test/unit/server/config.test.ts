@@ -53,6 +53,10 @@ describe('options', () => {
     assert.deepEqual(load(['--served-model-name', 'a', '--served-model-name', 'b,c']).servedModelName, ['a', 'b', 'c']);
   });
 
+  test('count as given last, so that flags can be added to those of an image', () => {
+    assert.equal(load(['--port', '1', '--port=2']).port, 2);
+  });
+
   test('cannot be changed once read', () => {
     assert.ok(Object.isFrozen(load([])));
   });
@@ -68,6 +72,24 @@ describe('options', () => {
     ['a wrong value names its variable', [], { TWELVEX_TP: '9' }, /^TWELVEX_TP: /],
     ['a missing value is named', ['--port'], {}, /--port needs a value/],
     ['a wrong word lists the right ones', ['--device', 'tpu'], {}, /auto, cpu, cuda/],
+    ['a value without its flag is refused', ['--thinking', 'false'], {}, /unexpected argument "false".*--no-NAME/],
+    ['a model without its flag is refused', ['/models/x'], {}, /unexpected argument "\/models\/x".*--model/],
+    [
+      'a silence of no time is refused',
+      ['--keepalive-interval', '0'],
+      {},
+      /--keepalive-interval: expected a time from 1ms to 24 days/,
+    ],
+    ['a time that no timer can wait is refused', ['--stall-timeout', '1000h'], {}, /--stall-timeout: expected a time .* 24 days/],
+    ['a body of no size is refused', ['--body-limit', '0'], {}, /--body-limit: expected a size/],
+    ['an empty name is refused', ['--served-model-name', ''], {}, /--served-model-name: must not be empty/],
+    [
+      'an origin that no browser sends is refused',
+      ['--cors-origin', 'https://a.b/'],
+      {},
+      /--cors-origin: .*https:\/\/example\.com/,
+    ],
+    ['a bare host is no origin', ['--cors-origin', 'a.b'], {}, /--cors-origin: .*https:\/\/example\.com/],
     ['a time without sense is refused', ['--max-itl', 'soon'], {}, /a time such as/],
   ];
   for (const [title, args, environment, message] of mistakes) {
@@ -86,6 +108,15 @@ describe('options', () => {
   test('have names of their own in every place', () => {
     assert.equal(new Set(optionKeys.map(flagName)).size, optionKeys.length);
     assert.equal(new Set(optionKeys.map(environmentName)).size, optionKeys.length);
+  });
+
+  test('take origins as browsers send them', () => {
+    const origins = ['*', 'null', 'http://localhost:3000', 'chrome-extension://abc'];
+    assert.deepEqual(load(['--cors-origin', origins.join()]).corsOrigin, origins);
+  });
+
+  test('refuse to leave layers out of real weights', () => {
+    assert.throws(() => engineOptions(load(['--layers', '2']), '/models/x', { cuda: false }), /--layers .*--load-format dummy/);
   });
 
   test('left open are decided by the device', () => {

@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync } from 'node:fs';
+import { mkdtempSync, writeFileSync } from 'node:fs';
 import { get } from 'node:https';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -45,6 +45,12 @@ describe('HTTPS', () => {
     assert.throws(
       () => readCertificate({ tlsCert: '/no/cert', tlsKey: '/no/key' }),
       (error) => error instanceof ConfigError && /\/no\/cert/.test(error.message),
+    );
+    const noPem = join(mkdtempSync(join(tmpdir(), 'twelvex-')), 'cert.pem');
+    writeFileSync(noPem, 'not PEM');
+    assert.throws(
+      () => readCertificate({ tlsCert: noPem, tlsKey: noPem }),
+      (error) => error instanceof ConfigError && /--tls-cert.*cert\.pem.*PEM/.test(error.message),
     );
   });
 });
