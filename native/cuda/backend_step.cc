@@ -225,6 +225,9 @@ void CudaOps::keep_slice(const DeviceBatch& batch, const float* logits, int firs
     if (begin < end && all) {
       const size_t at = kept.size(), floats = static_cast<size_t>(end - begin) * vocab;
       kept.resize(at + floats);
+      // The driver holds its locks while it copies to memory that is not pinned. Behind pending work of a rank that shares the
+      // device with another one, it would keep the other from launching what this one waits for.
+      check(cudaStreamSynchronize(queue_), "all logits");
       check(cudaMemcpyAsync(kept.data() + at, logits + static_cast<size_t>(begin - first) * vocab, floats * sizeof(float),
                             cudaMemcpyDeviceToHost, queue_),
             "all logits");

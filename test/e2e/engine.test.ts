@@ -4,7 +4,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { GREEDY } from '../../engine/index.ts';
-import type { Engine, GenerationEvent, GenerationRequest, JsonText } from '../../engine/index.ts';
+import type { Engine, EngineOptions, GenerationEvent, GenerationRequest, JsonText } from '../../engine/index.ts';
 import { collected, until } from '../helpers/engine-run.ts';
 import { NO_STOP, demoRequest, eventsOf, question, questions, withDemo } from '../helpers/demo-engine.ts';
 
@@ -45,6 +45,22 @@ test(`greedy answers to ${PROMPTS} prompts are the same with 0, 1, 2 and 4 draft
       else assert.ok(acceptedTokens > draftTokens * 0.3, `${acceptedTokens} of ${draftTokens} drafts accepted`);
       await assertIdle(engine);
     });
+  }
+});
+
+test('answers are the same with one rank and with two, greedy and sampled, with exact and with served numerics', async () => {
+  const requests = [...questions(24), question(longText(300))].flatMap((input, i) => [
+    demoRequest(input, { maxTokens: 40 }),
+    demoRequest(input, { maxTokens: 20, sampling: { ...GREEDY, temperature: 1, seed: BigInt(i) } }),
+  ]);
+  for (const changes of [{}, { numerics: 'served', kvCache: 'fp8' }] satisfies Partial<EngineOptions>[]) {
+    const answers: number[][][] = [];
+    for (const ranks of [{ tp: 1 }, { tp: 2, devices: [] }]) {
+      await withDemo({ ...changes, ...ranks }, async (engine) => {
+        answers.push(await Promise.all(requests.map((request) => tokensOf(engine, request))));
+      });
+    }
+    assert.deepEqual(answers[1], answers[0]);
   }
 });
 

@@ -55,8 +55,8 @@ struct RanksNumbers {
   RowFormat rows = RowFormat::kF32;
   size_t stream_element_bytes = 4;
   int mtp = 2;
-  int prompt = 300, answer = 12;  // tokens
-  int chunk = 300;                // of the prompt
+  int prompt = 200, answer = 12;  // tokens
+  int chunk = 200;                // of the prompt
 };
 
 /// What a run gives.
@@ -136,7 +136,7 @@ class RankRun {
 
 /// Runs a model on `ranks` ranks of one device. Throws kInternal when they disagree about tokens, or what a rank throws.
 template <class Operations>
-RanksTrace run_ranks(const RanksModel& model, int ranks, const RanksNumbers& numbers) {
+RanksTrace trace_of_ranks(const RanksModel& model, int ranks, const RanksNumbers& numbers) {
   const auto group = std::make_shared<RankGroup>(ranks);
   std::vector<RanksTrace> traces(static_cast<size_t>(ranks));
   std::vector<std::string> errors(static_cast<size_t>(ranks));

@@ -31,9 +31,9 @@ class PlainOps : public cuda::CudaOps {
 
 template <class Operations>
 void check_model(const RanksModel& model, const std::string& name, RanksNumbers numbers) {
-  for (const int chunk : {300, 7}) {
+  for (const int chunk : {200, 7}) {
     numbers.chunk = chunk;
-    const RanksTrace one = run_ranks<Operations>(model, 1, numbers), two = run_ranks<Operations>(model, 2, numbers);
+    const RanksTrace one = trace_of_ranks<Operations>(model, 1, numbers), two = trace_of_ranks<Operations>(model, 2, numbers);
     size_t different = 0;
     for (size_t i = 0; i < one.logits.size() && i < two.logits.size(); ++i) different += one.logits[i] != two.logits[i];
     expect(!one.logits.empty() && one.same_bits(two),
