@@ -76,7 +76,7 @@ export function buildApp(lifecycle: Lifecycle, config: Config, logger?: FastifyB
   limitKeys(app, keys, config.maxRequestsPerKey);
   const watch = keys.watch(app.log);
   app.addHook('onClose', async () => watch.stop());
-  const metrics = new ServerMetrics(lifecycle);
+  const metrics = new ServerMetrics(lifecycle, config);
   const { otlpTracesEndpoint } = config;
   const traces = otlpTracesEndpoint === undefined ? undefined : new TraceExporter(otlpTracesEndpoint, app.log);
   app.addHook('onClose', async () => traces?.close());

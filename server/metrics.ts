@@ -4,6 +4,7 @@
 
 import { Counter, Gauge, Histogram, Registry } from 'prom-client';
 import type { EngineStats, FinishReason } from '../engine/index.ts';
+import type { Config } from './config.ts';
 import type { Lifecycle } from './lifecycle.ts';
 import { histogramMetric } from './counted-histogram.ts';
 import { defineHistograms, RequestMeter } from './request-meter.ts';
@@ -57,11 +58,13 @@ export class ServerMetrics {
   #histograms: Histograms | undefined;
   #rendered: { atMs: number; text: Promise<string> } | undefined;
 
+  readonly #prefixCache: boolean;
   readonly #httpRequests: Counter;
   readonly #httpSeconds: Histogram;
 
-  constructor(lifecycle: Lifecycle) {
+  constructor(lifecycle: Lifecycle, { prefixCache }: Pick<Config, 'prefixCache'>) {
     this.#lifecycle = lifecycle;
+    this.#prefixCache = prefixCache;
     const registers = [this.#registry];
     const labelNames = ['handler', 'method', 'status'];
     this.#httpRequests = new Counter({ name: 'http_requests_total', help: 'Requests answered.', labelNames, registers });
@@ -122,7 +125,13 @@ export class ServerMetrics {
     }
     this.#defineLabelled(stats, registers);
     const { blockTokens, contextBlocks } = engine.info.cache;
-    const cacheInfo = { block_size: blockTokens, num_gpu_blocks: contextBlocks, cache_dtype: engine.info.rowFormat };
+    const cacheInfo = {
+      block_size: blockTokens,
+      num_gpu_blocks: contextBlocks,
+      cache_dtype: engine.info.rowFormat,
+      // As Python writes it.
+      enable_prefix_caching: this.#prefixCache ? 'True' : 'False',
+    };
     new Gauge({ name: 'vllm:cache_config_info', help: 'Shape of the cache.', labelNames: Object.keys(cacheInfo), registers }).set(
       cacheInfo,
       1,

@@ -109,6 +109,7 @@ describe('metrics', () => {
     assert.equal(sample(text, 'vllm:inter_token_latency_seconds_count'), 1);
     assert.equal(sample(text, 'vllm:request_prompt_tokens_sum'), 22);
     assert.equal(sample(text, 'vllm:cache_config_info', 'block_size="128"'), 1);
+    assert.equal(sample(text, 'vllm:cache_config_info', 'enable_prefix_caching="True"'), 1);
     for (const name of ['num_preemptions', 'prefix_cache_queries', 'prefix_cache_hits', 'spec_decode_num_accepted_tokens']) {
       assert.equal(sample(text, `vllm:${name}_total`), 0, name);
     }
