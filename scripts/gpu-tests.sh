@@ -6,7 +6,8 @@
 # --sanitize: the programs run under compute-sanitizer's memcheck and racecheck instead, several at a time, with fewer cases
 #   that still reach every kernel (--short, test/native/cuda/support.h). A program that does not end in time has failed.
 # Environment: BUILD (folder for objects, default native/build-gpu-tests), ARCH (default: from nvidia-smi), LIMIT (seconds a
-# program may take, default 300), JOBS (programs under a sanitizer at a time, default 4), TOOLS (default "memcheck racecheck").
+# program may take, default 300), JOBS (programs under a sanitizer at a time, default one for 16 GB of GPU memory), TOOLS
+# (default "memcheck racecheck").
 set -uo pipefail
 cd "$(dirname "$0")/.."
 bench="" sanitize="" build_only="" names=()
@@ -68,7 +69,8 @@ for name in "${names[@]}"; do [ -x "$build/$name" ] || status=1; done
 # One program under one tool; what it printed is shown when the tool found something or the program did not end.
 sanitize() {
   log="$build/$1.$2.log" begin=$SECONDS
-  timeout -k 5 "${LIMIT:-300}" compute-sanitizer --tool "$2" --error-exitcode 9 "$build/$1" --short >"$log" 2>&1
+  timeout -k 5 "${LIMIT:-300}" compute-sanitizer --tool "$2" --report-api-errors no --error-exitcode 9 "$build/$1" --short \
+    >"$log" 2>&1  # the programs look at what API calls return themselves
   code=$? took="$((SECONDS - begin)) s"
   case $code in
     0) grep SKIPPED "$log" || echo "$1: $2 clean ($took)" && return 0 ;;
@@ -82,8 +84,10 @@ export -f sanitize
 if [ -n "$sanitize" ]; then
   # failure makes errors on purpose; long is about time and memory, the other programs run its kernels.
   names=($(printf '%s\n' "${names[@]}" | grep -vx 'failure\|long'))
+  memory=$(nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits | head -1)
+  [[ $memory =~ ^[0-9]+$ ]] || memory=65536  # memory that is shared with the host has no size of its own
   for tool in ${TOOLS:-memcheck racecheck}; do printf "%s $tool\n" "${names[@]}"; done |
-    xargs -P "${JOBS:-4}" -L1 bash -c 'sanitize $0 $1' || status=1
+    xargs -P "${JOBS:-$((memory > 32000 ? memory / 16000 : 1))}" -L1 bash -c 'sanitize $0 $1' || status=1
   exit $status
 fi
 for name in "${names[@]}"; do

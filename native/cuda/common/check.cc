@@ -63,7 +63,10 @@ void* device_alloc(size_t bytes, const char* purpose, bool zero) {
                                              " MiB are free");
   }
   check(status, purpose);
-  if (zero) check(cudaMemset(pointer, 0, bytes), purpose);
+  if (zero) {
+    check(cudaMemset(pointer, 0, bytes), purpose);
+    check(cudaStreamSynchronize(cudaStreamLegacy), purpose);  // no queue of the backend waits for the stream that it runs on
+  }
   return pointer;
 }
 

@@ -94,12 +94,13 @@ int main(int argc, char** argv) {
     constexpr int kFirstTie[] = {127, 78};
     for (const int chunk : cases({64, 512, 7, 1}, 1)) {
       for (size_t i = 0; i < truths.size(); ++i) {
+        if (brief && i > 0) break;
         Trace got;
         const int other = check_every_position(truths[i].tokens, chunk, got);
         check_truth(truths[i], got, std::min(other, kFirstTie[i]));
       }
       std::vector<int32_t> random;
-      for (int i = 0; i < 300; ++i) random.push_back(below(256));
+      for (int i = 0; i < (brief ? 100 : 300); ++i) random.push_back(below(256));
       Trace got;
       check_every_position(random, chunk, got);
     }

@@ -134,7 +134,7 @@ int main(int argc, char** argv) {
   start("compressor", argc, argv);
   for (const Compressor c : {Compressor{4, 512}, Compressor{4, 128}, Compressor{128, 512}}) {
     for (const std::vector<int>& steps : {std::vector<int>{kLength}, {3, 1, 130, 7}, {64}, {1}}) {
-      if (brief && steps[0] == 1) continue;  // one token is among the steps of the second
+      if (brief && steps.size() == 1 && steps[0] < kLength) continue;  // such steps are among those of the second
       check_case(c, steps, -1);
       if (c.ratio == 4) check_case(c, steps, 256);
     }

@@ -83,6 +83,7 @@ int main(int argc, char** argv) {
   double truth_top = 0, other_top = 0, rows = 0;
   for (size_t i = 0; i < truths.size(); ++i) {
     const Truth& t = truths[i];
+    if (brief && i != 1) continue;  // the shortest with more rows than decode's products take
     const std::vector<float> reference = logits_of(wide, t, 1024);
     const size_t first = (t.tokens.size() - t.rows) * t.vocab;
     for (const int chunk : cases({50, 1024, 23}, 1)) {

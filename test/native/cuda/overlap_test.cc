@@ -107,7 +107,7 @@ int main(int argc, char** argv) {
     options.numerics = Numerics::kServed;
     const int chunk = brief ? 512 : 4096, steps = brief ? 2 : 16, rounds = brief ? 1 : 5, longest = steps * chunk;
     options.limits = {.step_tokens = chunk, .rows = 4, .context_tokens = longest, .mtp = 0};
-    BareModel<TimedOps> model("models/flash", options);
+    BareModel<TimedOps> model(brief ? "models/demo" : "models/flash", options);
     std::vector<int32_t> tokens;
     for (int i = 0; i < longest; ++i) tokens.push_back(below(model.config.vocab_size));
     std::vector<std::vector<Section>> sections[3];  // by way and step

@@ -146,6 +146,12 @@ void bench(RowFormat format) {
 int main(int argc, char** argv) {
   const bool timed = start("sparse_prefill", argc, argv);
   for (const RowFormat format : {RowFormat::kBF16, RowFormat::kFp8}) {
+    check_case({LayerKind::kCsa, format, 32, 512, {{1500, 5}}});
+    check_case({LayerKind::kCsa, format, 8, 16, {{5, 20}, {0, 3}}});
+    check_case({LayerKind::kCsa, format, 32, 64, {{200, 4}}, true});
+    check_case({LayerKind::kHca, format, 64, 0, {{1000, 5}, {120, 20}}});
+    check_case({LayerKind::kSwa, format, 20, 0, {{120, 20}, {300, 5}}});
+    if (brief) continue;
     check_case({LayerKind::kCsa, format, 32, 512, {{1500, 37}}});
     check_case({LayerKind::kCsa, format, 32, 64, {{0, 300}, {130, 1}, {700, 65}}});
     check_case({LayerKind::kCsa, format, 8, 16, {{5, 200}, {0, 3}}});

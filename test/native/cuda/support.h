@@ -82,7 +82,9 @@ class DeviceArray {
     check(cudaMalloc(&data_, std::max<size_t>(count * sizeof(T), 16)), "cudaMalloc");
   }
   explicit DeviceArray(const std::vector<T>& host) : DeviceArray(host.size()) {
-    if (!host.empty()) check(cudaMemcpy(data_, host.data(), host.size() * sizeof(T), cudaMemcpyHostToDevice), "upload");
+    if (host.empty()) return;
+    check(cudaMemcpy(data_, host.data(), host.size() * sizeof(T), cudaMemcpyHostToDevice), "upload");
+    check(cudaStreamSynchronize(nullptr), "upload");  // short ones may be under way, and streams of ranks do not wait for them
   }
   DeviceArray(DeviceArray&& other) noexcept { std::swap(data_, other.data_), std::swap(count_, other.count_); }
   DeviceArray& operator=(DeviceArray&& other) noexcept {

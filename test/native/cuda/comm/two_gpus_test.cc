@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Two ranks on two devices: the oracles' bounds, both ranks' bits after every sum over ranks, sums in pieces against sums in
-// line, and logits and greedy text equal to those of one device. Run from the repository's root; with fewer devices it says so and does nothing.
+// line, and logits and greedy text equal to those of one device. Run from the repository's root; with fewer devices it says so
+// and does nothing.
 // --bench: prefill with and without overlapped sums.
 #include "backend.h"
 #include "bare_model.h"
@@ -304,8 +305,8 @@ void check_one_device(const std::string& name, const std::string& directory, Bar
     for (size_t k = 0; k < std::min(a.size(), b.size()); ++k) different += a[k] != b[k];
     const bool same = one.texts[i] == two.texts[i];
     expect(different == 0 && same, name + ", a prompt of " + std::to_string(prompts[i].size()) + " tokens: " +
-                                       std::to_string(different) + " of " + std::to_string(a.size()) +
-                                       " logits and " + (same ? "none" : "some") + " of 40 greedy tokens differ from one device's");
+                                       std::to_string(different) + " of " + std::to_string(a.size()) + " logits and " +
+                                       (same ? "none" : "some") + " of 40 greedy tokens differ from one device's");
   }
 }
 
@@ -363,6 +364,7 @@ int main(int argc, char** argv) {
   if (!has_devices("two_gpus", {kRanks - 1})) return 0;
   try {
     BareOptions demo = demo_options();
+    if (brief) demo.limits.step_tokens = 2048 + 64;  // enough for sums in pieces
     check_bits("demo", "models/demo", demo, 4096);
     check_demo();
     if (brief) return finish("two_gpus");

@@ -453,14 +453,14 @@ int main(int argc, char** argv) {
   test_dispatch(85, 256, 6, 8);
   test_dispatch(86, 12, 6, 8);
   test_dispatch(1000, 384, 6, 64);
-  test_dispatch(8192, 256, 6, 128);
+  if (!brief) test_dispatch(8192, 256, 6, 128);
   {
     cuda::WeightStore store(nullptr);
     const Layer small(store, 384, 128, 12, 2), narrow(store, 256, 64, 8, 2), large(store, 1024, 384, 24, 6);
     for (const Mode mode : {Mode::kExact, Mode::kServed, Mode::kFp8}) {
-      for (const int tokens : {1, 7, 12, 40, 400}) {
+      for (const int tokens : cases({7, 40, 1, 12, 400}, 2)) {
         test_parts(store, large, 128, tokens, mode);
-        test_parts(store, large, 256, tokens, mode);
+        if (!brief) test_parts(store, large, 256, tokens, mode);
       }
     }
     for (const Mode mode : {Mode::kExact, Mode::kServed}) {
@@ -468,7 +468,7 @@ int main(int argc, char** argv) {
       for (const int tokens : cases({40, 3, 400}, 1)) test_experts(narrow, tokens, mode);
       for (const int tokens : cases({8, 33, 1, 64, 700}, 2)) test_experts(large, tokens, mode);
     }
-    for (const int tokens : cases({17, 500, 1, 60, 150, 3000}, 2)) test_experts(small, tokens, Mode::kFp8);
+    for (const int tokens : cases({17, 150, 1, 60, 500, 3000}, 2)) test_experts(small, tokens, Mode::kFp8);
     // 64 columns of an expert: bf16 products.
     for (const int tokens : cases({40, 400}, 1)) test_experts(narrow, tokens, Mode::kFp8);
     for (const int tokens : cases({33, 9, 100, 700}, 1)) test_experts(large, tokens, Mode::kFp8);
