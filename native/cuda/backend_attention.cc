@@ -107,28 +107,28 @@ void CudaOps::project_query_kv(const Batch& batch, int layer, const AttentionWei
   } else {
     run_latent_kv(norm, queue_);
   }
-  QueryParams heads;
-  heads.tokens = batch.tokens;
-  heads.heads = weights.heads;
-  heads.index_heads = index ? config_.index_heads : 0;
-  heads.eps = config_.rms_norm_eps;
-  heads.query = bf16_of(query);
-  heads.index_query = scratch_.index_query;
-  heads.index_cells = scores_in_fp8();
-  heads.rope = norm.rope;
   GemmParams up = product(weights.wq_b, batch.tokens, b.decode_tokens, config_.q_lora_rank);
-  if (heads.heads > 0) add_segment(up, weights.wq_b, latent.data, query.data, heads.heads * kHeadDim);
+  if (weights.heads > 0) add_segment(up, weights.wq_b, latent.data, query.data, weights.heads * kHeadDim);
   if (index) {
     const Linear& wq_b = weights.indexer.wq_b;
-    if (up.num_segments > 0 && wq_b.format != up.format) {
-      run_gemm(up);
-      up.num_segments = 0;
+    if (up.num_segments == 0 || wq_b.format != up.format) {
+      if (up.num_segments > 0) run_gemm(up);
+      up = product(wq_b, batch.tokens, b.decode_tokens, config_.q_lora_rank);
     }
-    up.format = wq_b.format;
     add_segment(up, wq_b, latent.data, scratch_.index_query, config_.index_heads * kIndexDim);
   }
   if (up.num_segments > 0) run_gemm(up);
-  run_finish_queries(heads, queue_);
+  // What works ahead reads queries as they are, but for the indexer's e4m3 ones.
+  QueryParams finish;
+  finish.tokens = batch.tokens;
+  finish.heads = works_ahead(b) ? 0 : weights.heads;
+  finish.index_heads = index && scores_in_fp8() ? config_.index_heads : 0;
+  finish.eps = config_.rms_norm_eps;
+  finish.query = bf16_of(query);
+  finish.index_query = scratch_.index_query;
+  finish.index_cells = true;
+  finish.rope = norm.rope;
+  run_finish_queries(finish, queue_);
 }
 
 /// What project_query_kv multiplies ahead of compress and of select with `hidden`; `rows` gets what is to be done with it.
@@ -302,6 +302,7 @@ void CudaOps::select(const Batch& batch, int layer, const IndexerWeights& weight
   p.topk = config_.index_topk;
   p.entry_limit = entries;
   p.query = scratch_.index_query;
+  p.raw_query = works_ahead(b) && !p.query_fp8;
   p.weights = scratch_.index_weights;
   p.scale = 1.0f / std::sqrt(static_cast<float>(kIndexDim * config_.index_heads));
   p.scores = scratch_.scores;
@@ -353,6 +354,8 @@ void CudaOps::attend(const Batch& batch, int layer, const AttentionWeights& weig
     }
     p.rows_ready = works_ahead(b);
     p.query_ready = p.rows_ready && kind == LayerKind::kCsa;  // select lies between
+    p.raw_query = works_ahead(b);
+    p.eps = config_.rms_norm_eps;
     run_sparse_decode(p, queue_);
   }
   SparsePrefillParams p;

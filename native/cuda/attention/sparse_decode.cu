@@ -20,6 +20,7 @@
 #include "common/convert.cuh"
 #include "common/device.h"
 #include "common/reduce.cuh"
+#include "elementwise/norm_rope.cuh"
 
 namespace twelvex::cuda {
 
@@ -216,13 +217,28 @@ struct Part {
   }
 };
 
-__device__ __forceinline__ void load_query(const SparseDecodeParams& p, SmemPlan& s) {
-  const int head0 = blockIdx.y * kHeads;
-  for (int i = threadIdx.x; i < kHeads * 64; i += kThreads) {
-    const int h = i / 64;
-    const auto* q =
-        reinterpret_cast<const uint4*>(p.query + (static_cast<size_t>(blockIdx.x) * p.heads + head0 + h) * kHeadDim) + i % 64;
-    *reinterpret_cast<uint4*>(s.query[h] + i % 64 * 16) = head0 + h < p.heads ? *q : make_uint4(0, 0, 0, 0);
+/// Queries of this block's heads, four a warp. Raw ones become what run_finish_queries makes of them, to the bit.
+__device__ __forceinline__ void load_query(const SparseDecodeParams& p, SmemPlan& s, int warp, int lane) {
+  constexpr int kOwn = kHeads / kWarps;
+  const int head0 = blockIdx.y * kHeads + warp * kOwn;
+  uint4 raw[kOwn][2];
+#pragma unroll
+  for (int h = 0; h < kOwn; ++h) {
+    const auto* row =
+        reinterpret_cast<const uint4*>(p.query + (static_cast<size_t>(blockIdx.x) * p.heads + head0 + h) * kHeadDim) + lane * 2;
+    for (int i = 0; i < 2; ++i) raw[h][i] = head0 + h < p.heads ? row[i] : make_uint4(0, 0, 0, 0);
+  }
+#pragma unroll
+  for (int h = 0; h < kOwn; ++h) {
+    auto* out = reinterpret_cast<bf16*>(s.query[warp * kOwn + h]);
+    if (p.raw_query) {
+      float v[16];
+      unpack_row16(raw[h], v);
+      norm_rotate_row16(v, p.eps, p.rope + static_cast<size_t>(blockIdx.x) * (kRopeDim / 2), lane);
+      store_row16(out, v, lane);
+    } else {
+      for (int i = 0; i < 2; ++i) reinterpret_cast<uint4*>(out)[lane * 2 + i] = raw[h][i];
+    }
   }
 }
 
@@ -240,12 +256,12 @@ __global__ void __launch_bounds__(kThreads) sparse_decode_kernel(const __grid_co
   const bool rows_early = p.rows_ready && (list.chosen == nullptr || begin >= list.compressed);
   TileRows tile;
   if (works && rows_early) tile.load(p, list, begin, warp, lane);
-  if (works && p.query_ready) load_query(p, s);
+  if (works && p.query_ready) load_query(p, s, warp, lane);
   wait_for_previous_kernel();
   let_next_kernel_start();
   if (!works) return;
   if (!rows_early) tile.load(p, list, begin, warp, lane);
-  if (!p.query_ready) load_query(p, s);
+  if (!p.query_ready) load_query(p, s, warp, lane);
   float out[kSpread ? 1 : 16][4] = {};
   float row_max = -INFINITY, row_sum = 0;
   for (int first = begin; first < end; first += step) {

@@ -41,6 +41,8 @@ struct SparseDecodeParams {
   int tokens = 0;
   bool rows_ready = false;               // the launch before this one wrote no cache rows
   bool query_ready = false;              // nor queries
+  bool raw_query = false;                // queries as their product leaves them: neither normalised (eps) nor rotated
+  float eps = 1e-6f;
   float scale = 0.04419417382415922f;
   FetchAhead ahead;                      // what later launches read
 };

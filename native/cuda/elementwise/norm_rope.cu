@@ -53,10 +53,7 @@ __device__ __forceinline__ void finish_head(const QueryParams& p, int64_t at, in
   bf16* row = p.query + at * kHeadDim;
   float v[16];
   load_row16(row, v, lane);
-  const float factor = rsqrtf(mean_square16(v) + p.eps);
-#pragma unroll
-  for (int i = 0; i < 16; ++i) v[i] *= factor;
-  rotate_row16(v, p.rope + at / p.heads * 32, lane);
+  norm_rotate_row16(v, p.eps, p.rope + at / p.heads * (kRopeDim / 2), lane);
   store_row16(row, v, lane);
 }
 
@@ -65,21 +62,9 @@ __device__ __forceinline__ void finish_index_heads(const QueryParams& p, int64_t
   const int64_t at = first + lane / 16;
   const bool valid = at < static_cast<int64_t>(p.tokens) * p.index_heads;
   uint4* row = reinterpret_cast<uint4*>(p.index_query + at * kIndexDim);
-  const int part = lane % 16, pair = (part - 8) * 4;
-  uint4 v = valid ? row[part] : make_uint4(0, 0, 0, 0);
-  if (valid && pair >= 0) {
-    const float2* turns = p.rope + at / p.index_heads * (kRopeDim / 2) + pair;
-    float f[8];
-    unpack_bf16x8(v, f);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float2 turn = turns[i];
-      const float x = f[2 * i], y = f[2 * i + 1];
-      f[2 * i] = x * turn.x - y * turn.y;
-      f[2 * i + 1] = x * turn.y + y * turn.x;
-    }
-    v = pack_bf16x8(f);
-  }
+  const int part = lane % 16;
+  uint4 v = make_uint4(0, 0, 0, 0);
+  if (valid) v = rotate_index_part(row[part], part, p.rope + at / p.index_heads * (kRopeDim / 2));
   if (p.index_cells) return write_cell(valid ? reinterpret_cast<uint8_t*>(row) : nullptr, part, v);
   if (valid) row[part] = v;
 }

@@ -38,15 +38,20 @@ __device__ __forceinline__ void norm_row(const bf16* in, const float* norm, bf16
 }
 
 /// A lane's 16 values of a row of 512: dims 16 l ..
+__device__ __forceinline__ void unpack_row16(const uint4 (&in)[2], float (&v)[16]) {
+#pragma unroll
+  for (int k = 0; k < 2; ++k) {
+    float half[8];
+    unpack_bf16x8(in[k], half);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) v[k * 8 + i] = half[i];
+  }
+}
+
 __device__ __forceinline__ void load_row16(const bf16* row, float (&v)[16], int lane) {
-  const auto* in = reinterpret_cast<const uint4*>(row) + lane * 2;
-  float half[8];
-  unpack_bf16x8(in[0], half);
-#pragma unroll
-  for (int i = 0; i < 8; ++i) v[i] = half[i];
-  unpack_bf16x8(in[1], half);
-#pragma unroll
-  for (int i = 0; i < 8; ++i) v[8 + i] = half[i];
+  const auto* at = reinterpret_cast<const uint4*>(row) + lane * 2;
+  const uint4 in[2] = {at[0], at[1]};
+  unpack_row16(in, v);
 }
 
 __device__ __forceinline__ void store_row16(bf16* row, const float (&v)[16], int lane) {
@@ -72,6 +77,29 @@ __device__ __forceinline__ float mean_square16(const float (&v)[16]) {
 #pragma unroll
   for (int i = 0; i < 16; ++i) squares += v[i] * v[i];
   return warp_sum(squares) / kHeadDim;
+}
+
+/// A query head: normalised without weights, rotated.
+__device__ __forceinline__ void norm_rotate_row16(float (&v)[16], float eps, const float2* turns, int lane) {
+  const float factor = rsqrtf(mean_square16(v) + eps);
+#pragma unroll
+  for (int i = 0; i < 16; ++i) v[i] *= factor;
+  rotate_row16(v, turns, lane);
+}
+
+/// Eight dims of an index query, `part` of 16: the last eight parts are rotated.
+__device__ __forceinline__ uint4 rotate_index_part(const uint4& in, int part, const float2* turns) {
+  if (part < 8) return in;
+  float f[8];
+  unpack_bf16x8(in, f);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float2 turn = turns[(part - 8) * 4 + i];
+    const float x = f[2 * i], y = f[2 * i + 1];
+    f[2 * i] = x * turn.x - y * turn.y;
+    f[2 * i + 1] = x * turn.y + y * turn.x;
+  }
+  return pack_bf16x8(f);
 }
 
 }  // namespace twelvex::cuda

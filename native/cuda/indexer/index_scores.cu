@@ -6,6 +6,7 @@
 #include "common/check.h"
 #include "common/convert.cuh"
 #include "common/device.h"
+#include "elementwise/norm_rope.cuh"
 #include "indexer/score_loop.cuh"
 
 namespace twelvex::cuda {
@@ -91,8 +92,15 @@ struct Scores {
 
   __device__ __forceinline__ void load_query(int buffer, int token) {
     const auto* query = p.query + static_cast<size_t>(token) * p.heads * kIndexDim;
+    const float2* turns = p.batch.rope_long + static_cast<size_t>(token) * (kRopeDim / 2);
     for (int i = threadIdx.x; i < p.heads * 16; i += kThreads) {
-      cp_async_16(smem_address(s.query[buffer][i / 16] + i % 16 * 16), query + i * 8);
+      uint8_t* to = s.query[buffer][i / 16] + i % 16 * 16;
+      if (p.raw_query && i % 16 >= 8) {
+        const uint4 raw = *reinterpret_cast<const uint4*>(query + i * 8);
+        *reinterpret_cast<uint4*>(to) = rotate_index_part(raw, i % 16, turns);
+      } else {
+        cp_async_16(smem_address(to), query + i * 8);
+      }
     }
     if (static_cast<int>(threadIdx.x) < p.heads) {
       s.weights[buffer][threadIdx.x] = __bfloat162float(p.weights[static_cast<size_t>(token) * p.heads + threadIdx.x]) * p.scale;

@@ -27,7 +27,8 @@ struct IndexScoreParams {
   int heads = 0;                         // index heads, 1 .. 64
   int topk = 0;                          // groups that see at most this many entries are not scored
   int entry_limit = 0;                   // most entries a token of this batch can see (bounds the launch)
-  const __nv_bfloat16* query = nullptr;  // [T, heads, 128], rotated
+  const __nv_bfloat16* query = nullptr;  // [T, heads, 128]
+  bool raw_query = false;                // bf16 queries are not rotated yet
   bool query_fp8 = false;                // query holds a cell of gemm/fp8_cells.h a head; entries are fp8
   const __nv_bfloat16* weights = nullptr;  // [T, heads]
   float scale = 1;                       // 128^-0.5 * heads^-0.5

@@ -4,6 +4,7 @@
 
 #include <numeric>
 
+#include "elementwise/norm_rope.h"
 #include "fake_cache.h"
 #include "gemm/fp8_cells.h"
 #include "gemm/fp8_roof.h"
@@ -123,6 +124,19 @@ void check_case(RowFormat format, bool query_fp8, int heads, int topk, const std
     return;
   }
   const auto got = scores.download();
+  if (!query_fp8) {  // raw queries are rotated to the bit
+    p.raw_query = true;
+    cuda::run_index_scores(p, nullptr);
+    const auto raw = scores.download();
+    cuda::QueryParams turned{.tokens = batch.tokens(), .index_heads = heads, .index_query = d_query};
+    turned.rope = batch.view().rope_long;
+    cuda::run_finish_queries(turned, nullptr);
+    p.raw_query = false;
+    scores.poison();
+    cuda::run_index_scores(p, nullptr);
+    const auto want = scores.download();
+    expect(std::memcmp(raw.data(), want.data(), raw.size() * 4) == 0, "raw queries give the scores of rotated ones");
+  }
   const auto chosen = selection.download();
   Difference difference;
   bool exact = true;

@@ -3,6 +3,7 @@
 #include "attention/sparse_decode.h"
 
 #include "attention_reference.h"
+#include "elementwise/norm_rope.h"
 
 using namespace twelvex;
 using namespace twelvex::test;
@@ -26,7 +27,7 @@ cuda::SparseDecodePlan plan_of(Cut cut, LayerKind kind, int topk, int context, i
 
 Run decode(const FakeBatch& batch, LayerKind kind, const FakePart& window, const FakePart& compressed, int heads, int topk,
            const std::vector<int32_t>& selection, const std::vector<__nv_bfloat16>& query, const std::vector<float>& sinks,
-           bool timed, Cut cut = Cut::kProduct) {
+           bool timed, Cut cut = Cut::kProduct, bool raw = false) {
   int context = 0;
   for (const RowSpec& r : batch.specs) context = std::max(context, r.position + r.count);
   cuda::SparseDecodeParams p;
@@ -52,6 +53,7 @@ Run decode(const FakeBatch& batch, LayerKind kind, const FakePart& window, const
   p.state = state;
   p.attended = out;
   p.tokens = batch.tokens();
+  p.raw_query = raw;
   cuda::run_sparse_decode(p, nullptr);
   sync("sparse_decode");
   Run run;
@@ -92,6 +94,19 @@ void check_case(LayerKind kind, RowFormat format, int heads, int topk, const std
     same &= std::memcmp(other.data(), got.data(), got.size() * 2) == 0;
   }
   expect(same, std::string(text) + ": the same bits however it is cut");
+
+  const DeviceArray<__nv_bfloat16> finished(query);
+  cuda::QueryParams finish{.tokens = batch.tokens(), .heads = heads, .query = finished};
+  finish.rope = batch.view().rope_plain;
+  cuda::run_finish_queries(finish, nullptr);
+  sync("finish_queries");
+  same = true;
+  for (const Cut cut : {Cut::kSplits, Cut::kTiles}) {
+    const auto raw = decode(batch, kind, window, compressed, heads, topk, selection, query, sinks, false, cut, true).out;
+    const auto done = decode(batch, kind, window, compressed, heads, topk, selection, finished.download(), sinks, false, cut).out;
+    same &= std::memcmp(raw.data(), done.data(), raw.size() * 2) == 0;
+  }
+  expect(same, std::string(text) + ": raw queries are finished to the bit");
 
   // The first row alone: the same bits.
   const FakeBatch alone(batch, 1);
