@@ -85,7 +85,7 @@ void CudaOps::project_query_kv(const Batch& batch, int layer, const AttentionWei
   add_segment(down, weights.wkv, hidden.data, kv.data, kHeadDim);
   DecodeRowsParams rows;
   if (works_ahead(b) && weights.kind != LayerKind::kSwa) {
-    rows.kv_ready = !run_gemm_beside(down, entry_products(b, layer, weights, hidden, rows));
+    run_gemm_beside(down, entry_products(b, layer, weights, hidden, rows));
   } else {
     run_gemm(down);
   }

@@ -13,27 +13,49 @@ namespace twelvex::cuda {
 namespace {
 
 constexpr int kThreads = kNormThreads;
-constexpr int kLatent = 0, kWindowRow = 1, kFirstCompressor = 2;
+constexpr int kLatent = 0, kFirstCompressor = 2;  // 1: the window row
 
-/// One warp.
-__device__ __forceinline__ void store_window_row(const DecodeRowsParams& p, int token, int lane) {
-  const int row = p.batch.token_row[token];
-  if (row < 0) return;
-  const int position = p.batch.cache_position[token];
-  float v[16];
+/// What was there before this step is fetched before this; nothing else is.
+__device__ __forceinline__ void wait_for_projections() {
+  wait_for_previous_kernel();
+  let_next_kernel_start();
+}
+
+__device__ __forceinline__ void norm_latent(const DecodeRowsParams& p, int token, float* shared) {
+  const NormWeights norm(p.norm.q_norm, p.norm.latent_dim);
+  wait_for_projections();
+  bf16* latent = p.norm.latent + static_cast<size_t>(token) * p.norm.latent_dim;
+  norm_row(latent, norm, latent, p.norm.latent_dim, p.norm.eps, shared);
+}
+
+/// The first warp.
+__device__ __forceinline__ void store_window_row(const DecodeRowsParams& p, int token) {
+  const int row = p.batch.token_row[token], lane = threadIdx.x;
+  if (row < 0 || lane >= 32) return wait_for_projections();
+  const int position = p.batch.cache_position[token], block = window_block(p.batch, row, position);
+  float norm[16], v[16];
+  float2 turns[8];
+#pragma unroll
+  for (int i = 0; i < 16; ++i) norm[i] = p.norm.kv_norm[lane * 16 + i];
+#pragma unroll
+  for (int i = 0; i < 8; ++i) turns[i] = turn_of_row16(p.norm.rope + static_cast<size_t>(token) * (kRopeDim / 2), lane, i);
+  wait_for_projections();
   load_row16(p.norm.kv + static_cast<size_t>(token) * kHeadDim, v, lane);
   const float factor = rsqrtf(mean_square16(v) + p.norm.eps);
 #pragma unroll
-  for (int i = 0; i < 16; ++i) v[i] *= factor * p.norm.kv_norm[lane * 16 + i];
-  rotate_row16(v, p.norm.rope + static_cast<size_t>(token) * (kRopeDim / 2), lane);
+  for (int i = 0; i < 16; ++i) v[i] *= factor * norm[i];
+  rotate_row16(v, turns, lane);
 #pragma unroll
   for (int i = 0; i < 16; ++i) v[i] = round_bf16(v[i]);
-  store_kv_row(p.window, window_block(p.batch, row, position), position % kBlockTokens, v, lane);
+  store_kv_row(p.window, block, position % kBlockTokens, v, lane);
 }
 
 __device__ __forceinline__ void keep_and_pool(const CompressorParams& c, int block, float* shared) {
-  if (block >= c.batch.tokens) return restore_ring(c, block - c.batch.tokens);
-  keep_position(c, block);
+  if (block >= c.batch.tokens) {
+    wait_for_projections();
+    return restore_ring(c, block - c.batch.tokens);
+  }
+  keep_position(c, block, [] { wait_for_projections(); });
   if (c.dim == kHeadDim) {
     pool_entry<kHeadDim, kThreads>(c, block, shared);
   } else {
@@ -44,23 +66,9 @@ __device__ __forceinline__ void keep_and_pool(const CompressorParams& c, int blo
 __global__ void __launch_bounds__(kThreads) decode_rows_kernel(const __grid_constant__ DecodeRowsParams p) {
   __shared__ float shared[kHeadDim];
   const int block = blockIdx.x, part = blockIdx.y;
-  const bool reads_previous = part >= kFirstCompressor || !p.kv_ready;
-  if (reads_previous) {
-    wait_for_previous_kernel();
-    let_next_kernel_start();
-  }
-  if (part == kLatent && block < p.norm.tokens) {
-    bf16* latent = p.norm.latent + static_cast<size_t>(block) * p.norm.latent_dim;
-    norm_row(latent, p.norm.q_norm, latent, p.norm.latent_dim, p.norm.eps, shared);
-  } else if (part == kWindowRow && block < p.norm.tokens && threadIdx.x < 32) {
-    store_window_row(p, block, threadIdx.x);
-  } else if (part >= kFirstCompressor) {
-    keep_and_pool(p.compressors[part - kFirstCompressor], block, shared);
-  }
-  if (!reads_previous) {
-    wait_for_previous_kernel();
-    let_next_kernel_start();
-  }
+  if (part >= kFirstCompressor) return keep_and_pool(p.compressors[part - kFirstCompressor], block, shared);
+  if (block >= p.norm.tokens) return wait_for_projections();
+  part == kLatent ? norm_latent(p, block, shared) : store_window_row(p, block);
 }
 
 }  // namespace

@@ -17,7 +17,6 @@ struct DecodeRowsParams {
   RowPages window;
   int num_compressors = 0;
   CompressorParams compressors[2];
-  bool kv_ready = false;  // the launch before this one wrote neither latents nor kv
 };
 void run_decode_rows(const DecodeRowsParams& params, cudaStream_t queue);
 

@@ -313,12 +313,14 @@ __global__ void __launch_bounds__(kThreads) sparse_decode_kernel(const __grid_co
 }
 
 constexpr int kMergeThreads = kHeadDim / 4;
-constexpr int kMergeBatch = 20;  // parts that are fetched at once
+constexpr int kMergeBatch = 20;  // parts whose outputs are fetched at once
+constexpr int kMaxMergeParts = kMaxSpreadParts;
 
 struct MergeSmem {
   alignas(128) float4 parts[kMergeBatch][kMergeThreads];
+  float2 states[kMaxMergeParts];
   // How a part joins its split, and, at a split's last part, how the split joins the token.
-  float kept[kMergeBatch], added[kMergeBatch], split[kMergeBatch], sum[kMergeBatch];
+  float kept[kMergeBatch], added[kMergeBatch], split[kMergeBatch];
   float tops[kMergeThreads / 32];
   uint64_t arrived;
 };
@@ -333,7 +335,6 @@ __global__ void __launch_bounds__(kMergeThreads) merge_parts_kernel(const __grid
   const int split = decode_split(p.kind), part_size = p.plan.spread ? kTile : split, per_split = split / part_size;
   const int parts = (list.total + part_size - 1) / part_size;
   const size_t base = static_cast<size_t>(token) * p.plan.parts * p.heads + head;
-  const auto state_of = [&](int i) { return p.state[base + static_cast<size_t>(i) * p.heads]; };
   const float sink = p.sinks[head] * kLog2e;
   if (thread == 0) {
     mbarrier_init(&s.arrived, kMergeBatch);
@@ -349,18 +350,19 @@ __global__ void __launch_bounds__(kMergeThreads) merge_parts_kernel(const __grid
   int phase = 0;
   for (int first = 0; first < parts; first += kMergeBatch) {
     const int at = first + thread;
-    float2 state = make_float2(-INFINITY, 0);
     if (thread < kMergeBatch) {
       if (at < parts) {
         mbarrier_expect(&s.arrived, sizeof(s.parts[0]));
         bulk_copy(s.parts[thread], p.partial + (base + static_cast<size_t>(at) * p.heads) * kHeadDim, sizeof(s.parts[0]),
                   &s.arrived);
-        state = state_of(at);
       }
       mbarrier_arrive(&s.arrived);
     }
     if (first == 0) {
-      for (int i = thread; i < parts; i += kMergeThreads) top = fmaxf(top, state_of(i).x);
+      for (int i = thread; i < parts; i += kMergeThreads) {
+        const float2 state = s.states[i] = p.state[base + static_cast<size_t>(i) * p.heads];
+        top = fmaxf(top, state.x);
+      }
       top = warp_max(top);
       if (thread % 32 == 0) s.tops[thread / 32] = top;
       __syncthreads();
@@ -369,12 +371,11 @@ __global__ void __launch_bounds__(kMergeThreads) merge_parts_kernel(const __grid
     }
     if (thread < kMergeBatch && at < parts) {
       float before = -INFINITY;
-      for (int i = at / per_split * per_split; i < at; ++i) before = fmaxf(before, state_of(i).x);
-      const Join join(before, state.x);
+      for (int i = at / per_split * per_split; i < at; ++i) before = fmaxf(before, s.states[i].x);
+      const Join join(before, s.states[at].x);
       s.kept[thread] = join.kept;
       s.added[thread] = join.added;
       s.split[thread] = exp2f(join.top - top);
-      s.sum[thread] = state.y;
     }
     __syncthreads();
     mbarrier_wait(&s.arrived, phase);
@@ -383,7 +384,7 @@ __global__ void __launch_bounds__(kMergeThreads) merge_parts_kernel(const __grid
     for (int i = 0; i < min(kMergeBatch, parts - first); ++i) {
       const float4 part = s.parts[i][thread];
       const float kept = s.kept[i], added = s.added[i];
-      own_sum = Join::apply(own_sum, kept, s.sum[i], added);
+      own_sum = Join::apply(own_sum, kept, s.states[first + i].y, added);
       own.x = Join::apply(own.x, kept, part.x, added), own.y = Join::apply(own.y, kept, part.y, added);
       own.z = Join::apply(own.z, kept, part.z, added), own.w = Join::apply(own.w, kept, part.w, added);
       if ((first + i + 1) % per_split != 0 && first + i + 1 < parts) continue;
@@ -410,6 +411,7 @@ __global__ void __launch_bounds__(kMergeThreads) merge_parts_kernel(const __grid
 
 void run_sparse_decode(const SparseDecodeParams& p, cudaStream_t queue) {
   if (p.tokens == 0 || p.heads == 0) return;
+  TWELVEX_NEED_LE(p.plan.parts, kMaxMergeParts);
   const auto kernel = p.plan.spread ? sparse_decode_kernel<true> : sparse_decode_kernel<false>;
   allow_shared_bytes(kernel, sizeof(SmemPlan));
   const dim3 grid(p.tokens, (p.heads + kHeads - 1) / kHeads, p.plan.blocks);

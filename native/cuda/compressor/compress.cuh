@@ -142,20 +142,26 @@ __device__ __forceinline__ void restore_ring(const CompressorParams& p, int row)
   }
 }
 
-/// Keeps a token's position in the ring and, at a block's end, in the tail.
-__device__ __forceinline__ void keep_position(const CompressorParams& p, int token) {
+/// Keeps a token's position in the ring and, at a block's end, in the tail. Every thread calls `ready` once, before it reads what
+/// this step projected.
+template <class Ready>
+__device__ __forceinline__ void keep_position(const CompressorParams& p, int token, const Ready& ready) {
   const int row = p.batch.token_row[token], width = p.width();
-  if (row < 0) return;
+  if (row < 0) return ready();
   const int position = p.batch.cache_position[token], end = p.batch.row_position[row] + p.batch.row_count[row];
   float* ring = end - position <= p.ring_rows ? ring_row(p, row, position, width) : nullptr;
   float* tail =
       p.ratio == kCsaRatio && position % kBlockTokens >= kBlockTokens - kCsaRatio ? tail_row(p, row, position, width) : nullptr;
-  if (!ring && !tail) return;
+  if (!ring && !tail) return ready();
   const size_t at = static_cast<size_t>(token) * width;
   const float* ape = p.ape + static_cast<size_t>(position % p.ratio) * width;
-  for (int c = threadIdx.x * 4; c < width; c += blockDim.x * 4) {
-    const float4 value = *reinterpret_cast<const float4*>(p.kv + at + c), bias = *reinterpret_cast<const float4*>(ape + c);
+  const int first = threadIdx.x * 4, step = blockDim.x * 4;
+  float4 bias = first < width ? *reinterpret_cast<const float4*>(ape + first) : float4{};
+  ready();
+  for (int c = first; c < width; c += step) {
+    const float4 value = *reinterpret_cast<const float4*>(p.kv + at + c);
     float4 gate = *reinterpret_cast<const float4*>(p.gate + at + c);
+    if (c > first) bias = *reinterpret_cast<const float4*>(ape + c);
     gate = make_float4(gate.x + bias.x, gate.y + bias.y, gate.z + bias.z, gate.w + bias.w);
     for (float* to : {ring, tail}) {
       if (to == nullptr) continue;

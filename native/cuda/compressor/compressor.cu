@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(kThreads, 4) keep_positions_kernel(const __gri
   let_next_kernel_start();
   const int block = blockIdx.x;
   if (block < p.batch.tokens) {
-    keep_position(p, block);
+    keep_position(p, block, [] {});
   } else {
     restore_ring(p, block - p.batch.tokens);
   }

@@ -24,20 +24,23 @@ __global__ void rope_table_kernel(const __grid_constant__ RopeTableParams p) {
 }
 
 __global__ void __launch_bounds__(kThreads) norm_rows_kernel(const __grid_constant__ NormRowsParams p) {
+  const NormWeights norm(p.norm, p.dim);
   wait_for_previous_kernel();
   let_next_kernel_start();
   __shared__ float scratch[kThreads / 32];
   const size_t at = static_cast<size_t>(blockIdx.x) * p.dim;
-  norm_row(p.in + at, p.norm, p.out + at, p.dim, p.eps, scratch);
+  norm_row(p.in + at, norm, p.out + at, p.dim, p.eps, scratch);
 }
 
 // Block (token): all threads norm the latent, warp 0 then norms and rotates the kv row.
 __global__ void __launch_bounds__(kThreads, 3) latent_kv_kernel(const __grid_constant__ LatentKvParams p) {
+  const NormWeights norm(p.q_norm, p.latent_dim);
   wait_for_previous_kernel();
   let_next_kernel_start();
   __shared__ float scratch[kThreads / 32];
   const size_t token = blockIdx.x;
-  norm_row(p.latent + token * p.latent_dim, p.q_norm, p.latent + token * p.latent_dim, p.latent_dim, p.eps, scratch);
+  bf16* latent = p.latent + token * p.latent_dim;
+  norm_row(latent, norm, latent, p.latent_dim, p.eps, scratch);
   if (threadIdx.x >= 32) return;
   const int lane = threadIdx.x;
   float v[16];

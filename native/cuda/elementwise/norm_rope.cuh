@@ -12,8 +12,19 @@ inline constexpr int kNormThreads = 256;
 inline constexpr int kMaxNormVectors = 4;  // of 8 elements a thread: rows of up to 8,192
 inline constexpr int kMaxNormDim = kNormThreads * 8 * kMaxNormVectors;
 
-/// One row by one block of kNormThreads; norm weights are f32.
-__device__ __forceinline__ void norm_row(const bf16* in, const float* norm, bf16* out, int dim, float eps, float* scratch) {
+/// f32 weights of a row of `dim`; those of this thread's first eight elements are fetched at once.
+struct NormWeights {
+  const float* weights;
+  float4 first[2];
+
+  __device__ __forceinline__ NormWeights(const float* norm, int dim) : weights(norm), first{} {
+    if (static_cast<int>(threadIdx.x) * 8 < dim) first[0] = part(threadIdx.x * 8), first[1] = part(threadIdx.x * 8 + 4);
+  }
+  __device__ __forceinline__ float4 part(int at) const { return *reinterpret_cast<const float4*>(weights + at); }
+};
+
+/// One row by one block of kNormThreads.
+__device__ __forceinline__ void norm_row(const bf16* in, const NormWeights& norm, bf16* out, int dim, float eps, float* scratch) {
   float v[kMaxNormVectors][8];
   float squares = 0;
 #pragma unroll
@@ -29,7 +40,7 @@ __device__ __forceinline__ void norm_row(const bf16* in, const float* norm, bf16
   for (int k = 0; k < kMaxNormVectors; ++k) {
     const int at = (k * kNormThreads + static_cast<int>(threadIdx.x)) * 8;
     if (at >= dim) continue;
-    const float4 a = *reinterpret_cast<const float4*>(norm + at), b = *reinterpret_cast<const float4*>(norm + at + 4);
+    const float4 a = k == 0 ? norm.first[0] : norm.part(at), b = k == 0 ? norm.first[1] : norm.part(at + 4);
     const float w[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
 #pragma unroll
     for (int i = 0; i < 8; ++i) v[k][i] *= factor * w[i];
@@ -60,16 +71,26 @@ __device__ __forceinline__ void store_row16(bf16* row, const float (&v)[16], int
   out[1] = make_uint4(pack_bf16(v[8], v[9]), pack_bf16(v[10], v[11]), pack_bf16(v[12], v[13]), pack_bf16(v[14], v[15]));
 }
 
-/// Rotates lanes 28 .. 31 of a row of 512 by the token's turns.
-__device__ __forceinline__ void rotate_row16(float (&v)[16], const float2* turns, int lane) {
+/// Turn i of a lane's eight pairs of a row of 512; lanes 28 .. 31 have some.
+__device__ __forceinline__ float2 turn_of_row16(const float2* turns, int lane, int i) {
+  return lane < kNopeDim / 16 ? make_float2(1, 0) : turns[(lane - kNopeDim / 16) * 8 + i];
+}
+
+/// Rotates lanes 28 .. 31.
+__device__ __forceinline__ void rotate_row16(float (&v)[16], const float2 (&own)[8], int lane) {
   if (lane < kNopeDim / 16) return;
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
-    const float2 turn = turns[(lane - kNopeDim / 16) * 8 + i];
     const float x = v[2 * i], y = v[2 * i + 1];
-    v[2 * i] = x * turn.x - y * turn.y;
-    v[2 * i + 1] = y * turn.x + x * turn.y;
+    v[2 * i] = x * own[i].x - y * own[i].y;
+    v[2 * i + 1] = y * own[i].x + x * own[i].y;
   }
+}
+__device__ __forceinline__ void rotate_row16(float (&v)[16], const float2* turns, int lane) {
+  float2 own[8];
+#pragma unroll
+  for (int i = 0; i < 8; ++i) own[i] = turn_of_row16(turns, lane, i);
+  rotate_row16(v, own, lane);
 }
 
 __device__ __forceinline__ float mean_square16(const float (&v)[16]) {

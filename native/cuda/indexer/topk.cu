@@ -3,7 +3,8 @@
 //
 // Block (token), 512 threads. Three histogram passes over digits of 11, 11 and 10 bits (from the top) find the k-th largest
 // key; a last pass walks the entries in order and keeps keys above it, and of equal keys the first ones, so the result is
-// ascending, exact and the same on every run. Up to 4,096 keys stay in registers.
+// ascending, exact and the same on every run. The first 4,096 keys stay in shared memory. Loops are short: of few tokens a
+// launch costs as much as the instructions that it fetches.
 #include "arch/dependent_launch.cuh"
 #include "common/reduce.cuh"
 #include "indexer/indexer.h"
@@ -17,10 +18,11 @@ constexpr int kWarps = kThreads / 32;
 constexpr int kBins = 2048;
 constexpr int kBinsPerThread = kBins / kThreads;
 constexpr int kPasses = 3;
-constexpr int kHeld = 8;  // keys of a thread in registers
+constexpr int kHeld = 4096;  // keys in shared memory
 
 struct SmemPlan {
   uint32_t histogram[kPasses][kBins];
+  uint32_t keys[kHeld];
   alignas(16) uint32_t warp_total[kWarps];
   uint32_t digit, remaining;
 };
@@ -32,30 +34,13 @@ __device__ __forceinline__ uint32_t order_key(float score) {
 }
 
 /// Calls visit(i, key) for this thread's entries, block by block of kThreads: entries behind the last have i >= visible.
-struct Keys {
-  const float* scores;
-  int visible;
-  uint32_t held[kHeld];
-
-  __device__ __forceinline__ void load() {
-#pragma unroll
-    for (int j = 0; j < kHeld; ++j) {
-      const int i = j * kThreads + threadIdx.x;
-      held[j] = i < visible ? order_key(scores[i]) : 0;
-    }
+template <class Visit>
+__device__ __forceinline__ void each_key(const SmemPlan& s, const float* scores, int visible, const Visit& visit) {
+#pragma unroll 1
+  for (int i = threadIdx.x; i < (visible + kThreads - 1) / kThreads * kThreads; i += kThreads) {
+    visit(i, i < kHeld ? s.keys[i] : i < visible ? order_key(scores[i]) : 0);
   }
-  template <class Visit>
-  __device__ __forceinline__ void each(const Visit& visit) const {
-#pragma unroll
-    for (int j = 0; j < kHeld; ++j) {
-      if (j * kThreads < visible) visit(j * kThreads + threadIdx.x, held[j]);
-    }
-    for (int base = kHeld * kThreads; base < visible; base += kThreads) {
-      const int i = base + threadIdx.x;
-      visit(i, i < visible ? order_key(scores[i]) : 0);
-    }
-  }
-};
+}
 
 /// Sums of all warps' values and of those of the warps before this one.
 struct WarpSums {
@@ -119,17 +104,18 @@ __global__ void __launch_bounds__(kThreads) topk_kernel(const __grid_constant__ 
     for (int i = threadIdx.x; i < p.topk; i += kThreads) out[i] = i < visible ? i : -1;
     return;
   }
-  Keys keys{p.scores + blockIdx.x * p.stride, visible};
-  keys.load();
+  const float* scores = p.scores + blockIdx.x * p.stride;
+#pragma unroll 4
+  for (int i = threadIdx.x; i < min(visible, kHeld); i += kThreads) s.keys[i] = order_key(scores[i]);
   __syncthreads();
   uint32_t prefix = 0, wanted = p.topk;
   int shift = 32;
-#pragma unroll
+#pragma unroll 1
   for (int pass = 0; pass < kPasses; ++pass) {
     const int bits = pass == 2 ? 10 : 11;
     const int above = shift;  // bits from here on up are decided
     shift -= bits;
-    keys.each([&](int i, uint32_t key) {
+    each_key(s, scores, visible, [&](int i, uint32_t key) {
       if (i >= visible || (pass > 0 && (key >> above) != prefix)) return;
       atomicAdd(&s.histogram[pass][(key >> shift) & ((1u << bits) - 1)], 1u);
     });
@@ -142,7 +128,7 @@ __global__ void __launch_bounds__(kThreads) topk_kernel(const __grid_constant__ 
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const uint32_t below = (1u << lane) - 1;
   uint32_t kept = 0, ties = 0;  // before this stretch of kThreads entries
-  keys.each([&](int i, uint32_t key) {
+  each_key(s, scores, visible, [&](int i, uint32_t key) {
     const bool over = i < visible && key > prefix, tie = i < visible && key == prefix;
     const uint32_t over_mask = __ballot_sync(kFullWarp, over), tie_mask = __ballot_sync(kFullWarp, tie);
     if (lane == 0) s.warp_total[warp] = __popc(over_mask) | __popc(tie_mask) << 16;
