@@ -29,32 +29,13 @@ double time_fma(const cuda::SparsePrefillParams& p) {
 
 Times measure(LayerKind kind, int prompt) {
   const int tokens = std::min(prompt, 2048), position = prompt - tokens, blocks = prompt / kBlockTokens + 1;
-  const int per_block = kind == LayerKind::kCsa ? 32 : 1;
-  const FakeBatch batch({{position, tokens}}, 24, blocks);
-  const FakePart window(RowFormat::kBF16, 24, kBlockTokens), compressed(RowFormat::kBF16, blocks, per_block);
-  const auto selection = random_selection(batch, kTopk, false);
-  const DeviceArray<int32_t> d_selection(selection);
-  const DeviceArray<__nv_bfloat16> query(random_bf16(static_cast<size_t>(tokens) * kHeads * kHeadDim)), a(query.size()),
-      b(query.size());
-  const DeviceArray<float> sinks(random_f32(kHeads));
-  cuda::SparsePrefillParams p;
-  p.batch = batch.view();
-  p.kv.window = window.pages();
-  p.kv.compressed = compressed.pages();
-  p.kind = kind;
-  p.heads = kHeads;
-  p.topk = kTopk;
-  p.query = query;
-  p.selection = d_selection;
-  p.sinks = sinks;
-  p.rope = batch.view().rope_plain;
-  p.attended = a;
-  p.tokens = tokens;
+  const AttentionCase c({.kind = kind, .format = RowFormat::kBF16, .heads = kHeads, .topk = kTopk, .rows = {{position, tokens}},
+                         .window_blocks = 24, .context_blocks = blocks});
+  const DeviceArray<__nv_bfloat16> a(c.query.size()), b(c.query.size());
+  auto p = c.params<cuda::SparsePrefillParams>(a);
   Times times;
   double candidates = 0;
-  for (int t = 0; t < tokens; ++t) {
-    candidates += static_cast<double>(candidate_rows(batch, kind, window, compressed, per_block, selection, kTopk, t).size());
-  }
+  for (int t = 0; t < tokens; ++t) candidates += static_cast<double>(c.candidates(t).size());
   times.flops = 4.0 * kHeads * kHeadDim * candidates;
   times.one = time_fma<1>(p);
   times.eight = time_fma<8>(p);

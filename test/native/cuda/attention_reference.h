@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Sparse attention of one token and head in double precision.
+// Sparse attention of a layer over a fake cache: random inputs, and the output of one token and head in double precision.
 #pragma once
 
 #include "fake_cache.h"
@@ -69,5 +69,98 @@ inline std::vector<int32_t> random_selection(const FakeBatch& batch, int topk, b
   }
   return selection;
 }
+
+enum class Chosen { kMost, kNone, kAll };  // of the selection's places
+
+struct AttentionSpec {
+  LayerKind kind;
+  RowFormat format;
+  int heads, topk;
+  std::vector<RowSpec> rows;
+  Chosen chosen = Chosen::kMost;
+  int window_blocks = 40, context_blocks = 80;
+};
+
+struct AttentionCase {
+  const AttentionSpec spec;
+  const FakeBatch batch;
+  const int rows_per_block;
+  const FakePart window, compressed;
+  const std::vector<int32_t> selection;
+  const std::vector<__nv_bfloat16> query;
+  const std::vector<float> sinks;
+  const DeviceArray<int32_t> d_selection;
+  const DeviceArray<__nv_bfloat16> d_query;
+  const DeviceArray<float> d_sinks;
+
+  explicit AttentionCase(const AttentionSpec& s)
+      : spec(s),
+        batch(s.rows, s.window_blocks, s.context_blocks),
+        rows_per_block(s.kind == LayerKind::kHca ? 1 : 32),
+        window(s.format, s.window_blocks, kBlockTokens),
+        compressed(s.format, s.context_blocks, rows_per_block),
+        selection(choose()),
+        query(random_bf16(static_cast<size_t>(batch.tokens()) * s.heads * kHeadDim, 1.5f)),
+        sinks(random_f32(s.heads)),
+        d_selection(selection),
+        d_query(query),
+        d_sinks(sinks) {}
+
+  /// SparsePrefillParams or SparseDecodeParams, of pages.
+  template <class Params>
+  Params params(__nv_bfloat16* attended) const {
+    Params p;
+    p.batch = batch.view();
+    p.kv.window = window.pages();
+    p.kv.compressed = compressed.pages();
+    p.kind = spec.kind;
+    p.heads = spec.heads;
+    p.topk = spec.topk;
+    p.query = d_query;
+    p.selection = d_selection;
+    p.sinks = d_sinks;
+    p.rope = batch.view().rope_plain;
+    p.attended = attended;
+    p.tokens = batch.tokens();
+    return p;
+  }
+
+  std::vector<const float*> candidates(int token) const {
+    return candidate_rows(batch, spec.kind, window, compressed, rows_per_block, selection, spec.topk, token);
+  }
+
+  std::string name() const {
+    char text[160];
+    std::snprintf(text, sizeof text, "%s %s rows, %d heads, top-k %d, %d tokens%s",
+                  spec.kind == LayerKind::kSwa ? "swa" : spec.kind == LayerKind::kCsa ? "csa" : "hca",
+                  spec.format == RowFormat::kFp8 ? "fp8" : "bf16", spec.heads, spec.topk, batch.tokens(),
+                  spec.chosen == Chosen::kNone ? ", none chosen" : "");
+    return text;
+  }
+
+  /// Sampled tokens and heads, the first and last tokens always; and that everything is written.
+  void check(const std::vector<__nv_bfloat16>& got, int samples) const {
+    Difference difference;
+    for (int n = 0; n < samples; ++n) {
+      const int t = n == 0 ? 0 : n == 1 ? batch.tokens() - 1 : below(batch.tokens()), h = below(spec.heads);
+      const size_t at = (static_cast<size_t>(t) * spec.heads + h) * kHeadDim;
+      const auto ref = reference_attention(&query[at], candidates(t), sinks[h], &batch.rope[static_cast<size_t>(t) * 32],
+                                           0.04419417382415922);
+      for (int d = 0; d < kHeadDim; ++d) difference.add(__bfloat162float(got[at + d]), ref[d]);
+    }
+    bool written = true;
+    for (const auto& x : got) written &= std::isfinite(__bfloat162float(x));
+    expect_close(difference, 6e-3, name());
+    expect(written, name() + ": every output written");
+  }
+
+ private:
+  std::vector<int32_t> choose() const {
+    std::vector<int32_t> chosen = random_selection(batch, spec.topk, spec.chosen == Chosen::kNone);
+    for (size_t i = 0; spec.chosen == Chosen::kAll && i < chosen.size(); ++i)
+      if (chosen[i] < 0) chosen[i] = below((batch.token_position[i / spec.topk] + 1) / kCsaRatio);
+    return chosen;
+  }
+};
 
 }  // namespace twelvex::test

@@ -30,9 +30,10 @@ Workspace lay_out(const FakeBatch& batch, int ratio) {
 }
 
 void check_case(LayerKind kind, RowFormat format, const std::vector<RowSpec>& rows, bool timed) {
-  const int ratio = kind == LayerKind::kCsa ? 4 : kind == LayerKind::kHca ? 128 : 0, per_block = kind == LayerKind::kHca ? 1 : 32;
-  const FakeBatch batch(rows, 160, 600);
-  const FakePart window(format, 160, kBlockTokens), compressed(format, 600, per_block);
+  const int ratio = kind == LayerKind::kCsa ? 4 : kind == LayerKind::kHca ? 128 : 0;
+  const AttentionCase c({.kind = kind, .format = format, .heads = 8, .topk = 64, .rows = rows, .window_blocks = 160,
+                         .context_blocks = 600});
+  const auto& [batch, window, compressed] = std::tie(c.batch, c.window, c.compressed);
   const Workspace shape = lay_out(batch, ratio);
   const DeviceArray<int32_t> at_compressed(shape.compressed), at_window(shape.window), start(shape.start);
   const DeviceArray<__nv_bfloat16> workspace(static_cast<size_t>(shape.rows) * kHeadDim);
@@ -53,7 +54,7 @@ void check_case(LayerKind kind, RowFormat format, const std::vector<RowSpec>& ro
       for (int d = 0; d < kHeadDim; ++d) wrong += __bfloat162float(got[static_cast<size_t>(row) * kHeadDim + d]) != want[d];
     };
     for (int e = 0; ratio && e < (last + 1) / ratio; ++e)
-      compare(shape.compressed[r] + e, batch.compressed_row(compressed, r, e, per_block));
+      compare(shape.compressed[r] + e, batch.compressed_row(compressed, r, e, c.rows_per_block));
     for (int q = shape.start[r]; q <= last; ++q) compare(shape.window[r] + q - shape.start[r], batch.window_row(window, r, q));
   }
   char text[128];
@@ -61,24 +62,9 @@ void check_case(LayerKind kind, RowFormat format, const std::vector<RowSpec>& ro
                 rows.size());
   expect(wrong == 0, std::string(text) + ": exact");
 
-  const int heads = 8, topk = 64;
-  const auto selection = random_selection(batch, topk, false);
-  const DeviceArray<int32_t> d_selection(selection);
-  const DeviceArray<__nv_bfloat16> query(random_bf16(static_cast<size_t>(batch.tokens()) * heads * kHeadDim)), a(query.size()),
-      b(query.size());
-  const DeviceArray<float> sinks(random_f32(heads));
-  cuda::SparsePrefillParams attend;
-  attend.batch = batch.view();
+  const DeviceArray<__nv_bfloat16> a(c.query.size()), b(c.query.size());
+  auto attend = c.params<cuda::SparsePrefillParams>(a);
   attend.kv = p.kv;
-  attend.kind = kind;
-  attend.heads = heads;
-  attend.topk = topk;
-  attend.query = query;
-  attend.selection = d_selection;
-  attend.sinks = sinks;
-  attend.rope = batch.view().rope_plain;
-  attend.attended = a;
-  attend.tokens = batch.tokens();
   cuda::run_sparse_prefill(attend, nullptr);
   attend.kv.workspace = nullptr;
   attend.attended = b;
@@ -89,7 +75,7 @@ void check_case(LayerKind kind, RowFormat format, const std::vector<RowSpec>& ro
   // sm_90 takes 64 workspace rows at a time but 32 fp8 rows of a page, so its sums are split elsewhere.
   const cuda::DeviceInfo& device = cuda::device_info();
   const auto tile = [&](bool fp8_pages) {
-    return cuda::plan_sparse_prefill(attend.tokens, {heads}, device.multiprocessors, device.arch, fp8_pages).tile;
+    return cuda::plan_sparse_prefill(attend.tokens, {attend.heads}, device.multiprocessors, device.arch, fp8_pages).tile;
   };
   if (tile(false) == tile(format == RowFormat::kFp8)) {
     expect(std::memcmp(x.data(), y.data(), x.size() * 2) == 0, what);

@@ -3,6 +3,7 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { EngineError } from '../../../engine/errors.ts';
+import { GREEDY } from '../../../engine/greedy-request.ts';
 import type { PreparedPrompt } from '../../../engine/prompts.ts';
 import { checkRequest, sequenceRequests } from '../../../engine/sequence-request.ts';
 import type { SequenceSampling } from '../../../engine/scheduler/sequence.ts';
@@ -14,16 +15,7 @@ function requestOf(sampling: Partial<SamplingOptions>): GenerationRequest {
   return {
     id: 'r',
     input: { kind: 'tokens', tokens: Int32Array.of(3) },
-    sampling: {
-      temperature: 1,
-      topP: 1,
-      topK: 0,
-      minP: 0,
-      repetitionPenalty: 1,
-      presencePenalty: 0,
-      frequencyPenalty: 0,
-      ...sampling,
-    },
+    sampling: { ...GREEDY, temperature: 1, ...sampling },
     stop: { strings: [], tokens: [], includeInOutput: false, ignoreEos: false, minTokens: 0 },
     n: 1,
     logprobs: -1,
