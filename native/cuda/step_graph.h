@@ -4,6 +4,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
 #include <map>
 
 #include "runtime/step.h"
@@ -19,10 +20,21 @@ struct GraphShape {
 };
 
 /// Smallest of 1, 2, 3, 4, 6, 8, 12, 16, 24, ... (powers of two and one and a half times them) that holds `rows`.
-int padded_rows(int rows);
+inline int padded_rows(int rows) {
+  int power = 1;
+  while (power < rows) power *= 2;
+  const int between = power / 4 * 3;
+  return rows <= between ? between : power;
+}
 
 /// Whether a step can run as a graph: rows that sample, each its last token and drafts, without log-probabilities or diagnostics.
-bool is_decode_step(const StepInput& input);
+inline bool is_decode_step(const StepInput& input) {
+  for (size_t r = 0; r < input.slot.size(); ++r) {
+    if (input.flags[r] != kRowSample || input.count[r] != 1 + input.drafts[r]) return false;
+  }
+  return !input.slot.empty() &&
+         std::all_of(input.sampling.begin(), input.sampling.end(), [](const SamplingParams& p) { return p.logprobs < 0; });
+}
 
 /// Captures or replays on one stream.
 class StepGraphs {

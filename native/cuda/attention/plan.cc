@@ -4,7 +4,6 @@
 
 #include "attention/sparse_decode.h"
 #include "attention/sparse_prefill.h"
-#include "step_graph.h"
 
 namespace twelvex::cuda {
 
@@ -43,21 +42,6 @@ SparseDecodePlan plan_sparse_decode(LayerKind kind, int topk, int context_tokens
   plan.parts = tiles;
   plan.blocks = std::min(tiles, std::max(1, kBlocksPerMultiprocessor * multiprocessors / groups));
   return plan;
-}
-
-int padded_rows(int rows) {
-  int power = 1;
-  while (power < rows) power *= 2;
-  const int between = power / 4 * 3;
-  return rows <= between ? between : power;
-}
-
-bool is_decode_step(const StepInput& input) {
-  for (size_t r = 0; r < input.slot.size(); ++r) {
-    if (input.flags[r] != kRowSample || input.count[r] != 1 + input.drafts[r]) return false;
-  }
-  return !input.slot.empty() &&
-         std::all_of(input.sampling.begin(), input.sampling.end(), [](const SamplingParams& p) { return p.logprobs < 0; });
 }
 
 }  // namespace twelvex::cuda
