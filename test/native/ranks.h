@@ -123,7 +123,8 @@ class RankRun {
     row.drafts = drafts;
     const StepInput in = step_of({row}, 0, numbers_.mtp);
     StepOutput out;
-    forward_step({.ops = ops_, .config = config_, .weights = weights_, .activations = activations_, .mtp = numbers_.mtp}, in, out);
+    forward_step({.ops = ops_, .config = config_, .weights = weights_, .activations = activations_, .mtp = numbers_.mtp}, in,
+                 out);
     return out;
   }
 

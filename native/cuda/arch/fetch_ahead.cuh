@@ -16,7 +16,8 @@ __device__ __forceinline__ void prefetch_l2(const void* global, uint32_t bytes) 
 /// Before wait_for_previous_kernel, for nothing in the ranges is written by a kernel.
 __device__ __forceinline__ void fetch_ahead(const FetchAhead& ahead) {
   constexpr uint32_t kPiece = 8192;
-  const uint32_t blocks = gridDim.x * gridDim.y * gridDim.z, block = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
+  const uint32_t blocks = gridDim.x * gridDim.y * gridDim.z;
+  const uint32_t block = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
   for (int i = 0; i < ahead.count; ++i) {
     const FetchAhead::Range range = ahead.ranges[i];
     for (uint32_t at = (threadIdx.x * blocks + block) * kPiece; at < range.bytes; at += blocks * blockDim.x * kPiece) {

@@ -84,8 +84,9 @@ void run_gemm(const GemmParams& params);
 
 /// The same product on a copy of its input in `quantised`, dense [x_rows, x_cols]: for who writes that copy first.
 GemmParams on_copied_input(const GemmParams& params);
-/// Launches two products that need nothing of each other: in one launch (true) where both are of few rows and the first is a dense
-/// fp8 one, the second experts' fp4 one or a dense bf16 one; else the first, then the second. The same bits as alone.
+
+/// Launches two products that need nothing of each other: in one launch (true) where both are of few rows and the first is a
+/// dense fp8 one, the second experts' fp4 one or a dense bf16 one; else the first, then the second. The same bits as alone.
 bool run_gemm_beside(const GemmParams& first, const GemmParams& second);
 
 // ---- launch plans: pure functions of the shape

@@ -129,7 +129,8 @@ void check_parts(int tokens) {
   const DeviceArray<float> fn(random_f32(24 * 4 * kDim, 0.02f)), base(random_f32(24, 0.5f)), norm(random_f32(kDim, 0.2f)),
       scale(std::vector<float>{0.7f, 0.5f, 0.9f}), kept(random_f32(count * 20)), partial(cuda::hyper_scratch_floats(kDim));
   const DeviceArray<int32_t> row_of_slot(rows);
-  const DeviceArray<__nv_bfloat16> experts(random_bf16(rows.size() * kDim)), shared(random_bf16(count * kDim)), output(count * kDim);
+  const DeviceArray<__nv_bfloat16> experts(random_bf16(rows.size() * kDim)), shared(random_bf16(count * kDim)),
+      output(count * kDim);
   cuda::CombineParams parts;
   parts.tokens = tokens;
   parts.cols = kDim;

@@ -53,7 +53,9 @@ TEST("a decode token's splits depend on its layer and the longest context alone"
 }
 
 TEST("few decode tokens are spread over tiles, many over splits") {
-  const auto plan = [](LayerKind kind, int tokens, int context) { return plan_sparse_decode(kind, 512, context, tokens, 32, 132); };
+  const auto plan = [](LayerKind kind, int tokens, int context) {
+    return plan_sparse_decode(kind, 512, context, tokens, 32, 132);
+  };
   CHECK(plan(LayerKind::kCsa, 1, 100000).spread);
   CHECK_EQ(plan(LayerKind::kCsa, 1, 100000).parts, 20);
   CHECK_EQ(plan(LayerKind::kCsa, 1, 100000).blocks, 20);

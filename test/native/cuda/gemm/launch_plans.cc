@@ -126,7 +126,8 @@ TEST("group tiles follow the average number of rows an expert has") {
 
 TEST("products of few rows run side by side, each with the blocks that its bytes need") {
   const auto both = [](int tokens) {
-    GemmParams shared = dense(WeightFormat::kFp8Block128, tokens, 4096, {1024, 1024}), experts = grouped(tokens, 6, 256, 4096, 1024);
+    GemmParams shared = dense(WeightFormat::kFp8Block128, tokens, 4096, {1024, 1024});
+    GemmParams experts = grouped(tokens, 6, 256, 4096, 1024);
     experts.segments[experts.num_segments++].rows = 1024;
     experts.paired = shared.paired = true;
     return plan_beside(shared, experts);
