@@ -80,7 +80,7 @@ export class RequestMeter {
   readonly #histograms: Histograms;
   readonly #start: MeterStart;
   /** By prompt and choice. */
-  readonly #lastTokenMs = new Map<number, number>();
+  readonly #lastTokenMs: (number | undefined)[] = [];
   #asked: readonly GenerationRequest[] = [];
   #timing: Timing | undefined;
   #firstTokenMs: number | undefined;
@@ -154,8 +154,8 @@ export class RequestMeter {
   /** Tokens of one step arrive together and share its gap. */
   #tokens(choice: number, count: number): void {
     const now = performance.now();
-    const last = this.#lastTokenMs.get(choice);
-    this.#lastTokenMs.set(choice, now);
+    const last = this.#lastTokenMs[choice];
+    this.#lastTokenMs[choice] = now;
     if (last !== undefined) this.#histograms.tokenGap.observe((now - last) / 1e3 / Math.max(1, count));
     if (this.#firstTokenMs !== undefined) return;
     this.#firstTokenMs = now;

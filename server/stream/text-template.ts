@@ -18,6 +18,9 @@ export class TextTemplate {
   }
 
   json(text: string): string {
-    return this.#parts.join(JSON.stringify(text));
+    const literal = JSON.stringify(text);
+    let json = this.#parts[0]!;
+    for (let part = 1; part < this.#parts.length; part++) json += literal + this.#parts[part]!;
+    return json;
   }
 }
