@@ -17,6 +17,12 @@ const variants: { name: string; options: Partial<NativeLoadOptions>; most: numbe
 /** A best logit that is ahead of the second by this much is a decision; less is a coin toss between near-equals. */
 const decisiveMargin = 0.5;
 
+/**
+ * Top-1 agreement asked for at the positions whose ground truth is stored. Printed, not asserted: their margins and the error
+ * of the formats make 2.6 other tokens among the 97 likely, give or take 1.5, and 97 % allows 2 (test/README.md).
+ */
+const askedTop1 = 0.97;
+
 suite('on the demo oracle', () => {
   let exact: Float32Array[];
   let exactLog: Float64Array[];
@@ -32,10 +38,12 @@ suite('on the demo oracle', () => {
       const divergence = exactLog.reduce((sum, truth, i) => sum + klDivergence(truth, got[i]!), 0) / exact.length;
       const agrees = exact.map((truth, i) => argmax(truth) === argmax(got[i]!));
       const decided = agrees.filter((_, i) => margin(exact[i]!) >= decisiveMargin);
-      const [top1, decisiveTop1] = [agrees, decided].map((list) => list.filter(Boolean).length / list.length) as [number, number];
+      const stored = storedPositions().map(({ at, truth }) => argmax(truth) === argmax(got[at]!));
+      const [top1, decisiveTop1, storedTop1] = [share(agrees), share(decided), share(stored)];
       t.diagnostic(
         `${name}: mean KL ${divergence.toExponential(2)} nats over ${exact.length} positions; top-1 agreement ` +
-          `${(100 * top1).toFixed(1)} %, ${(100 * decisiveTop1).toFixed(1)} % of the ${decided.length} decisive positions`,
+          `${percent(top1)}, at the ${decided.length} decisive ones ${percent(decisiveTop1)}; at the ${stored.length} of the ` +
+          `stored ground truth ${percent(storedTop1)} (asked for: ${percent(askedTop1)})`,
       );
       assert.ok(divergence > 0, 'the variant computes something else than exact');
       assert.ok(divergence <= most, `mean KL divergence ${divergence}`);
@@ -44,6 +52,27 @@ suite('on the demo oracle', () => {
     });
   }
 });
+
+function share(agrees: boolean[]): number {
+  return agrees.filter(Boolean).length / agrees.length;
+}
+
+function percent(part: number): string {
+  return `${(100 * part).toFixed(1)} %`;
+}
+
+/** Logits that the oracle stores, and where those of the same position are among allLogits. */
+function storedPositions(): { at: number; truth: Float32Array }[] {
+  let begin = 0;
+  return readOracle('demo').sequences.flatMap(({ tokens, logits: { first, vocabSize, data } }) => {
+    const at = begin + first;
+    begin += tokens.length;
+    return Array.from({ length: tokens.length - first }, (_, row) => ({
+      at: at + row,
+      truth: data.subarray(row * vocabSize, (row + 1) * vocabSize),
+    }));
+  });
+}
 
 /** Logits of every position of every demo sequence. */
 async function allLogits(options: Partial<NativeLoadOptions>): Promise<Float32Array[]> {

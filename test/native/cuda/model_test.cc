@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdlib>
 
+#include "likeness.h"
 #include "oracle_truth.h"
 #include "runtime/model.h"
 #include "step_rows.h"
@@ -112,21 +113,6 @@ double error_of(const std::vector<float>& got, const std::vector<float>& want, s
   return got.size() >= first + want.size() ? d.relative() : NAN;
 }
 
-double mean_kl(const std::vector<float>& got, const std::vector<float>& want, size_t positions, size_t rows, size_t vocab) {
-  double sum = 0;
-  for (size_t r = 0; r < rows; ++r) {
-    const float *p = want.data() + r * vocab, *q = got.data() + (positions - rows + r) * vocab;
-    const auto normaliser = [vocab](const float* x) {
-      double top = *std::max_element(x, x + vocab), total = 0;
-      for (size_t i = 0; i < vocab; ++i) total += std::exp(x[i] - top);
-      return top + std::log(total);
-    };
-    const double np = normaliser(p), nq = normaliser(q);
-    for (size_t i = 0; i < vocab; ++i) sum += std::exp(p[i] - np) * ((p[i] - np) - (q[i] - nq));
-  }
-  return sum / static_cast<double>(rows);
-}
-
 /// The demo's weights are trained: its choices are clear. For random ones see choices_test.cc.
 void check_oracle(const std::string& name, const std::string& model) {
   const auto truths = read_truth("test/oracle/" + name);
@@ -152,16 +138,18 @@ void check_served() {
   options.rows = RowFormat::kFp8;
   options.numerics = Numerics::kServed;
   Driver driver("models/demo", options, 4);
-  for (size_t i = 0; i < truths.size(); ++i) {
-    const Truth& t = truths[i];
-    for (const int chunk : cases({50, 1024}, 1)) {
-      const Trace trace = prefill(driver, t, chunk, t.tokens.size());
-      const double kl = mean_kl(trace.logits, t.logits, t.tokens.size(), t.rows, t.vocab);
+  for (const int chunk : cases({50, 1024}, 1)) {
+    Likeness all;
+    for (size_t i = 0; i < truths.size(); ++i) {
+      const Truth& t = truths[i];
+      const Likeness one = compare(prefill(driver, t, chunk, t.tokens.size()).logits, t.logits, t.vocab);
       char text[128];
       std::snprintf(text, sizeof text, "demo sequence %zu served, fp8 rows, chunks of %d: mean KL %.2e (limit 0.02)", i, chunk,
-                    kl);
-      expect(kl <= 0.02, text);
+                    one.mean_kl());
+      expect(one.mean_kl() <= 0.02, text);
+      all = all + one;
     }
+    expect(all.decisive_at_least(0.97), "  and all three: " + describe_to_truth(all));
   }
 }
 

@@ -6,6 +6,7 @@
 #include "backend.h"
 #include "bare_model.h"
 #include "choices.h"
+#include "likeness.h"
 #include "oracle_truth.h"
 #include "rank_threads.h"
 
@@ -111,34 +112,6 @@ double error_of(const std::vector<float>& got, const std::vector<float>& want, s
   return d.relative();
 }
 
-struct Likeness {
-  double kl = 0;
-  size_t top = 0, rows = 0, decisive_top = 0, decisive = 0;
-};
-
-/// A best logit that is ahead of the second by this much is a decision, less a coin toss (test/oracle/numerics.test.ts).
-constexpr float kDecisive = 0.5f;
-
-/// Mean divergence of the last rows from `want`'s, and how often the most likely token is the same.
-Likeness compare(const std::vector<float>& got, const std::vector<float>& want, size_t vocab) {
-  Likeness sum;
-  const size_t skipped = got.size() - want.size();
-  for (size_t at = 0; at < want.size(); at += vocab) {
-    const float *p = want.data() + at, *q = got.data() + skipped + at;
-    sum.kl += divergence(p, q, vocab);
-    std::vector<float> sorted(p, p + vocab);
-    std::nth_element(sorted.begin(), sorted.begin() + 1, sorted.end(), std::greater<>());
-    const bool same = same_best(p, q, vocab), decisive = sorted[0] - sorted[1] >= kDecisive;
-    sum.top += same, ++sum.rows;
-    sum.decisive_top += same && decisive, sum.decisive += decisive;
-  }
-  return sum;
-}
-
-Likeness operator+(const Likeness& a, const Likeness& b) {
-  return {a.kl + b.kl, a.top + b.top, a.rows + b.rows, a.decisive_top + b.decisive_top, a.decisive + b.decisive};
-}
-
 void check_demo() {
   const auto truths = read_truth("test/oracle/demo");
   on_ranks("models/demo", demo_options(), [&](RankModel& model, int rank) {
@@ -190,15 +163,6 @@ void check_tiny() {
   }
 }
 
-std::string describe(const Likeness& sum) {
-  const auto percent = [](size_t part, size_t all) { return 100.0 * static_cast<double>(part) / static_cast<double>(all); };
-  char text[160];
-  std::snprintf(text, sizeof text, "mean KL %.2e, same top token at %.1f %% of %zu positions, at %.1f %% of %zu decisive ones",
-                sum.kl / static_cast<double>(sum.rows), percent(sum.top, sum.rows), sum.rows,
-                percent(sum.decisive_top, sum.decisive), sum.decisive);
-  return text;
-}
-
 /// Served numerics against the ground truth's positions and against all positions of one device's exact arithmetic.
 void check_served() {
   const auto truths = read_truth("test/oracle/demo");
@@ -219,9 +183,8 @@ void check_served() {
       to_truth = to_truth + compare(traces[i].logits, truths[i].logits, truths[i].vocab);
       to_exact = to_exact + compare(traces[i].logits, exact[i].logits, truths[i].vocab);
     }
-    std::printf("  demo served on %s: %s\n", name.c_str(), describe(to_truth).c_str());
-    const bool near = to_truth.kl <= 0.02 * static_cast<double>(to_truth.rows) &&
-                      static_cast<double>(to_exact.decisive_top) >= 0.98 * static_cast<double>(to_exact.decisive);
+    std::printf("  demo served on %s: %s\n", name.c_str(), describe_to_truth(to_truth).c_str());
+    const bool near = to_truth.mean_kl() <= 0.02 && to_exact.decisive_at_least(0.98);
     expect(near, "  and beside exact: " + describe(to_exact));
   };
   judge("one device", one);

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: MIT
-// The ground truth of test/oracle/NAME: prompts with the logits of their last positions. And how alike two rows of logits are.
+// The ground truth of test/oracle/NAME: prompts with the logits of their last positions.
 #pragma once
 
 #include <algorithm>
+#include <cstring>
 #include <string>
 #include <vector>
 
+#include "runtime/error.h"
 #include "runtime/mapped_file.h"
 #include "runtime/safetensors.h"
-#include "support.h"
 
 namespace twelvex::test {
 
@@ -43,25 +44,8 @@ inline std::vector<Truth> read_truth(const std::string& oracle) {
     t.mtp_rows = static_cast<size_t>(mtp->shape[0]);
     list.push_back(std::move(t));
   }
-  if (list.empty()) expect(false, path + " holds no sequence");
+  if (list.empty()) throw Error(ErrorCode::kBadCheckpoint, path + " holds no sequence");
   return list;
-}
-
-/// Kullback-Leibler divergence of the distribution of logits q from that of p.
-inline double divergence(const float* p, const float* q, size_t vocab) {
-  const auto normaliser = [vocab](const float* x) {
-    double top = *std::max_element(x, x + vocab), total = 0;
-    for (size_t i = 0; i < vocab; ++i) total += std::exp(x[i] - top);
-    return top + std::log(total);
-  };
-  const double np = normaliser(p), nq = normaliser(q);
-  double sum = 0;
-  for (size_t i = 0; i < vocab; ++i) sum += std::exp(p[i] - np) * ((p[i] - np) - (q[i] - nq));
-  return sum;
-}
-
-inline bool same_best(const float* p, const float* q, size_t vocab) {
-  return std::max_element(p, p + vocab) - p == std::max_element(q, q + vocab) - q;
 }
 
 }  // namespace twelvex::test
