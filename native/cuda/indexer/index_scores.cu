@@ -64,7 +64,7 @@ struct Scores {
 
   __device__ __forceinline__ void load_entries(int row, int first, int visible) {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-#pragma unroll
+#pragma unroll 1
     for (int half = 0; half < 2; ++half) {
       __syncthreads();
       load_half(p, s, row, first + half * 128, visible, half);

@@ -30,12 +30,14 @@ __device__ __forceinline__ void score_entries(const IndexScoreParams& p, Scores&
   const int row = count > 0 ? p.batch.token_row[first] : -1;
   const int visible = row >= 0 ? (p.batch.cache_position[first + count - 1] + 1) / kCsaRatio : 0;
   const int begin = blockIdx.x * kScoreTile, end = visible > p.topk ? visible : 0;
-  if (begin < end) scores.load_entries(row, begin, visible);
-  wait_for_previous_kernel();
-  let_next_kernel_start();
   const int own = threadIdx.x / 32 * 32 + summed_entry(threadIdx.x % 32);
-  for (int tile = begin; tile < end; tile += gridDim.x * kScoreTile) {
-    if (tile != begin) scores.load_entries(row, tile, visible);
+  for (int tile = begin; tile == begin || tile < end; tile += gridDim.x * kScoreTile) {
+    if (tile < end) scores.load_entries(row, tile, visible);
+    if (tile == begin) {
+      wait_for_previous_kernel();
+      let_next_kernel_start();
+    }
+    if (tile >= end) break;
     scores.clear_queries();
     scores.load_query(0, first);
     cp_async_commit();
