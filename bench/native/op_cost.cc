@@ -85,7 +85,7 @@ Cost experts_cost(const ModelConfig& c, RankShape shape, double t) {
   return cost;
 }
 
-/// Steps of decode rows project and store everything in project_query_kv (backend_attention.cc, works_ahead).
+/// Steps of decode rows project and store everything in project_query_kv (backend_rows.cc, works_ahead).
 bool works_ahead(const StepShape& step) {
   int64_t tokens = 0;
   for (const RowShape& row : step.rows) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // The CUDA backend: one rank's operations, queued on its own stream. Files: backend.cc (loading, memory),
-// backend_step.cc (plan in, results out), backend_attention.cc, backend_layers.cc (mHC, experts, embeddings, drafts).
+// backend_step.cc (plan in, results out), backend_rows.cc (projections, cache rows), backend_attention.cc, backend_layers.cc (mHC,
+// experts, embeddings, drafts).
 #pragma once
 
 #include <cuda_bf16.h>

@@ -45,6 +45,8 @@ struct DeviceBatch {
   int logit_rows = 0;                      // N
   int sampled = 0;                         // logits rows of sampling rows
 
+  /// Rotary turns of the batch's tokens in a layer.
+  const float2* rope(LayerKind kind) const { return kind == LayerKind::kSwa ? view.rope_plain : view.rope_long; }
   /// First token of a group; the batch's end behind the last.
   int token_of_group(int64_t group) const {
     return group < groups.groups ? group_first[static_cast<size_t>(group)] : view.tokens;
