@@ -35,41 +35,6 @@ inline std::vector<double> reference_attention(const __nv_bfloat16* query, const
   return out;
 }
 
-/// The candidate rows of token t as attention sees them.
-inline std::vector<const float*> candidate_rows(const FakeBatch& batch, LayerKind kind, const FakePart& window,
-                                                const FakePart& compressed, int rows_per_block,
-                                                const std::vector<int32_t>& selection, int topk, int t) {
-  std::vector<const float*> rows;
-  const int r = batch.token_row[t], p = batch.token_position[t];
-  if (kind == LayerKind::kCsa) {
-    for (int i = 0; i < std::min(topk, (p + 1) / kCsaRatio); ++i) {
-      const int e = selection[static_cast<size_t>(t) * topk + i];
-      if (e >= 0) rows.push_back(batch.compressed_row(compressed, r, e, rows_per_block));
-    }
-  } else if (kind == LayerKind::kHca) {
-    for (int e = 0; e < (p + 1) / kHcaRatio; ++e) rows.push_back(batch.compressed_row(compressed, r, e, rows_per_block));
-  }
-  for (int q = std::max(0, p - (kWindow - 1)); q <= p; ++q) rows.push_back(batch.window_row(window, r, q));
-  return rows;
-}
-
-/// Distinct random visible entries per token, fewer than topk now and then (the rest -1).
-inline std::vector<int32_t> random_selection(const FakeBatch& batch, int topk, bool all_invalid) {
-  std::vector<int32_t> selection(static_cast<size_t>(batch.tokens()) * topk, -1);
-  std::vector<int32_t> entries;
-  for (int t = 0; t < batch.tokens() && !all_invalid; ++t) {
-    const int visible = (batch.token_position[t] + 1) / kCsaRatio;
-    entries.resize(visible);
-    for (int e = 0; e < visible; ++e) entries[e] = e;
-    const int wanted = std::min(topk, visible), kept = t % 5 == 4 ? wanted / 2 : wanted;
-    for (int i = 0; i < kept; ++i) {
-      std::swap(entries[i], entries[i + below(visible - i)]);
-      selection[static_cast<size_t>(t) * topk + i] = entries[i];
-    }
-  }
-  return selection;
-}
-
 enum class Chosen { kMost, kNone, kAll };  // of the selection's places
 
 struct AttentionSpec {
@@ -125,8 +90,20 @@ struct AttentionCase {
     return p;
   }
 
-  std::vector<const float*> candidates(int token) const {
-    return candidate_rows(batch, spec.kind, window, compressed, rows_per_block, selection, spec.topk, token);
+  /// The rows that token t sees.
+  std::vector<const float*> candidates(int t) const {
+    std::vector<const float*> rows;
+    const int r = batch.token_row[t], p = batch.token_position[t];
+    if (spec.kind == LayerKind::kCsa) {
+      for (int i = 0; i < std::min(spec.topk, (p + 1) / kCsaRatio); ++i) {
+        const int e = selection[static_cast<size_t>(t) * spec.topk + i];
+        if (e >= 0) rows.push_back(batch.compressed_row(compressed, r, e, rows_per_block));
+      }
+    } else if (spec.kind == LayerKind::kHca) {
+      for (int e = 0; e < (p + 1) / kHcaRatio; ++e) rows.push_back(batch.compressed_row(compressed, r, e, rows_per_block));
+    }
+    for (int q = std::max(0, p - (kWindow - 1)); q <= p; ++q) rows.push_back(batch.window_row(window, r, q));
+    return rows;
   }
 
   std::string name() const {
@@ -138,11 +115,12 @@ struct AttentionCase {
     return text;
   }
 
-  /// Sampled tokens and heads, the first and last tokens always; and that everything is written.
+  /// `samples` tokens and heads: every token if they are few, else the first, the last and random ones. All must be written.
   void check(const std::vector<__nv_bfloat16>& got, int samples) const {
     Difference difference;
     for (int n = 0; n < samples; ++n) {
-      const int t = n == 0 ? 0 : n == 1 ? batch.tokens() - 1 : below(batch.tokens()), h = below(spec.heads);
+      const int random = n == 0 ? 0 : n == 1 ? batch.tokens() - 1 : below(batch.tokens());
+      const int t = batch.tokens() <= samples ? n % batch.tokens() : random, h = below(spec.heads);
       const size_t at = (static_cast<size_t>(t) * spec.heads + h) * kHeadDim;
       const auto ref = reference_attention(&query[at], candidates(t), sinks[h], &batch.rope[static_cast<size_t>(t) * 32],
                                            0.04419417382415922);
@@ -155,10 +133,19 @@ struct AttentionCase {
   }
 
  private:
+  /// Distinct random visible entries of every token, -1 behind them; kMost: of every fifth token only half; kAll: no -1.
   std::vector<int32_t> choose() const {
-    std::vector<int32_t> chosen = random_selection(batch, spec.topk, spec.chosen == Chosen::kNone);
-    for (size_t i = 0; spec.chosen == Chosen::kAll && i < chosen.size(); ++i)
-      if (chosen[i] < 0) chosen[i] = below((batch.token_position[i / spec.topk] + 1) / kCsaRatio);
+    std::vector<int32_t> chosen(static_cast<size_t>(batch.tokens()) * spec.topk, -1), entries;
+    for (int t = 0; t < batch.tokens() && spec.chosen != Chosen::kNone; ++t) {
+      const int visible = (batch.token_position[t] + 1) / kCsaRatio, wanted = std::min(spec.topk, visible);
+      entries.resize(visible);
+      for (int e = 0; e < visible; ++e) entries[e] = e;
+      const int kept = t % 5 == 4 && spec.chosen == Chosen::kMost ? wanted / 2 : wanted;
+      for (int i = 0; i < kept; ++i) {
+        std::swap(entries[i], entries[i + below(visible - i)]);
+        chosen[static_cast<size_t>(t) * spec.topk + i] = entries[i];
+      }
+    }
     return chosen;
   }
 };

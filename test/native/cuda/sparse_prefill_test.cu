@@ -85,7 +85,7 @@ int main(int argc, char** argv) {
   for (const RowFormat format : {RowFormat::kBF16, RowFormat::kFp8}) {
     check_case({LayerKind::kCsa, format, 32, 512, {{1500, 5}}});
     check_case({LayerKind::kCsa, format, 8, 16, {{5, 20}, {0, 3}}});
-    check_case({LayerKind::kCsa, format, 32, 64, {{200, 4}}, true});
+    check_case({LayerKind::kCsa, format, 32, 64, {{200, 4}}, Chosen::kNone});
     check_case({LayerKind::kHca, format, 64, 0, {{1000, 5}, {120, 20}}});
     check_case({LayerKind::kSwa, format, 20, 0, {{120, 20}, {300, 5}}});
     if (brief) continue;
