@@ -328,7 +328,6 @@ static_assert(sizeof(MergeSmem) <= 48 * 1024);
 
 // Block (token, head): joins the parts, divides by the sum with the sink, rotates the last 64 dims back.
 __global__ void __launch_bounds__(kMergeThreads) merge_parts_kernel(const __grid_constant__ SparseDecodeParams p) {
-  fetch_ahead(p.ahead);  // while the parts are under way
   __shared__ MergeSmem s;
   const int token = blockIdx.x, head = blockIdx.y, thread = threadIdx.x;
   const CandidateList list = CandidateList::of(p.batch, p.kind, p.selection, p.topk, token);

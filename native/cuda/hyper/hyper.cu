@@ -145,7 +145,6 @@ __global__ void __launch_bounds__(kMixThreads) hyper_mix_kernel(const __grid_con
 #pragma unroll
     for (int k = 0; k < 4; ++k) part.load(fn, p.dim, k);
   }
-  if (kFew) fetch_ahead(p.ahead);
   // Streams and mix were written when the sub-layer was entered, rows when experts were chosen: few tokens have only the output
   // to wait for. Entered without leaving, the streams are the launch before's.
   StreamPart streams;
