@@ -66,7 +66,7 @@ export class SseWriter {
   send(payloads: readonly Payload[]): Promise<void> | undefined {
     if (payloads.length === 0 || this.#raw.destroyed) return undefined;
     this.#keepalive?.refresh();
-    if (this.#raw.write(this.#chunk(this.#frames(payloads)))) return undefined;
+    if (this.#write(this.#frames(payloads))) return undefined;
     return (this.#draining ??= this.#drained().finally(() => (this.#draining = undefined)));
   }
 
@@ -75,7 +75,7 @@ export class SseWriter {
     clearTimeout(this.#keepalive);
     if (this.#raw.destroyed) return;
     const last = this.#frames(payloads) + (this.#options.framing === 'data' ? 'data: [DONE]\n\n' : '');
-    this.#raw.end((last === '' ? '' : this.#chunk(last)) + (this.#chunked ? '0\r\n\r\n' : ''));
+    this.#raw.end((last === '' ? '' : this.#chunk(last, Buffer.byteLength(last))) + (this.#chunked ? '0\r\n\r\n' : ''));
     this.#cutWhenStalled();
   }
 
@@ -89,8 +89,14 @@ export class SseWriter {
   }
 
   /** A piece of the body as it goes over the connection; a client of HTTP/1.0 gets it bare. */
-  #chunk(text: string): string {
-    return this.#chunked ? `${Buffer.byteLength(text).toString(16)}\r\n${text}\r\n` : text;
+  #chunk(text: string, bytes: number): string {
+    return this.#chunked ? `${bytes.toString(16)}\r\n${text}\r\n` : text;
+  }
+
+  /** ASCII is written as Latin-1, which is the same bytes: Node.js then neither counts nor converts them once more. */
+  #write(text: string): boolean {
+    const bytes = Buffer.byteLength(text);
+    return this.#raw.write(this.#chunk(text, bytes), bytes === text.length ? 'latin1' : 'utf8');
   }
 
   #comment(): void {
@@ -98,7 +104,7 @@ export class SseWriter {
     const { ping } = this.#options;
     // A reader that does not even take what there is needs no reminder; the stall timer watches it.
     const sign = ping === undefined ? ': keep-alive\n\n' : this.#frames(ping());
-    if (!this.#raw.writableNeedDrain) this.#raw.write(this.#chunk(sign));
+    if (!this.#raw.writableNeedDrain) this.#write(sign);
     this.#keepalive?.refresh();
   }
 
