@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // The CUDA backend: one rank's operations, queued on its own stream. Files: backend.cc (loading, memory),
-// backend_step.cc (plan in, results out), backend_rows.cc (projections, cache rows), backend_attention.cc, backend_layers.cc (mHC,
-// experts, embeddings, drafts).
+// backend_step.cc (plan in, results out), backend_rows.cc (projections, cache rows), backend_attention.cc, backend_layers.cc
+// (mHC, experts, embeddings, drafts).
 #pragma once
 
 #include <cuda_bf16.h>
@@ -52,6 +52,10 @@ struct Scratch {
 };
 
 inline constexpr int64_t kScoreFloats = int64_t{16} << 20;  // 64 MiB of indexer scores at a time
+
+/// The memory of an array, as kernels take it.
+inline __nv_bfloat16* bf16_of(Array array) { return static_cast<__nv_bfloat16*>(array.data); }
+inline const float* f32_of(Array array) { return static_cast<const float*>(array.data); }
 
 class CudaOps : public Ops {
  public:

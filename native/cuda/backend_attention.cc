@@ -18,11 +18,6 @@ namespace twelvex::cuda {
 
 namespace {
 
-using bf16 = __nv_bfloat16;
-
-bf16* bf16_of(Array array) { return static_cast<bf16*>(array.data); }
-const float* f32_of(Array array) { return static_cast<const float*>(array.data); }
-
 int ratio_of(LayerKind kind) { return kind == LayerKind::kSwa ? 0 : kind == LayerKind::kCsa ? kCsaRatio : kHcaRatio; }
 
 /// Gathering costs about 1 us per 1,000 rows, reading fp8 pages in the attention kernel about 0.11 us more a token than reading
@@ -266,7 +261,7 @@ void CudaOps::project_output(const Batch& batch, const AttentionWeights& weights
 void CudaOps::project_parts(const Batch& batch, const Parts<Linear>& wo_b, Array output) {
   const int decode = StepBatches::of(batch).decode_tokens, dim = config_.hidden_size;
   const auto width = static_cast<int>(wo_b[0].cols + wo_b[1].cols);
-  const bf16* x = scratch_.low_rank;
+  const __nv_bfloat16* x = scratch_.low_rank;
   GemmParams up;
   for (const Linear& part : wo_b) {
     if (part.cols == 0) continue;

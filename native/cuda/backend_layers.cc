@@ -14,15 +14,6 @@
 
 namespace twelvex::cuda {
 
-namespace {
-
-using bf16 = __nv_bfloat16;
-
-bf16* bf16_of(Array array) { return static_cast<bf16*>(array.data); }
-const float* f32_of(Array array) { return static_cast<const float*>(array.data); }
-
-}  // namespace
-
 void CudaOps::embed(const Batch& batch, const ModelWeights& weights, Array output) {
   if (replaying_) return;
   EmbedParams p;
@@ -98,9 +89,9 @@ void CudaOps::hyper(const Batch& batch, const HyperWeights* enter, const void* n
     const auto row = static_cast<size_t>(first), at = row * static_cast<size_t>(p.dim);
     p.tokens = rows;
     p.streams = bf16_of(streams) + at * kStreams;
-    if (p.leave) p.output = static_cast<const bf16*>(output) + at;
+    if (p.leave) p.output = static_cast<const __nv_bfloat16*>(output) + at;
     p.mix = static_cast<float*>(mix.data) + row * kHyperKept;
-    if (p.enter) p.hidden = static_cast<bf16*>(hidden) + at;
+    if (p.enter) p.hidden = static_cast<__nv_bfloat16*>(hidden) + at;
     run_hyper(p, queue_);
   };
   p.leave ? when_reduced(batch, run) : run(0, batch.tokens);

@@ -9,15 +9,6 @@
 
 namespace twelvex::cuda {
 
-namespace {
-
-using bf16 = __nv_bfloat16;
-
-bf16* bf16_of(Array array) { return static_cast<bf16*>(array.data); }
-const float* f32_of(Array array) { return static_cast<const float*>(array.data); }
-
-}  // namespace
-
 int CudaOps::product_arch() const { return device_info().arch; }
 
 GemmParams CudaOps::product(const Linear& weights, int rows, int decode_rows, int ldx) const {
@@ -39,7 +30,7 @@ void CudaOps::add_segment(GemmParams& gemm, const Linear& weights, const void* x
   GemmSegment& segment = gemm.segments[gemm.num_segments++];
   segment.weights = static_cast<const uint8_t*>(weights.data);
   segment.scales = static_cast<const uint8_t*>(weights.scale);
-  segment.x = static_cast<const bf16*>(x);
+  segment.x = static_cast<const __nv_bfloat16*>(x);
   segment.y = y;
   segment.rows = static_cast<int>(weights.rows);
   segment.ldy = ldy;
