@@ -21,7 +21,7 @@ export interface CompletionOptions {
   tokenBytes: (token: number) => Uint8Array;
 }
 
-/** The older form of log-probabilities: parallel arrays. `text_offset` counts characters (code points) from the start of the text. */
+/** The older form of log-probabilities: parallel arrays. `text_offset` counts characters (code points) from the text's start. */
 export interface LegacyLogprobs {
   tokens: string[];
   token_logprobs: (number | null)[];

@@ -66,7 +66,9 @@ for (const name of ['tiny', 'small', 'pro-pattern', 'demo'] satisfies OracleName
 
 function assertSameBits(got: Map<number, Float32Array>, expected: Map<number, Float32Array>): void {
   assert.equal(got.size, expected.size);
-  for (const [position, logits] of expected) assert.deepEqual(bytesOf(got.get(position)!), bytesOf(logits), `position ${position}`);
+  for (const [position, logits] of expected) {
+    assert.deepEqual(bytesOf(got.get(position)!), bytesOf(logits), `position ${position}`);
+  }
 }
 
 function bytesOf({ buffer, byteOffset, byteLength }: Float32Array): Buffer {
