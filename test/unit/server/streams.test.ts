@@ -51,7 +51,8 @@ describe('keepalive', () => {
 
 describe('framing', () => {
   test('is chunked for HTTP/1.1, and the connection serves the next request', async (t) => {
-    const { port } = await testServer(t, scriptedEngine([answer('Grüße 🙂'), answer('!')]));
+    const texts = ['Grüße 🙂', '!', 'ü', '界', ' plain'];
+    const { port } = await testServer(t, scriptedEngine(texts.map((text) => answer(text))));
     const bytes = requestBytes({ ...hello, stream: true });
     const received = await rawExchange(port, bytes + bytes.replace('host: x', 'host: x\r\nconnection: close'));
     const answers = received.split(/(?=HTTP\/1.1 200)/);
@@ -61,7 +62,11 @@ describe('framing', () => {
       assert.match(head, /transfer-encoding: chunked/i);
       const frames = sseFrames(unchunked(body));
       assert.equal(frames.at(-1)?.data, '[DONE]');
-      assert.ok(frames.some(({ data }) => data?.includes('Grüße 🙂')));
+      const sent = frames.filter(({ data }) => /"content":"[^"]/.test(data ?? ''));
+      assert.deepEqual(
+        sent.map(({ data }) => /"content":"([^"]*)"/.exec(data ?? '')?.[1]),
+        texts,
+      );
     }
   });
 
