@@ -61,7 +61,7 @@ export function* jsonText(text: string): JsonPieces {
   for (let start = 0; start < text.length;) {
     let end = Math.min(start + pieceLength, text.length);
     // Half of a character is escaped, a whole one is not.
-    if (isHighSurrogate(text.charCodeAt(end - 1))) end += 1;
+    if (isHighSurrogate(text.charCodeAt(end - 1)) && isLowSurrogate(text.charCodeAt(end))) end += 1;
     yield JSON.stringify(text.slice(start, end)).slice(1, -1);
     start = end;
   }
@@ -70,6 +70,10 @@ export function* jsonText(text: string): JsonPieces {
 
 function isHighSurrogate(unit: number): boolean {
   return (unit & 0xfc00) === 0xd800;
+}
+
+function isLowSurrogate(unit: number): boolean {
+  return (unit & 0xfc00) === 0xdc00;
 }
 
 /** Sends a short answer as others are sent, a long one in pieces as the client takes them. */
