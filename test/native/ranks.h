@@ -146,6 +146,7 @@ RanksTrace trace_of_ranks(const RanksModel& model, int ranks, const RanksNumbers
     threads.emplace_back([&, rank] {
       try {
         RankRun<Operations> run(model, {rank, ranks}, numbers, group);
+        group->wait();  // ranks of one device: while one still allocates, no kernel may wait for it
         traces[static_cast<size_t>(rank)] = run.run();
         group->wait();
       } catch (const Error& error) {
