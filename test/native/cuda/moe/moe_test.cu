@@ -480,17 +480,19 @@ int main(int argc, char** argv) {
     cuda::WeightStore store(nullptr);
     const Layer small(store, 384, 128, 12, 2), narrow(store, 256, 64, 8, 2), large(store, 1024, 384, 24, 6);
     for (const Mode mode : {Mode::kExact, Mode::kServed, Mode::kFp8}) {
+      if (brief && mode == Mode::kExact) continue;  // what differs from served is in the products, gemm runs that
       for (const int tokens : cases({7, 40, 1, 12, 400}, 2)) {
         test_parts(store, large, 128, tokens, mode);
         if (!brief) test_parts(store, large, 256, tokens, mode);
       }
     }
     for (const Mode mode : {Mode::kExact, Mode::kServed}) {
+      if (brief && mode == Mode::kExact) continue;
       for (const int tokens : cases({2, 13, 150, 1, 7, 30, 500}, 3)) test_experts(small, tokens, mode);
       for (const int tokens : cases({40, 3, 400}, 1)) test_experts(narrow, tokens, mode);
       for (const int tokens : cases({8, 33, 1, 64, 700}, 2)) test_experts(large, tokens, mode);
     }
-    for (const int tokens : cases({17, 150, 1, 60, 500, 3000}, 2)) test_experts(small, tokens, Mode::kFp8);
+    for (const int tokens : cases({150, 17, 1, 60, 500, 3000}, 1)) test_experts(small, tokens, Mode::kFp8);
     // 64 columns of an expert: bf16 products.
     for (const int tokens : cases({40, 400}, 1)) test_experts(narrow, tokens, Mode::kFp8);
     for (const int tokens : cases({33, 9, 100, 700}, 1)) test_experts(large, tokens, Mode::kFp8);

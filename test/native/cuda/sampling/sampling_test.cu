@@ -332,12 +332,12 @@ void bench() {
 int main(int argc, char** argv) {
   const bool timed = start("sampling", argc, argv);
   test_against_cpu(3, 7, 2);
-  test_against_cpu(brief ? 60 : 400, 1000, 2);
+  test_against_cpu(brief ? 20 : 400, 1000, 2);
   test_against_cpu(brief ? 60 : 300, 4097, 4);
   if (!brief) test_against_cpu(40, 129280, 2);
   test_distribution();
   test_against_cpu(brief ? 3 : 16, 129280, 2);
-  test_against_cpu(9, 4097, 4);
+  test_against_cpu(brief ? 2 : 9, 4097, 4);
   test_padding();
   test_company();
   test_argmax(9);
