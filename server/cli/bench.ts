@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // `twelvex bench`: load on an OpenAI-compatible server, measured and reported in the words of `vllm bench serve`.
 
-import { writeFile } from 'node:fs/promises';
+import { appendFile, writeFile } from 'node:fs/promises';
 import { performance } from 'node:perf_hooks';
 import { setTimeout as delay } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
@@ -109,6 +109,7 @@ export async function runBench(args: readonly string[], write: (text: string) =>
   const percents = values['metric-percentiles'].split(',').map((text) => readNumber('metric-percentiles', text, 0));
   const goodput = readGoodput(values.goodput);
   const warmups = number('num-warmups', 0);
+  for (const file of [values['save-result'], values.plot]) if (file !== undefined) await checkWritable(file);
   const target = await connect(values);
   try {
     const requests = planWorkload(workload, await alphabet(target));
@@ -137,6 +138,15 @@ function parse(args: readonly string[]): Values {
   }
 }
 
+/** Before minutes of load, not behind them. */
+async function checkWritable(file: string): Promise<void> {
+  try {
+    await appendFile(file, '');
+  } catch (error) {
+    throw new BenchError(`cannot write the result: ${(error as Error).message}`);
+  }
+}
+
 function readNumber(flag: string, text: string, least: number): number {
   const value = Number(text);
   if (text.trim() === '' || !(value >= least))
@@ -159,7 +169,11 @@ async function connect(values: Values): Promise<Target> {
   if (values.endpoint !== 'completions' && values.endpoint !== 'chat') {
     throw new BenchError(`--endpoint expects completions or chat, got "${values.endpoint}"`);
   }
-  const url = new URL(values['base-url']);
+  const given = values['base-url'];
+  if (!/^https?:\/\//.test(given) || !URL.canParse(given)) {
+    throw new BenchError(`--base-url expects a URL such as http://127.0.0.1:8000, got "${given}"`);
+  }
+  const url = new URL(given);
   const target: Target = {
     dispatcher: new Agent({ connections: null, pipelining: 1 }),
     origin: url.origin,

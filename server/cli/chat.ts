@@ -6,7 +6,7 @@ import type { Interface } from 'node:readline/promises';
 import { stdin, stdout } from 'node:process';
 import { buildInfo, createEngine, EngineError } from '../../engine/index.ts';
 import type { ChatMessage, Engine, EngineLogger, GenerationRequest, Usage } from '../../engine/index.ts';
-import { loadConfig } from '../config.ts';
+import { ConfigError, loadConfig } from '../config.ts';
 import type { Config } from '../config.ts';
 import { engineOptions, modelDirectory } from '../engine-options.ts';
 import { parseArguments } from './arguments.ts';
@@ -47,8 +47,11 @@ export async function chat(args: readonly string[]): Promise<number> {
     return 0;
   }
   const config = loadConfig(parsed);
-  const engine = await load(config);
   const { system, temperature } = parsed.own;
+  if (temperature !== undefined && !(Number(temperature) >= 0 && Number(temperature) <= 2 && temperature.trim() !== '')) {
+    throw new ConfigError(`--temperature: expected a number from 0 to 2, got ${JSON.stringify(temperature)}`);
+  }
+  const engine = await load(config);
   const conversation: Conversation = {
     engine,
     system: system === undefined ? [] : [{ role: 'system', content: system }],

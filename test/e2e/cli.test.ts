@@ -63,6 +63,7 @@ describe('twelvex', () => {
     ['a model without --model', ['serve', '/models/x'], /^unexpected argument "\/models\/x".*--model.*\n$/],
     ['a folder that is no checkpoint', ['serve', '--port', '0', '--model', tmpdir()], /config\.json: cannot open/],
     ['a host that there is not', ['serve', '--port', '0', '--host', 'no.such.invalid'], /no\.such\.invalid.*--host\n$/],
+    ['a temperature that is none', ['chat', '--temperature', 'hot'], /^--temperature: .*from 0 to 2, got "hot"/],
     ['an operand to chat', ['chat', 'hello'], /^unexpected argument "hello"/],
   ];
   for (const [title, args, message] of mistakes) {

@@ -167,5 +167,10 @@ test('mistakes in the command line and an absent server are said plainly', async
   });
   await assert.rejects(runBench(['--goodput', 'itl:5'], quiet), /ttft, tpot and e2el/);
   await assert.rejects(runBench(['--nonsense'], quiet), /--help/);
+  const plainly = (pattern: RegExp) => (error: Error) => error instanceof BenchError && pattern.test(error.message);
+  for (const url of ['nonsense', '127.0.0.1:8000', 'http://']) {
+    await assert.rejects(runBench(['--base-url', url], quiet), plainly(/--base-url expects a URL such as/));
+  }
+  await assert.rejects(runBench(['--save-result', '/no/such/folder/x'], quiet), plainly(/cannot write the result: .*\/no\/such/));
   await assert.rejects(runBench(['--base-url', 'http://127.0.0.1:9'], quiet), /is the server running/);
 });
