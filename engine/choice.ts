@@ -11,6 +11,15 @@ import type { Sequence } from './scheduler/sequence.ts';
 import type { Tokenizer } from './text/tokenizer.ts';
 import type { FinishReason, GenerationEvent, GenerationRequest, TokenLogprob, Usage } from './types.ts';
 
+export const NO_USAGE: Readonly<Usage> = {
+  promptTokens: 0,
+  cachedTokens: 0,
+  completionTokens: 0,
+  reasoningTokens: 0,
+  draftedTokens: 0,
+  acceptedTokens: 0,
+};
+
 export interface ChoiceContext {
   request: GenerationRequest;
   prompt: PreparedPrompt;
@@ -52,14 +61,7 @@ export class Choice {
       ...(prompt.forced === undefined ? {} : { forced: prompt.forced }),
       ...(prompt.replay === undefined ? {} : { replay: prompt.replay }),
     });
-    this.#usage = {
-      promptTokens: prompt.tokens.length,
-      cachedTokens: 0,
-      completionTokens: 0,
-      reasoningTokens: 0,
-      draftedTokens: 0,
-      acceptedTokens: 0,
-    };
+    this.#usage = { ...NO_USAGE, promptTokens: prompt.tokens.length };
   }
 
   get usage(): Readonly<Usage> {

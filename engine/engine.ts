@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 
-import { Choice } from './choice.ts';
+import { Choice, NO_USAGE } from './choice.ts';
 import type { ChoiceEnd } from './choice.ts';
 import { EngineError } from './errors.ts';
 import { EventStream } from './event-stream.ts';
@@ -16,16 +16,7 @@ import { StatsKeeper } from './stats.ts';
 import { decodeTokens } from './text/detokenizer.ts';
 import type { Tokenizer } from './text/tokenizer.ts';
 import type { KvCache } from './cache/kv-cache.ts';
-import type {
-  Engine,
-  EngineLogger,
-  EngineStats,
-  GenerationEvent,
-  GenerationRequest,
-  ModelInfo,
-  PromptInput,
-  Usage,
-} from './types.ts';
+import type { Engine, EngineLogger, EngineStats, GenerationEvent, GenerationRequest, ModelInfo, PromptInput } from './types.ts';
 
 export interface EngineParts extends IntakeParts {
   info: ModelInfo;
@@ -360,12 +351,3 @@ export class ServingEngine implements Engine {
 }
 
 const POLL_MS = 5;
-
-const NO_USAGE: Usage = {
-  promptTokens: 0,
-  cachedTokens: 0,
-  completionTokens: 0,
-  reasoningTokens: 0,
-  draftedTokens: 0,
-  acceptedTokens: 0,
-};

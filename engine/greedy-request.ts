@@ -2,7 +2,7 @@
 
 import type { GenerationRequest, SamplingOptions } from './types.ts';
 
-/** The likeliest token every time; all that could change that is off. */
+/** The likeliest token every time: everything that could change that is off. Others are written as what they add to it. */
 export const GREEDY: SamplingOptions = {
   temperature: 0,
   topP: 1,

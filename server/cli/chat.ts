@@ -4,7 +4,7 @@
 import { createInterface } from 'node:readline/promises';
 import type { Interface } from 'node:readline/promises';
 import { stdin, stdout } from 'node:process';
-import { buildInfo, createEngine, EngineError } from '../../engine/index.ts';
+import { buildInfo, createEngine, EngineError, GREEDY } from '../../engine/index.ts';
 import type { ChatMessage, Engine, EngineLogger, GenerationRequest, Usage } from '../../engine/index.ts';
 import { ConfigError, loadConfig } from '../config.ts';
 import type { Config } from '../config.ts';
@@ -162,15 +162,7 @@ function generationRequest(conversation: Conversation, signal: AbortSignal): Gen
   return {
     id: `chat-${messages.length}`,
     input: { kind: 'chat', messages: [...system, ...messages], thinking, ...(thinking && { effort: config.reasoningEffort }) },
-    sampling: {
-      temperature,
-      topP: engine.info.generationDefaults.topP,
-      topK: 0,
-      minP: 0,
-      repetitionPenalty: 1,
-      presencePenalty: 0,
-      frequencyPenalty: 0,
-    },
+    sampling: { ...GREEDY, temperature, topP: engine.info.generationDefaults.topP },
     stop: { strings: [], tokens: [], includeInOutput: false, ignoreEos: false, minTokens: 0 },
     n: 1,
     logprobs: -1,

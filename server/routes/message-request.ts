@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // From the body of POST /v1/messages to the engine's protocol-free input.
 
-import { elements, member, parseMember, sourceText } from '../../engine/index.ts';
+import { elements, GREEDY, member, parseMember, sourceText } from '../../engine/index.ts';
 import type {
   ChatInput,
   ChatMessage,
@@ -51,13 +51,10 @@ export function messagesInput(body: CountTokensBody, source: JsonBody, context: 
 export function messagesSampling(body: MessagesBody, context: ChatContext): SamplingOptions {
   const { generationDefaults } = context.info;
   return {
+    ...GREEDY,
     temperature: body.temperature ?? generationDefaults.temperature,
     topP: body.top_p ?? generationDefaults.topP,
     topK: body.top_k ?? 0,
-    minP: 0,
-    repetitionPenalty: 1,
-    presencePenalty: 0,
-    frequencyPenalty: 0,
   };
 }
 

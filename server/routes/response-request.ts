@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // From the body of POST /v1/responses to the engine's protocol-free input.
 
-import { member, parseMember } from '../../engine/index.ts';
+import { GREEDY, member, parseMember } from '../../engine/index.ts';
 import type { ChatInput, ChatMessage, ContentPart, SamplingOptions } from '../../engine/index.ts';
 import { unsupported } from '../errors.ts';
 import type { JsonBody } from '../schemas/parse.ts';
@@ -62,13 +62,9 @@ export function responsesInput(body: ResponsesBody, source: JsonBody, context: C
 
 export function responsesSampling(body: ResponsesBody, { info }: ChatContext): SamplingOptions {
   return {
+    ...GREEDY,
     temperature: body.temperature ?? info.generationDefaults.temperature,
     topP: body.top_p ?? info.generationDefaults.topP,
-    topK: 0,
-    minP: 0,
-    repetitionPenalty: 1,
-    presencePenalty: 0,
-    frequencyPenalty: 0,
   };
 }
 

@@ -2,9 +2,10 @@
 // An engine without a model that makes tokens at a given rate. Events take the way of the real engine's: a step pushes those of
 // all requests into their streams in one turn of the event loop, and each reader takes its own.
 
+import { NO_USAGE } from '../../engine/choice.ts';
 import { EventStream } from '../../engine/event-stream.ts';
 import type { FinishReason, GenerationEvent, GenerationRequest, ModelInfo, Usage } from '../../engine/types.ts';
-import { FakeEngine, NO_USAGE } from './scripted-engine.ts';
+import { FakeEngine } from './scripted-engine.ts';
 import type { ScriptedEngine } from './scripted-engine.ts';
 
 export interface RateOptions {

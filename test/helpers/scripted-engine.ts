@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // An engine without a model that plays a script for every choice, for tests of the server.
 
+import { NO_USAGE } from '../../engine/choice.ts';
 import { EngineError } from '../../engine/errors.ts';
 import type {
   Engine,
@@ -258,15 +259,6 @@ class ScriptPlayer extends FakeEngine {
     yield finish(toolIndex > 0 ? 'tool_calls' : 'stop');
   }
 }
-
-export const NO_USAGE: Usage = {
-  promptTokens: 0,
-  cachedTokens: 0,
-  completionTokens: 0,
-  reasoningTokens: 0,
-  draftedTokens: 0,
-  acceptedTokens: 0,
-};
 
 /** Batches of one step; counts one completion token for every batch. */
 function* eventsOf(step: ScriptStep, at: { choice: number; toolIndex: number; usage: Usage }): Generator<GenerationEvent[]> {
