@@ -14,6 +14,7 @@ import { z } from 'zod';
 import { demoServer } from '../helpers/demo-server.ts';
 import type { DemoServer } from '../helpers/demo-server.ts';
 import { eventually, post, testServer } from '../helpers/http.ts';
+import { OSLO, runnableWeather, WEATHER } from '../helpers/weather.ts';
 
 let server: DemoServer;
 let openai: OpenAI;
@@ -27,14 +28,7 @@ before(async () => {
 after(() => server.close());
 
 const sum = 'What is 12 + 30?';
-const oslo = "What's the weather in Oslo?";
 const story = { model: 'demo', messages: [{ role: 'user' as const, content: 'Tell me a story.' }], ignore_eos: true };
-const parameters = {
-  type: 'object' as const,
-  properties: { city: { type: 'string', description: 'The city' } },
-  required: ['city'],
-};
-const description = 'Get the current weather in a city';
 const animal = z.object({ name: z.string(), age: z.int(), tame: z.boolean() });
 const aboutFox = 'Write JSON with name and age of a fox that is 12 years old.';
 const idle = (): Promise<void> => eventually(() => server.engine.stats().running === 0, 'the end of the request');
@@ -44,20 +38,8 @@ describe('openai chat completions', () => {
     const asked: string[] = [];
     const runner = openai.chat.completions.runTools({
       ...{ model: 'demo', temperature: 0, stream: true },
-      messages: [{ role: 'user', content: oslo }],
-      tools: [
-        {
-          type: 'function',
-          function: {
-            ...{ name: 'get_weather', description, parameters },
-            parse: (text: string) => JSON.parse(text) as { city: string },
-            function: ({ city }: { city: string }) => {
-              asked.push(city);
-              return '7 degrees, rainy';
-            },
-          },
-        },
-      ],
+      messages: [{ role: 'user', content: OSLO }],
+      tools: [runnableWeather(asked)],
     });
     assert.match((await runner.finalContent()) ?? '', /rainy/);
     assert.deepEqual(asked, ['Oslo']);
@@ -119,12 +101,10 @@ describe('openai chat completions', () => {
 });
 
 describe('openai responses', () => {
-  const tools: OpenAI.Responses.FunctionTool[] = [
-    { type: 'function', name: 'get_weather', description, parameters, strict: false },
-  ];
+  const tools: OpenAI.Responses.FunctionTool[] = [{ type: 'function', ...WEATHER, strict: false }];
 
   test('answer a loop of tool calls whose items are sent back', async () => {
-    const input: OpenAI.Responses.ResponseInput = [{ role: 'user', content: oslo }];
+    const input: OpenAI.Responses.ResponseInput = [{ role: 'user', content: OSLO }];
     const first = await openai.responses.create({ model: 'demo', input, tools, temperature: 0 });
     const call = first.output.find((item) => item.type === 'function_call');
     assert.deepEqual([call?.name, JSON.parse(call?.arguments ?? '')], ['get_weather', { city: 'Oslo' }]);
@@ -180,7 +160,7 @@ describe('openai text completions', () => {
 });
 
 describe('Anthropic messages', () => {
-  const tool: Anthropic.Tool = { name: 'get_weather', description, input_schema: parameters };
+  const tool: Anthropic.Tool = { name: WEATHER.name, description: WEATHER.description, input_schema: WEATHER.parameters };
   const asking = { model: 'claude-sonnet-4', max_tokens: 400, temperature: 0, tools: [tool] };
 
   test('stream thinking and answer', async () => {
@@ -196,7 +176,7 @@ describe('Anthropic messages', () => {
   });
 
   test('answer a loop of tool calls', async () => {
-    const messages: Anthropic.MessageParam[] = [{ role: 'user', content: oslo }];
+    const messages: Anthropic.MessageParam[] = [{ role: 'user', content: OSLO }];
     const first = await anthropic.messages.create({ ...asking, messages });
     const call = first.content.find((block) => block.type === 'tool_use');
     assert.deepEqual([call?.name, call?.input, first.stop_reason], ['get_weather', { city: 'Oslo' }, 'tool_use']);

@@ -9,6 +9,7 @@ import { request } from 'undici';
 import { eventually, post, sseFrames } from '../helpers/http.ts';
 import { serveDemo } from '../helpers/served-demo.ts';
 import type { ServedDemo } from '../helpers/served-demo.ts';
+import { OSLO, runnableWeather, WEATHER } from '../helpers/weather.ts';
 
 let server: ServedDemo;
 let client: OpenAI;
@@ -20,11 +21,6 @@ before(async () => {
 after(() => server.stop());
 
 const sum = [{ role: 'user' as const, content: 'What is 12 + 30?' }];
-const cityParameters = { type: 'object', properties: { city: { type: 'string', description: 'The city' } }, required: ['city'] };
-const weather: OpenAI.ChatCompletionTool = {
-  type: 'function',
-  function: { name: 'get_weather', description: 'Get the current weather in a city', parameters: cityParameters },
-};
 
 /** Sum of a metric over its labels. */
 async function metric(name: string): Promise<number> {
@@ -67,22 +63,8 @@ describe('chat through the openai client', () => {
     const runner = client.chat.completions.runTools({
       model: 'demo',
       temperature: 0,
-      messages: [{ role: 'user', content: "What's the weather in Oslo?" }],
-      tools: [
-        {
-          type: 'function',
-          function: {
-            name: 'get_weather',
-            description: 'Get the current weather in a city',
-            parameters: cityParameters,
-            parse: (text: string) => JSON.parse(text) as { city: string },
-            function: ({ city }: { city: string }) => {
-              asked.push(city);
-              return '7 degrees, rainy';
-            },
-          },
-        },
-      ],
+      messages: [{ role: 'user', content: OSLO }],
+      tools: [runnableWeather(asked)],
     });
     assert.match((await runner.finalContent()) ?? '', /rainy/);
     assert.deepEqual(asked, ['Oslo']);
@@ -92,8 +74,8 @@ describe('chat through the openai client', () => {
     const stream = client.chat.completions.stream({
       model: 'demo',
       temperature: 0,
-      messages: [{ role: 'user', content: "What's the weather in Oslo?" }],
-      tools: [weather],
+      messages: [{ role: 'user', content: OSLO }],
+      tools: [{ type: 'function', function: WEATHER }],
     });
     const { choices } = await stream.finalChatCompletion();
     assert.equal(choices[0]?.finish_reason, 'tool_calls');
