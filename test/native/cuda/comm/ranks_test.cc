@@ -11,22 +11,15 @@ using namespace twelvex::test;
 
 namespace {
 
-/// Products on FP8 tensor cores, computed from bf16 products where the device has none.
-class Fp8Ops : public cuda::CudaOps {
+/// With the products of one architecture: 120 those on FP8 tensor cores, computed from bf16 products where the device has none;
+/// 0 those that every one has.
+template <int kArch>
+class ArchOps : public cuda::CudaOps {
  public:
   using CudaOps::CudaOps;
 
  protected:
-  int product_arch() const override { return 120; }
-};
-
-/// Without instructions of one architecture.
-class PlainOps : public cuda::CudaOps {
- public:
-  using CudaOps::CudaOps;
-
- protected:
-  int product_arch() const override { return 0; }
+  int product_arch() const override { return kArch; }
 };
 
 template <class Operations>
@@ -51,8 +44,8 @@ void check_models(const RanksModel& model, const std::string& name) {
   served.numerics = Numerics::kServed;
   check_model<cuda::CudaOps>(model, name + " exact", exact);
   check_model<cuda::CudaOps>(model, name + " served", served);
-  check_model<PlainOps>(model, name + " served, plain products", served);
-  check_model<Fp8Ops>(model, name + " served, FP8 products", served);
+  check_model<ArchOps<0>>(model, name + " served, plain products", served);
+  check_model<ArchOps<120>>(model, name + " served, FP8 products", served);
 }
 
 }  // namespace
