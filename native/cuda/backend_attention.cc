@@ -180,9 +180,6 @@ void CudaOps::attend(const Batch& batch, int layer, const AttentionWeights& weig
     p.state = scratch_.decode_state;
     p.attended = bf16_of(attended);
     p.tokens = b.decode_tokens;
-    if (fetches_ahead(batch)) {
-      for (const Linear* linear : {&weights.wo_a, &weights.wo_b[0], &weights.wo_b[1]}) add_weights(p.ahead, *linear);
-    }
     p.rows_ready = works_ahead(b);
     p.query_ready = p.rows_ready && kind == LayerKind::kCsa;  // select lies between
     p.raw_query = works_ahead(b);

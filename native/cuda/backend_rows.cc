@@ -9,6 +9,12 @@
 
 namespace twelvex::cuda {
 
+namespace {
+
+constexpr int kFreePart = 16;  // of the multiprocessors one in so many
+
+}  // namespace
+
 int CudaOps::product_arch() const { return device_info().arch; }
 
 GemmParams CudaOps::product(const Linear& weights, int rows, int decode_rows, int ldx) const {
@@ -87,6 +93,9 @@ void CudaOps::project_query_kv(const Batch& batch, int layer, const AttentionWei
     }
     add_segment(up, wq_b, latent.data, scratch_.index_query, config_.index_heads * kIndexDim);
   }
+  // Blocks of a streaming product fill their multiprocessors. Some stay free for the blocks of the launch behind it, which fetch
+  // cache rows meanwhile.
+  if (works_ahead(b) && stream_rows(up) != 0) up.num_sms -= up.num_sms / kFreePart;
   if (up.num_segments > 0) run_gemm(up);
   // What works ahead reads queries as they are, but for the indexer's e4m3 ones.
   QueryParams finish;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Blocks (token, part): the latent, the window row, the token's position in each compressor. Behind the tokens of a compressor's
-// part come blocks (row) that restore rings.
+// Blocks (token, part): the latent, the window row, the token's position in each compressor, the entry that it completes there.
+// A part of its own keeps a position while another pools: what one writes the other does not read (decode_rows.h).
 #include "attention/decode_rows.h"
 
 #include "arch/dependent_launch.cuh"
@@ -13,7 +13,7 @@ namespace twelvex::cuda {
 namespace {
 
 constexpr int kThreads = kNormThreads;
-constexpr int kLatent = 0, kFirstCompressor = 2;  // 1: the window row
+constexpr int kLatent = 0, kFirstCompressor = 2;  // 1: the window row; from 2 on keep and pool in turn
 
 /// What was there before this step is fetched before this; nothing else is.
 __device__ __forceinline__ void wait_for_projections() {
@@ -50,24 +50,28 @@ __device__ __forceinline__ void store_window_row(const DecodeRowsParams& p, int 
   store_kv_row(p.window, block, position % kBlockTokens, v, lane);
 }
 
-__device__ __forceinline__ void keep_and_pool(const CompressorParams& c, int block, float* shared) {
-  if (block >= c.batch.tokens) {
-    wait_for_projections();
-    return restore_ring(c, block - c.batch.tokens);
-  }
-  keep_position(c, block, [] { wait_for_projections(); });
+__device__ __forceinline__ void pool(const CompressorParams& c, int token, float* shared) {
+  wait_for_projections();
   if (c.dim == kHeadDim) {
-    pool_entry<kHeadDim, kThreads>(c, block, shared);
+    pool_entry<kHeadDim, kThreads>(c, token, shared);
   } else {
-    pool_entry<kIndexDim, kThreads>(c, block, shared);
+    pool_entry<kIndexDim, kThreads>(c, token, shared);
   }
+}
+
+/// Behind the tokens come rows, whose rings are restored.
+__device__ __forceinline__ void keep(const CompressorParams& c, int block) {
+  if (block < c.batch.tokens) return keep_position(c, block, [] { wait_for_projections(); });
+  wait_for_projections();
+  restore_ring(c, block - c.batch.tokens);
 }
 
 __global__ void __launch_bounds__(kThreads) decode_rows_kernel(const __grid_constant__ DecodeRowsParams p) {
   __shared__ float shared[kHeadDim];
-  const int block = blockIdx.x, part = blockIdx.y;
-  if (part >= kFirstCompressor) return keep_and_pool(p.compressors[part - kFirstCompressor], block, shared);
+  const int block = blockIdx.x, part = blockIdx.y, compressor = (part - kFirstCompressor) / 2;
+  if (part >= kFirstCompressor && part % 2 == 0) return keep(p.compressors[compressor], block);
   if (block >= p.norm.tokens) return wait_for_projections();
+  if (part >= kFirstCompressor) return pool(p.compressors[compressor], block, shared);
   part == kLatent ? norm_latent(p, block, shared) : store_window_row(p, block);
 }
 
@@ -77,7 +81,7 @@ void run_decode_rows(const DecodeRowsParams& p, cudaStream_t queue) {
   if (p.norm.tokens == 0) return;
   TWELVEX_NEED_LE(p.norm.latent_dim, kMaxNormDim);
   const int blocks = p.norm.tokens + (p.num_compressors > 0 ? p.batch.rows : 0);
-  launch_dependent({dim3(blocks, kFirstCompressor + p.num_compressors), kThreads, 0, queue}, decode_rows_kernel, p);
+  launch_dependent({dim3(blocks, kFirstCompressor + 2 * p.num_compressors), kThreads, 0, queue}, decode_rows_kernel, p);
 }
 
 }  // namespace twelvex::cuda

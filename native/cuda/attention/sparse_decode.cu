@@ -13,7 +13,6 @@
 
 #include "arch/async_copy.cuh"
 #include "arch/dependent_launch.cuh"
-#include "arch/fetch_ahead.cuh"
 #include "arch/mma.cuh"
 #include "attention/candidates.cuh"
 #include "common/check.h"
@@ -35,110 +34,83 @@ constexpr float kLog2e = 1.4426950408889634f;
 
 struct alignas(128) SmemPlan {
   uint8_t query[kHeads][kRowStride];
-  union {
-    uint8_t wide[2][kTile][kRowStride];  // bf16 rows arrive here, in turn
-    struct {
-      uint8_t widened[kTile][kRowStride];
-      uint8_t raw[2][kTile][kFp8RowBytes];  // fp8 rows here
-    };
-  };
+  uint8_t rows[kTile][kRowStride];
   float partial[kWarps][kHeads][kTile + 8];
   __nv_bfloat16 weights[kHeads][kTile + 8];
   float kept[kHeads], added[kHeads];  // weights of what was there and of the tile
-  uint2 scales[2][kTile];
-  alignas(16) float2 turns[kRopeDim / 2];
-  uint32_t valid[2];
-  uint64_t rows_arrived[2], query_arrived;
+  uint32_t valid;
 };
 static_assert(sizeof(SmemPlan) <= kMaxSharedBytes, "sm_12x gives one block at most 99 KiB");
 
-/// Rows of one tile on their way to shared memory, one a lane of the first warp.
-__device__ __forceinline__ void request_rows(const SparseDecodeParams& p, SmemPlan& s, const CandidateList& list, int first,
-                                             int buffer) {
-  const int lane = threadIdx.x, c = first + lane, id = list.id(c);
-  fence_shared_for_copies();  // zeros may have been written there
-  if (id >= 0) {
-    const PagedRow at = paged_row(p.batch, p.kv, list.row, c < list.compressed, id);
+/// Rows of one tile on their way, eight a warp; invalid candidates become zeros. `load` for the next tile is issued before the
+/// current one is worked on.
+struct TileRows {
+  static constexpr int kRows = kTile / kWarps;
+  uint4 chunk[kRows][2];
+  uint2 scales;   // of row `lane`, lanes < kRows
+  uint32_t mask;
+
+  __device__ __forceinline__ void load(const SparseDecodeParams& p, const CandidateList& list, int first, int warp, int lane) {
+    int id = -1;
+    const uint8_t* data = nullptr;
+    scales = make_uint2(0, 0);
     const bool fp8 = p.kv.window.format == RowFormat::kFp8;
-    const uint32_t bytes = fp8 ? kFp8RowBytes : kBf16RowBytes;
-    const uint8_t* from = fp8 ? at.pages->row_fp8(at.block, at.row) : at.pages->row_bf16(at.block, at.row);
-    mbarrier_expect(&s.rows_arrived[buffer], bytes);
-    bulk_copy(fp8 ? s.raw[buffer][lane] : s.wide[buffer][lane], from, bytes, &s.rows_arrived[buffer]);
-    if (fp8) s.scales[buffer][lane] = *reinterpret_cast<const uint2*>(at.pages->scales_fp8(at.block, at.row));
-  }
-  const uint32_t valid = __ballot_sync(kFullWarp, id >= 0);
-  if (lane == 0) s.valid[buffer] = valid;
-  mbarrier_arrive(&s.rows_arrived[buffer]);
-}
-
-/// Queries of this block's heads on their way, one a lane of the second warp, and the token's turns.
-__device__ __forceinline__ void request_query(const SparseDecodeParams& p, SmemPlan& s) {
-  const int lane = threadIdx.x % 32, head = blockIdx.y * kHeads + lane;
-  if (lane < kHeads && head < p.heads) {
-    mbarrier_expect(&s.query_arrived, kBf16RowBytes);
-    bulk_copy(s.query[lane], p.query + (static_cast<size_t>(blockIdx.x) * p.heads + head) * kHeadDim, kBf16RowBytes,
-              &s.query_arrived);
-  } else if (lane == kHeads) {
-    mbarrier_expect(&s.query_arrived, sizeof(s.turns));
-    bulk_copy(s.turns, p.rope + static_cast<size_t>(blockIdx.x) * (kRopeDim / 2), sizeof(s.turns), &s.query_arrived);
-  }
-  mbarrier_arrive(&s.query_arrived);
-}
-
-/// Four heads a warp. Raw ones become what run_finish_queries makes of them, to the bit; those behind the last become zeros.
-__device__ __forceinline__ void finish_query(const SparseDecodeParams& p, SmemPlan& s, int warp, int lane) {
-#pragma unroll 1
-  for (int h = warp; h < kHeads; h += kWarps) {
-    auto* row = reinterpret_cast<bf16*>(s.query[h]);
-    float v[16] = {};
-    const bool real = static_cast<int>(blockIdx.y) * kHeads + h < p.heads;
-    if (real && !p.raw_query) continue;
-    if (real) {
-      load_row16(row, v, lane);
-      norm_rotate_row16(v, p.eps, s.turns, lane);
+    if (lane < kRows) {
+      const int c = first + warp * kRows + lane;
+      id = list.id(c);
+      if (id >= 0) {
+        const PagedRow at = paged_row(p.batch, p.kv, list.row, c < list.compressed, id);
+        data = fp8 ? at.pages->row_fp8(at.block, at.row) : at.pages->row_bf16(at.block, at.row);
+        if (fp8) scales = *reinterpret_cast<const uint2*>(at.pages->scales_fp8(at.block, at.row));
+      }
     }
-    store_row16(row, v, lane);
-  }
-}
-
-/// The tile's rows as bf16, a warp a row; invalid candidates become zeros.
-__device__ __forceinline__ void widen_rows(SmemPlan& s, bool fp8, int buffer, int warp, int lane) {
-  const uint32_t valid = s.valid[buffer];
-  const uint4 zero = make_uint4(0, 0, 0, 0);
-  if (!fp8) {
-    for (int r = warp; r < kTile; r += kWarps) {
-      auto* out = reinterpret_cast<uint4*>(s.wide[buffer][r]);
-      if ((valid >> r & 1) == 0) out[lane] = out[lane + 32] = zero;
+    mask = __ballot_sync(kFullWarp, id >= 0);
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      const auto* row = reinterpret_cast<const uint4*>(__shfl_sync(kFullWarp, reinterpret_cast<uint64_t>(data), r));
+      chunk[r][0] = chunk[r][1] = make_uint4(0, 0, 0, 0);
+      if (row == nullptr) continue;
+      if (!fp8) {
+        chunk[r][0] = row[lane], chunk[r][1] = row[lane + 32];
+      } else {
+        if (lane < 28) chunk[r][0] = row[lane];      // e4m3
+        if (lane < 8) chunk[r][1] = row[28 + lane];  // rotary bf16
+      }
     }
-    return;
   }
-#pragma unroll 2
-  for (int r = warp; r < kTile; r += kWarps) {
-    auto* out = reinterpret_cast<uint4*>(s.widened[r]);
-    const auto* in = reinterpret_cast<const uint4*>(s.raw[buffer][r]);
-    const bool real = valid >> r & 1;
-    if (lane < kNopeDim / 16) {
-      const uint4 bytes = in[lane];
+
+  __device__ __forceinline__ void store(SmemPlan& s, bool fp8, int warp, int lane) const {
+    if (lane == 0) reinterpret_cast<uint8_t*>(&s.valid)[warp] = static_cast<uint8_t>(mask);
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      auto* out = reinterpret_cast<uint4*>(s.rows[warp * kRows + r]);
+      if (!fp8) {
+        out[lane] = chunk[r][0], out[lane + 32] = chunk[r][1];
+        continue;
+      }
+      const uint32_t low = __shfl_sync(kFullWarp, scales.x, r), high = __shfl_sync(kFullWarp, scales.y, r);
+      const int group = lane / 4;
+      const bf162 scale = __float2bfloat162_rn(e8m0_to_float(((group < 4 ? low : high) >> (group % 4 * 8)) & 0xff));
+      const uint4 bytes = chunk[r][0];
       uint2 wide[4] = {e4m3x4_to_bf16x4(bytes.x), e4m3x4_to_bf16x4(bytes.y), e4m3x4_to_bf16x4(bytes.z),
                        e4m3x4_to_bf16x4(bytes.w)};
-      const uint8_t byte = reinterpret_cast<const uint8_t*>(&s.scales[buffer][r])[lane * 16 / kFp8GroupDims];
-      const bf162 scale = __float2bfloat162_rn(e8m0_to_float(byte));
       auto* pairs = reinterpret_cast<bf162*>(wide);
 #pragma unroll
       for (int k = 0; k < 8; ++k) pairs[k] = __hmul2(pairs[k], scale);
-      out[2 * lane] = real ? make_uint4(wide[0].x, wide[0].y, wide[1].x, wide[1].y) : zero;
-      out[2 * lane + 1] = real ? make_uint4(wide[2].x, wide[2].y, wide[3].x, wide[3].y) : zero;
-    } else {
-      for (int i = lane * 2; i < lane * 2 + 2; ++i) out[i] = real ? in[i - kNopeDim / 16] : zero;
+      if (lane < 28) {
+        out[2 * lane] = make_uint4(wide[0].x, wide[0].y, wide[1].x, wide[1].y);
+        out[2 * lane + 1] = make_uint4(wide[2].x, wide[2].y, wide[3].x, wide[3].y);
+      }
+      if (lane < 8) out[56 + lane] = chunk[r][1];
     }
   }
-}
+};
 
 /// Quarter sums of the tile's scores.
-__device__ __forceinline__ void score_tile(SmemPlan& s, const uint8_t* tile, int warp, int lane) {
+__device__ __forceinline__ void score_tile(SmemPlan& s, int warp, int lane) {
   float acc[4][4] = {};
   const uint32_t query = smem_address(s.query) + (lane % 16) * kRowStride + warp * 256 + (lane / 16) * 16;
-  const uint32_t rows = smem_address(tile) + (lane % 8 + lane / 16 * 8) * kRowStride + warp * 256 + (lane / 8 % 2) * 16;
+  const uint32_t rows = smem_address(s.rows) + (lane % 8 + lane / 16 * 8) * kRowStride + warp * 256 + (lane / 8 % 2) * 16;
 #pragma unroll
   for (int k = 0; k < 8; ++k) {
     uint32_t a[4];
@@ -175,7 +147,7 @@ struct Join {
 };
 
 /// Eight threads a head, four scores a thread: the tile's weights, its maximum and sum.
-__device__ __forceinline__ float2 softmax_tile(SmemPlan& s, uint32_t tile_valid, float scale) {
+__device__ __forceinline__ float2 softmax_tile(SmemPlan& s, float scale) {
   const int row = threadIdx.x / 8, j = threadIdx.x % 8;
   float v[4] = {};
 #pragma unroll
@@ -183,7 +155,7 @@ __device__ __forceinline__ float2 softmax_tile(SmemPlan& s, uint32_t tile_valid,
     const float4 f = *reinterpret_cast<const float4*>(&s.partial[w][row][j * 4]);
     v[0] += f.x, v[1] += f.y, v[2] += f.z, v[3] += f.w;
   }
-  const uint32_t valid = tile_valid >> (j * 4);
+  const uint32_t valid = s.valid >> (j * 4);
 #pragma unroll
   for (int i = 0; i < 4; ++i) v[i] = (valid >> i & 1) ? v[i] * scale : -INFINITY;
   const float top = warp_max<8>(fmaxf(fmaxf(v[0], v[1]), fmaxf(v[2], v[3])));
@@ -197,15 +169,15 @@ __device__ __forceinline__ float2 softmax_tile(SmemPlan& s, uint32_t tile_valid,
 
 /// This warp's 128 columns of weights * rows, 16 at a time: use(n, c) gets columns 8 n + 2 (lane % 4) + {0, 1} of heads lane / 4
 /// (c[0], c[1]) and lane / 4 + 8 (c[2], c[3]).
-template <int kUnroll, class Use>
-__device__ __forceinline__ void value_tile(const SmemPlan& s, const uint8_t* tile, int warp, int lane, const Use& use) {
+template <class Use>
+__device__ __forceinline__ void value_tile(const SmemPlan& s, int warp, int lane, const Use& use) {
   constexpr int kWeightStride = (kTile + 8) * 2;
   const uint32_t weights = smem_address(s.weights) + (lane % 16) * kWeightStride + (lane / 16) * 16;
-  const uint32_t rows = smem_address(tile) + (lane % 16) * kRowStride + warp * 256 + (lane / 16) * 16;
+  const uint32_t rows = smem_address(s.rows) + (lane % 16) * kRowStride + warp * 256 + (lane / 16) * 16;
   uint32_t a[kTile / 16][4];
 #pragma unroll
   for (int k = 0; k < kTile / 16; ++k) ldmatrix_x4(a[k], weights + k * 32);
-#pragma unroll kUnroll
+#pragma unroll
   for (int n = 0; n < 8; ++n) {
     float c[2][4] = {};
 #pragma unroll
@@ -244,50 +216,70 @@ struct Part {
   }
 };
 
+/// Queries of this block's heads, four a warp. Raw ones become what run_finish_queries makes of them, to the bit.
+__device__ __forceinline__ void load_query(const SparseDecodeParams& p, SmemPlan& s, int warp, int lane) {
+  constexpr int kOwn = kHeads / kWarps;
+  const int head0 = blockIdx.y * kHeads + warp * kOwn;
+  uint4 raw[kOwn][2];
+#pragma unroll
+  for (int h = 0; h < kOwn; ++h) {
+    const auto* row =
+        reinterpret_cast<const uint4*>(p.query + (static_cast<size_t>(blockIdx.x) * p.heads + head0 + h) * kHeadDim) + lane * 2;
+    for (int i = 0; i < 2; ++i) raw[h][i] = head0 + h < p.heads ? row[i] : make_uint4(0, 0, 0, 0);
+  }
+#pragma unroll
+  for (int h = 0; h < kOwn; ++h) {
+    auto* out = reinterpret_cast<bf16*>(s.query[warp * kOwn + h]);
+    if (p.raw_query) {
+      float v[16];
+      unpack_row16(raw[h], v);
+      norm_rotate_row16(v, p.eps, p.rope + static_cast<size_t>(blockIdx.x) * (kRopeDim / 2), lane);
+      store_row16(out, v, lane);
+    } else {
+      for (int i = 0; i < 2; ++i) reinterpret_cast<uint4*>(out)[lane * 2 + i] = raw[h][i];
+    }
+  }
+}
+
 template <bool kSpread>
 __global__ void __launch_bounds__(kThreads) sparse_decode_kernel(const __grid_constant__ SparseDecodeParams p) {
   extern __shared__ __align__(128) uint8_t shared[];
   auto& s = *reinterpret_cast<SmemPlan*>(shared);
-  const int split = decode_split(p.kind), block = blockIdx.z, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const CandidateList list = CandidateList::of(p.batch, p.kind, p.selection, p.topk, blockIdx.x);
+  const int split = decode_split(p.kind), token = blockIdx.x, block = blockIdx.z;
+  const CandidateList list = CandidateList::of(p.batch, p.kind, p.selection, p.topk, token);
   const int begin = block * (kSpread ? kTile : split), step = kSpread ? gridDim.z * kTile : kTile;
   const int end = kSpread ? list.total : min(list.total, begin + split);
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const bool fp8 = p.kv.window.format == RowFormat::kFp8, works = begin < end;
-  if (threadIdx.x == 0) {
-    for (uint64_t& barrier : s.rows_arrived) mbarrier_init(&barrier, 32);
-    mbarrier_init(&s.query_arrived, 32);
-    mbarrier_fence_init();
-  }
-  __syncthreads();
   // What the launch before has not written is fetched before it has ended.
   const bool rows_early = p.rows_ready && (list.chosen == nullptr || begin >= list.compressed);
-  if (works && p.query_ready && warp == 1) request_query(p, s);
-  if (!works || !rows_early) wait_for_previous_kernel();
-  if (works && warp == 0) request_rows(p, s, list, begin, 0);
-  if (works && rows_early) wait_for_previous_kernel();
-  let_next_kernel_start();
+  TileRows tile;
+  if (works && p.query_ready) load_query(p, s, warp, lane);
+#pragma unroll 1
+  for (int waited = 0; waited < 2; ++waited) {
+    if (waited) {
+      wait_for_previous_kernel();
+      let_next_kernel_start();
+    }
+    if (!works || rows_early == static_cast<bool>(waited)) continue;
+    tile.load(p, list, begin, warp, lane);
+    tile.store(s, fp8, warp, lane);
+  }
   if (!works) return;
-  if (!p.query_ready && warp == 1) request_query(p, s);
-  mbarrier_wait(&s.query_arrived, 0);
-  finish_query(p, s, warp, lane);
+  if (!p.query_ready) load_query(p, s, warp, lane);
   float out[kSpread ? 1 : 16][4] = {};
   float row_max = -INFINITY, row_sum = 0;
-  int buffer = 0, phase = 0;
   for (int first = begin; first < end; first += step) {
-    if (first + step < end && warp == 0) request_rows(p, s, list, first + step, buffer ^ 1);
-    mbarrier_wait(&s.rows_arrived[buffer], phase);
-    widen_rows(s, fp8, buffer, warp, lane);
-    const uint8_t* tile = fp8 ? s.widened[0] : s.wide[buffer][0];
-    const uint32_t valid = s.valid[buffer];
     __syncthreads();
-    score_tile(s, tile, warp, lane);
+    if (first + step < end) tile.load(p, list, first + step, warp, lane);
+    score_tile(s, warp, lane);
     __syncthreads();
-    const float2 state = softmax_tile(s, valid, p.scale * kLog2e);
+    const float2 state = softmax_tile(s, p.scale * kLog2e);
     if constexpr (kSpread) {
       const Part part(p, first / kTile);
       part.store(state);
       __syncthreads();
-      value_tile<1>(s, tile, warp, lane, [&](int n, const float (&c)[4]) { part.store(n, c, warp, lane); });
+      value_tile(s, warp, lane, [&](int n, const float (&c)[4]) { part.store(n, c, warp, lane); });
     } else {
       const Join join(row_max, state.x);
       row_max = join.top;
@@ -295,14 +287,13 @@ __global__ void __launch_bounds__(kThreads) sparse_decode_kernel(const __grid_co
       if (threadIdx.x % 8 == 0) s.kept[threadIdx.x / 8] = join.kept, s.added[threadIdx.x / 8] = join.added;
       __syncthreads();
       const float kept[2] = {s.kept[lane / 4], s.kept[lane / 4 + 8]}, added[2] = {s.added[lane / 4], s.added[lane / 4 + 8]};
-      value_tile<8>(s, tile, warp, lane, [&](int n, const float (&c)[4]) {
+      value_tile(s, warp, lane, [&](int n, const float (&c)[4]) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) out[n][i] = Join::apply(out[n][i], kept[i / 2], c[i], added[i / 2]);
       });
     }
-    phase ^= buffer;
-    buffer ^= 1;
     __syncthreads();
+    if (first + step < end) tile.store(s, fp8, warp, lane);
   }
   if constexpr (!kSpread) {
     const Part part(p, block);

@@ -5,7 +5,6 @@
 #include <cuda_bf16.h>
 #include <cuda_runtime_api.h>
 
-#include "common/fetch_ahead.h"
 #include "layout/batch_view.h"
 
 namespace twelvex::cuda {
@@ -44,7 +43,6 @@ struct SparseDecodeParams {
   bool raw_query = false;                // queries as their product leaves them: neither normalised (eps) nor rotated
   float eps = 1e-6f;
   float scale = 0.04419417382415922f;
-  FetchAhead ahead;                      // what later launches read
 };
 
 /// Parts of all tokens, of `splits` each, for which partial results need room.

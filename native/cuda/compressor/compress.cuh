@@ -36,6 +36,11 @@ __device__ __forceinline__ State state_of(const CompressorParams& p, int row, in
   return {kept, kept + width, nullptr};
 }
 
+/// Some positions in a row that are pooled.
+struct PoolRun {
+  int first, skipped, turn, shift;
+};
+
 /// Online softmax over positions, one channel a register.
 template <int kChannels, int kThreads>
 struct Pool {
@@ -45,22 +50,25 @@ struct Pool {
 #pragma unroll
     for (int c = 0; c < kChannels; ++c) top[c] = -INFINITY, sum[c] = 0, value[c] = 0;
   }
-  /// Positions [first, first + kRun): all are fetched before the first is added.
+  /// Positions [first, first + kRun) but the first `skipped`, channels `channel` of those before `turn` and channels
+  /// `channel + shift` of the others: all are fetched before one is added.
   template <int kRun>
-  __device__ __forceinline__ void add(const CompressorParams& p, int row, int first, int width, int channel) {
+  __device__ __forceinline__ void add(const CompressorParams& p, int row, const PoolRun& run, int width, int channel) {
     float gates[kRun][kChannels], values[kRun][kChannels];
 #pragma unroll
     for (int i = 0; i < kRun; ++i) {
-      const State s = state_of(p, row, first + i, width);
+      if (i < run.skipped) continue;
+      const State s = state_of(p, row, run.first + i, width);
 #pragma unroll
       for (int c = 0; c < kChannels; ++c) {
-        const int at = channel + c * kThreads;
+        const int at = channel + c * kThreads + (i < run.turn ? 0 : run.shift);
         gates[i][c] = s.gate[at] + (s.ape ? s.ape[at] : 0.0f);
         values[i][c] = s.value[at];
       }
     }
 #pragma unroll
     for (int i = 0; i < kRun; ++i) {
+      if (i < run.skipped) continue;
 #pragma unroll
       for (int c = 0; c < kChannels; ++c) {
         const float next = fmaxf(top[c], gates[i][c]), kept = __expf(top[c] - next), weight = __expf(gates[i][c] - next);
@@ -76,7 +84,7 @@ struct Pool {
 template <int kDim, int kThreads>
 __device__ __forceinline__ void pool_entry(const CompressorParams& p, int token, float* entry) {
   constexpr int kChannels = kDim > kThreads ? kDim / kThreads : 1;
-  constexpr int kRun = 8;
+  constexpr int kRun = 2 * kCsaRatio;
   static_assert(kHcaRatio % kRun == 0);
   const int row = p.batch.token_row[token];
   if (row < 0) return;
@@ -88,20 +96,27 @@ __device__ __forceinline__ void pool_entry(const CompressorParams& p, int token,
   if (channel < kDim) {
     Pool<kChannels, kThreads> pool;
     pool.clear();
-    if (overlaps) {
-      if (begin > 0) pool.template add<kCsaRatio>(p, row, begin - kCsaRatio, width, channel);
-      pool.template add<kCsaRatio>(p, row, begin, width, channel + kDim);
-    } else {
-      for (int i = 0; i < p.ratio; i += kRun) pool.template add<kRun>(p, row, begin + i, width, channel);
+    const PoolRun whole{begin - kCsaRatio, begin > 0 ? 0 : kCsaRatio, kCsaRatio, kDim};
+    for (int i = 0; i < (overlaps ? 1 : p.ratio); i += kRun) {
+      pool.template add<kRun>(p, row, overlaps ? whole : PoolRun{begin + i, 0, kRun, 0}, width, channel);
     }
 #pragma unroll
     for (int c = 0; c < kChannels; ++c) entry[channel + c * kThreads] = pool.value[c] / pool.sum[c];
   }
-  __syncthreads();
-  if (threadIdx.x >= 32) return;
-
   constexpr int kPerLane = kDim / 32;
   const int lane = threadIdx.x, index = begin / p.ratio;
+  float norm[kPerLane];
+  float2 own_turn;  // of pair `lane`
+  int block = 0;
+  if (lane < 32) {
+#pragma unroll
+    for (int i = 0; i < kPerLane; ++i) norm[i] = p.norm[lane * kPerLane + i];
+    own_turn = rope_turn(begin, p.frequencies.pair[lane]);
+    block = context_block(p.batch, row, index / p.entries.rows);
+  }
+  __syncthreads();
+  if (lane >= 32) return;
+
   float v[kPerLane], squares = 0;
 #pragma unroll
   for (int i = 0; i < kPerLane; ++i) {
@@ -110,18 +125,16 @@ __device__ __forceinline__ void pool_entry(const CompressorParams& p, int token,
   }
   const float factor = rsqrtf(warp_sum(squares) / kDim + p.eps);
 #pragma unroll
-  for (int i = 0; i < kPerLane; ++i) v[i] *= factor * p.norm[lane * kPerLane + i];
+  for (int i = 0; i < kPerLane; ++i) v[i] *= factor * norm[i];
   const int first = lane * kPerLane - (kDim - kRopeDim);
-  if (first >= 0) {
 #pragma unroll
-    for (int i = 0; i < kPerLane; i += 2) {
-      const float2 turn = rope_turn(begin, p.frequencies.pair[(first + i) / 2]);
-      const float x = v[i], y = v[i + 1];
-      v[i] = x * turn.x - y * turn.y;
-      v[i + 1] = y * turn.x + x * turn.y;
-    }
+  for (int i = 0; i < kPerLane; i += 2) {
+    const int pair = first >= 0 ? (first + i) / 2 : 0;
+    const float2 turn = make_float2(__shfl_sync(kFullWarp, own_turn.x, pair), __shfl_sync(kFullWarp, own_turn.y, pair));
+    const float x = v[i], y = v[i + 1];
+    if (first >= 0) v[i] = x * turn.x - y * turn.y, v[i + 1] = y * turn.x + x * turn.y;
   }
-  const int block = context_block(p.batch, row, index / p.entries.rows), at = index % p.entries.rows;
+  const int at = index % p.entries.rows;
   if constexpr (kDim == kHeadDim) {
     store_kv_row(p.entries, block, at, v, lane);
   } else {

@@ -56,6 +56,15 @@ __device__ __forceinline__ void load_half(const IndexScoreParams& p, SmemPlan& s
   if (part == 0) s.entry_scale[half * 128 + r] = scale;
 }
 
+/// Half a row of an entry on its way into L2.
+__device__ __forceinline__ void prefetch_entry(const IndexScoreParams& p, int row, int entry, int visible) {
+  if (entry >= visible) return;
+  const int block = context_block(p.batch, row, entry / kCsaRowsPerBlock), at = entry % kCsaRowsPerBlock, part = threadIdx.x % 2;
+  const bool fp8 = p.entries.format == RowFormat::kFp8;
+  const uint8_t* from = fp8 ? p.entries.index_fp8(block, at) + part * 64 : p.entries.index_bf16(block, at) + part * 128;
+  asm volatile("prefetch.global.L2 [%0];\n" ::"l"(from));
+}
+
 struct Scores {
   const IndexScoreParams& p;
   SmemPlan& s;
@@ -64,6 +73,7 @@ struct Scores {
 
   __device__ __forceinline__ void load_entries(int row, int first, int visible) {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    prefetch_entry(p, row, first + 128 + threadIdx.x / 2, visible);  // while the first half is on its way
 #pragma unroll 1
     for (int half = 0; half < 2; ++half) {
       __syncthreads();
