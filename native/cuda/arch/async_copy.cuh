@@ -92,9 +92,6 @@ __device__ __forceinline__ void bulk_copy(void* shared, const void* global, uint
                : "memory");
 }
 
-/// What this thread knows to be written to shared memory is ordered before the bulk copies that it starts from here on.
-__device__ __forceinline__ void fence_shared_for_copies() { asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory"); }
-
 /// Barrier `id` (1..15) among `threads` threads of the block.
 __device__ __forceinline__ void named_barrier(int id, int threads) {
   asm volatile("bar.sync %0, %1;\n" ::"r"(id), "r"(threads) : "memory");
