@@ -56,36 +56,57 @@ std::vector<double> reference_hidden(const std::vector<double>& streams, const d
   return y;
 }
 
+/// Random weights of a crossing, and room for its partial sums.
+struct Weights {
+  const int dim;
+  const std::vector<float> fn, base, scale, norm;
+  const DeviceArray<float> d_fn, d_base, d_scale, d_norm, partial;
+
+  explicit Weights(int d)
+      : dim(d),
+        fn(random_f32(24 * 4 * static_cast<size_t>(d), 1.0f / std::sqrt(4.0f * d))),
+        base(random_f32(24, 0.5f)),
+        scale({0.7f, 0.5f, 0.9f}),
+        norm(random_f32(d, 0.2f)),
+        d_fn(fn),
+        d_base(base),
+        d_scale(scale),
+        d_norm(norm),
+        partial(cuda::hyper_scratch_floats(d)) {}
+
+  cuda::HyperParams params(int tokens) const {
+    cuda::HyperParams p;
+    p.tokens = tokens;
+    p.dim = dim;
+    p.fn = d_fn;
+    p.base = d_base;
+    p.scale = d_scale;
+    p.norm = d_norm;
+    p.partial = partial;
+    return p;
+  }
+};
+
 void check_case(int tokens, int dim_i) {
   const size_t dim = dim_i;
+  const Weights w(dim_i);
   const auto streams = random_bf16(tokens * 4 * dim), output = random_bf16(tokens * dim);
-  const auto fn = random_f32(24 * 4 * dim, 1.0f / std::sqrt(4.0f * dim)), base = random_f32(24, 0.5f),
-             norm = random_f32(dim, 0.2f);
-  const std::vector<float> scale = {0.7f, 0.5f, 0.9f};
-  const DeviceArray<float> d_fn(fn), d_base(base), d_scale(scale), d_norm(norm), mix(static_cast<size_t>(tokens) * 20),
-      partial(cuda::hyper_scratch_floats(dim_i));
+  const DeviceArray<float> mix(static_cast<size_t>(tokens) * 20);
   const DeviceArray<__nv_bfloat16> d_streams(streams), d_output(output), hidden(tokens * dim);
-  mix.poison(), partial.poison(), hidden.poison();
-  cuda::HyperParams p;
-  p.tokens = tokens;
-  p.dim = dim_i;
+  mix.poison(), w.partial.poison(), hidden.poison();
+  cuda::HyperParams p = w.params(tokens);
   p.enter = true;
   p.streams = d_streams;
   p.mix = mix;
-  p.fn = d_fn;
-  p.base = d_base;
-  p.scale = d_scale;
-  p.norm = d_norm;
   p.hidden = hidden;
-  p.partial = partial;
   cuda::run_hyper(p, nullptr);
   sync("hyper");
   const auto entered = hidden.download();
   hidden.poison();
   p.leave = true;
   p.output = d_output;
-  p.ahead.add(d_fn, 24 * 4 * dim * 4);  // fetching ahead changes nothing
-  p.ahead.add(d_norm, dim * 4);
+  p.ahead.add(w.d_fn, 24 * 4 * dim * 4);  // fetching ahead changes nothing
+  p.ahead.add(w.d_norm, dim * 4);
   cuda::run_hyper(p, nullptr);  // cross
   sync("hyper");
   const auto left = d_streams.download(), crossed = hidden.download();
@@ -95,8 +116,8 @@ void check_case(int tokens, int dim_i) {
     const int t = n == 0 ? tokens - 1 : below(tokens);
     std::vector<double> old(4 * dim), fresh(4 * dim);
     for (size_t i = 0; i < 4 * dim; ++i) old[i] = __bfloat162float(streams[t * 4 * dim + i]);
-    const Mix m = reference_mix(old, fn, base, scale, dim);
-    const auto y = reference_hidden(old, m.pre, norm, dim);
+    const Mix m = reference_mix(old, w.fn, w.base, w.scale, dim);
+    const auto y = reference_hidden(old, m.pre, w.norm, dim);
     for (size_t d = 0; d < dim; ++d) enter.add(__bfloat162float(entered[t * dim + d]), y[d]);
     for (int k = 0; k < 4; ++k)
       for (size_t d = 0; d < dim; ++d) {
@@ -105,8 +126,8 @@ void check_case(int tokens, int dim_i) {
         leave.add(__bfloat162float(left[(t * 4 + k) * dim + d]), v);
         fresh[k * dim + d] = __bfloat162float(left[(t * 4 + k) * dim + d]);
       }
-    const Mix next = reference_mix(fresh, fn, base, scale, dim);
-    const auto z = reference_hidden(fresh, next.pre, norm, dim);
+    const Mix next = reference_mix(fresh, w.fn, w.base, w.scale, dim);
+    const auto z = reference_hidden(fresh, next.pre, w.norm, dim);
     for (size_t d = 0; d < dim; ++d) cross.add(__bfloat162float(crossed[t * dim + d]), z[d]);
     for (int i = 0; i < 4; ++i) mixes.add(kept[t * 20 + i], next.post[i]);
     for (int i = 0; i < 16; ++i) mixes.add(kept[t * 20 + 4 + i], next.comb[i / 4][i % 4]);
@@ -126,8 +147,8 @@ void check_parts(int tokens) {
   std::vector<int32_t> rows(count * kPicks);
   for (size_t i = 0; i < rows.size(); ++i) rows[i] = i % 7 == 3 ? -1 : static_cast<int32_t>(rows.size() - 1 - i);
   const auto streams = random_bf16(count * 4 * kDim);
-  const DeviceArray<float> fn(random_f32(24 * 4 * kDim, 0.02f)), base(random_f32(24, 0.5f)), norm(random_f32(kDim, 0.2f)),
-      scale(std::vector<float>{0.7f, 0.5f, 0.9f}), kept(random_f32(count * 20)), partial(cuda::hyper_scratch_floats(kDim));
+  const Weights w(kDim);
+  const DeviceArray<float> kept(random_f32(count * 20));
   const DeviceArray<int32_t> row_of_slot(rows);
   const DeviceArray<__nv_bfloat16> experts(random_bf16(rows.size() * kDim)), shared(random_bf16(count * kDim)),
       output(count * kDim);
@@ -144,20 +165,13 @@ void check_parts(int tokens) {
     const DeviceArray<float> mix(kept.download());
     output.poison(), hidden.poison();
     if (!together) cuda::run_combine(parts);
-    cuda::HyperParams p;
-    p.tokens = tokens;
-    p.dim = kDim;
+    cuda::HyperParams p = w.params(tokens);
     p.enter = p.leave = true;
     p.streams = state;
     p.output = output;
     if (together) p.parts = parts;
     p.mix = mix;
-    p.fn = fn;
-    p.base = base;
-    p.scale = scale;
-    p.norm = norm;
     p.hidden = hidden;
-    p.partial = partial;
     sync("combine");
     cuda::run_hyper(p, nullptr);
     sync("hyper");
@@ -309,23 +323,16 @@ void check_query() {
 
 void bench(int tokens) {
   const size_t dim = 4096;
+  const Weights w(static_cast<int>(dim));
   const DeviceArray<__nv_bfloat16> streams(random_bf16(tokens * 4 * dim)), output(random_bf16(tokens * dim)),
       hidden(tokens * dim);
-  const DeviceArray<float> fn(random_f32(24 * 4 * dim, 0.01f)), base(random_f32(24)), scale(random_f32(3)), norm(random_f32(dim)),
-      mix(std::vector<float>(static_cast<size_t>(tokens) * 20, 0.25f)), partial(cuda::hyper_scratch_floats(4096));
-  cuda::HyperParams p;
-  p.tokens = tokens;
-  p.dim = 4096;
+  const DeviceArray<float> mix(std::vector<float>(static_cast<size_t>(tokens) * 20, 0.25f));
+  cuda::HyperParams p = w.params(tokens);
   p.enter = p.leave = true;
   p.streams = streams;
   p.output = output;
   p.mix = mix;
-  p.fn = fn;
-  p.base = base;
-  p.scale = scale;
-  p.norm = norm;
   p.hidden = hidden;
-  p.partial = partial;
   const double us = time_us([&] { cuda::run_hyper(p, nullptr); });
   std::printf("  cross, %5d tokens, D 4096: %8.1f us, %7.1f GB/s of streams once in, once out\n", tokens, us,
               tokens * (8 + 2) * dim * 2.0 / us * 1e-3);
