@@ -114,6 +114,24 @@ export function pythonNumber(text: string): string {
   return `${sign}${whole}.${digits.slice(exponent + 1) || '0'}`;
 }
 
+/** A string of a text known to be JSON. Most are read for where they stand alone, and decoding them takes longest. */
+class UndecodedString {
+  readonly kind = 'string';
+  readonly start: number;
+  readonly end: number;
+  private readonly text: string;
+
+  constructor(text: string, start: number, end: number) {
+    this.text = text;
+    this.start = start;
+    this.end = end;
+  }
+
+  get value(): string {
+    return decodedString(this.text, this.start, this.end);
+  }
+}
+
 const NUMBER = /-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?/y;
 const NON_FINITE = /NaN|-?Infinity/y;
 const LITERAL = /true|false|null/y;
@@ -121,6 +139,7 @@ const LITERAL = /true|false|null/y;
 class Reader {
   private readonly text: string;
   private readonly nonFinite: boolean;
+  private known = false;
   private position = 0;
 
   constructor(text: string, nonFinite: boolean) {
@@ -137,6 +156,7 @@ class Reader {
 
   onlyMember(wanted: string): JsonNode | undefined {
     let found: JsonNode | undefined;
+    this.known = true;
     if (!this.take('{')) return undefined;
     do {
       this.skipSpace();
@@ -182,43 +202,46 @@ class Reader {
     if (depth > MAX_JSON_DEPTH) throw this.error(`nesting deeper than ${MAX_JSON_DEPTH}`);
     this.skipSpace();
     const start = this.position;
-    const value = this.bare(depth);
-    return Object.assign(value, { start, end: this.position });
-  }
-
-  private bare(depth: number): JsonValue {
-    switch (this.text[this.position]) {
-      case '{':
-        return this.object(depth);
-      case '[':
-        return this.array(depth);
+    switch (this.text[start]) {
+      case '{': {
+        const members = this.object(depth);
+        return { kind: 'object', members, start, end: this.position };
+      }
+      case '[': {
+        const items = this.array(depth);
+        return { kind: 'array', items, start, end: this.position };
+      }
       case '"':
-        return { kind: 'string', value: this.string() };
+        return this.known ? this.undecoded() : { kind: 'string', value: this.string(), start, end: this.position };
       case undefined:
         throw this.error('unexpected end of JSON');
     }
-    const literal = this.match(LITERAL);
-    if (literal === 'null') return { kind: 'null' };
-    if (literal !== undefined) return { kind: 'boolean', value: literal === 'true' };
-    const number = this.match(NUMBER) ?? (this.nonFinite ? this.match(NON_FINITE) : undefined);
-    if (number === undefined) throw this.error('expected a JSON value');
-    return { kind: 'number', text: number };
+    return this.scalar(start);
   }
 
-  private array(depth: number): JsonValue {
+  private scalar(start: number): JsonNode {
+    const literal = this.match(LITERAL);
+    if (literal === 'null') return { kind: 'null', start, end: this.position };
+    if (literal !== undefined) return { kind: 'boolean', value: literal === 'true', start, end: this.position };
+    const number = this.match(NUMBER) ?? (this.nonFinite ? this.match(NON_FINITE) : undefined);
+    if (number === undefined) throw this.error('expected a JSON value');
+    return { kind: 'number', text: number, start, end: this.position };
+  }
+
+  private array(depth: number): JsonNode[] {
     const items: JsonNode[] = [];
     this.position++;
-    if (this.take(']')) return { kind: 'array', items };
+    if (this.take(']')) return items;
     do items.push(this.value(depth + 1));
     while (this.take(','));
     if (!this.take(']')) throw this.error("expected ',' or ']'");
-    return { kind: 'array', items };
+    return items;
   }
 
-  private object(depth: number): JsonValue {
+  private object(depth: number): Map<string, JsonNode> {
     const members = new Map<string, JsonNode>();
     this.position++;
-    if (this.take('}')) return { kind: 'object', members };
+    if (this.take('}')) return members;
     do {
       this.skipSpace();
       if (this.text[this.position] !== '"') throw this.error('expected a key in double quotes');
@@ -227,20 +250,19 @@ class Reader {
       members.set(key, this.value(depth + 1));
     } while (this.take(','));
     if (!this.take('}')) throw this.error("expected ',' or '}'");
-    return { kind: 'object', members };
+    return members;
   }
 
   private string(): string {
     const start = this.position;
-    const end = this.stringEnd(start);
-    this.position = end + 1;
-    const inside = this.text.slice(start + 1, end);
-    if (!NEEDS_DECODING.test(inside)) return inside;
-    try {
-      return JSON.parse(this.text.slice(start, this.position)) as string;
-    } catch {
-      throw new JsonSyntaxError('bad escape or control character in the string', start);
-    }
+    this.position = this.stringEnd(start) + 1;
+    return decodedString(this.text, start, this.position);
+  }
+
+  private undecoded(): JsonNode {
+    const start = this.position;
+    this.position = this.stringEnd(start) + 1;
+    return new UndecodedString(this.text, start, this.position);
   }
 
   /** Skips white space, then consumes `char` if it comes next. */
@@ -264,6 +286,17 @@ class Reader {
 
   private error(message: string): JsonSyntaxError {
     return new JsonSyntaxError(message, this.position);
+  }
+}
+
+/** @throws JsonSyntaxError when an escape is wrong */
+function decodedString(text: string, start: number, end: number): string {
+  const inside = text.slice(start + 1, end - 1);
+  if (!NEEDS_DECODING.test(inside)) return inside;
+  try {
+    return JSON.parse(text.slice(start, end)) as string;
+  } catch {
+    throw new JsonSyntaxError('bad escape or control character in the string', start);
   }
 }
 
