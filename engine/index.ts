@@ -7,7 +7,7 @@ export { EngineError } from './errors.ts';
 export { letOthersRun } from './event-loop.ts';
 export { GREEDY, greedyRequest } from './greedy-request.ts';
 export { buildInfo, inspectCheckpoint } from './inspect.ts';
-export { elements, member, parseMember, sourceText } from './text/json-text.ts';
+export { elements, JsonSyntaxError, member, parseMember, sourceText } from './text/json-text.ts';
 export { toolFunctions } from './text/prompt.ts';
 export type { GrammarSpec } from './text/grammar/specs.ts';
 export type { JsonNode } from './text/json-text.ts';

@@ -2,7 +2,7 @@
 // Every failure a client can see, as one table: status, type and code of the nested body
 // {"error":{"message","type","param","code"}} that all OpenAI clients read.
 
-import { EngineError } from '../engine/index.ts';
+import { EngineError, JsonSyntaxError } from '../engine/index.ts';
 import type { EngineErrorCode } from '../engine/index.ts';
 import { formatBytes } from './option-types.ts';
 
@@ -136,6 +136,8 @@ export function badRequest(status: number, message: string): HttpError {
 export function toHttpError(error: unknown, bodyLimit?: number): HttpError {
   if (error instanceof HttpError) return error;
   if (error instanceof EngineError) return fromEngine(error);
+  // A body that is JSON has been read; what its parts are rendered from has a bound on nesting.
+  if (error instanceof JsonSyntaxError) return invalid(`the body cannot be used: ${error.message}`);
   const { code, statusCode, message } = error as { code?: string; statusCode?: number; message?: string };
   const known = frameworkErrors[code ?? ''];
   if (code === 'FST_ERR_CTP_BODY_TOO_LARGE' && bodyLimit !== undefined) {

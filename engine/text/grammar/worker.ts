@@ -205,6 +205,8 @@ function captureReason(): () => string | undefined {
   return () => reason;
 }
 
+const tooComplex = 'the compiler gave up on it; nest it less deeply or make it smaller';
+
 function serve(port: MessagePort): void {
   const reason = captureReason();
   const worker = new GrammarWorker(workerData as WorkerSetup);
@@ -215,7 +217,8 @@ function serve(port: MessagePort): void {
     return handled.then(
       (answer) => ({ answer, transfer: answer === undefined ? [] : [answer.masks.buffer as ArrayBuffer] }),
       (error: Error) => {
-        throw error.name === 'RuntimeError' ? new FatalError(reason() ?? error.message) : error;
+        // What WebAssembly says of its own stack and memory helps nobody to mend a grammar.
+        throw ['RuntimeError', 'RangeError'].includes(error.name) ? new FatalError(reason() ?? tooComplex) : error;
       },
     );
   });

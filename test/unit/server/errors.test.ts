@@ -222,6 +222,23 @@ describe('failures of the body', () => {
     });
   }
 
+  test('a body nested too deeply is the fault of its sender', async (t) => {
+    const { url } = await testServer(t, scriptedEngine([]));
+    const deep = `${'{"a":'.repeat(5000)}1${'}'.repeat(5000)}`;
+    const call = `{"id":"c","type":"function","function":{"name":"f","arguments":${deep}}}`;
+    const asked = '"messages":[{"role":"user","content":"x"}]';
+    for (const fields of [
+      `${asked},"tools":[{"type":"function","function":{"name":"f","parameters":${deep}}}]`,
+      `${asked},"response_format":{"type":"json_schema","json_schema":{"name":"x","schema":${deep}}}`,
+      `"messages":[{"role":"assistant","tool_calls":[${call}]},{"role":"user","content":"x"}]`,
+    ]) {
+      const error = await failure(await post(`${url}${chat}`, `{${fields}}`), 400);
+      assert.match(error.message, /nesting deeper than 512/);
+    }
+    const ignored = await post(`${url}${chat}`, `{${asked},"metadata":${deep}}`);
+    assert.equal(ignored.status, 200);
+  });
+
   test('unknown fields and nulls are ignored', async (t) => {
     const { url } = await testServer(t, scriptedEngine([]));
     const fields = {

@@ -380,6 +380,9 @@ test('a grammar that aborts the compiler, or takes too long, is refused; matcher
   const before = await service.step([{ matcher: bystander, accepted: [], drafts: [] }]);
   await refused({ kind: 'ebnf', grammar: 'root ::= foo' }, /Rule "foo" is not defined/);
   await refused({ kind: 'ebnf', grammar: 'root ::= "a' }, /Expect " in string literal/);
+  for (const depth of [1000, 5000, 100_000]) {
+    await refused({ kind: 'ebnf', grammar: `root ::= ${'('.repeat(depth)}"a"${')'.repeat(depth)}` }, /nest it less deeply/);
+  }
   const delay = monitorEventLoopDelay({ resolution: 1 });
   delay.enable();
   const start = performance.now();
