@@ -62,7 +62,8 @@ struct GemmParams {
   //   silu(min(gate, limit)) * clamp(up, +-limit) [* row_weight], bf16 [T, rows]; limit 0: no clamps.
   bool paired = false;
   float limit = 0;
-  // Grouped: weights and scales of segment s for expert e start e * expert_*_bytes behind the segment's pointers.
+  // Grouped: weights and scales of segment s for expert e start e * expert_*_bytes behind the segment's pointers. One segment or,
+  // of equal rows, two.
   const GroupTile* tiles = nullptr;   // [tile_count] device; null: dense
   const int* tile_count = nullptr;    // device
   bool fresh_tiles = false;           // the launch before this one writes them: no weights are read before it has ended

@@ -33,7 +33,7 @@ inline constexpr int kTokenStride = kCellRows + 4;   // floats; 20 spreads the e
 struct Unit {
   int segment = 0;
   int row = 0;                       // weight row of tile 0 within its segment
-  int group = 0;                     // index into tiles (grouped)
+  int group = 0;                     // grouped: index into tiles, times segments
   int tiles = 0;                     // 0: no unit; 1: its second tile is behind the segment's last row
   const uint8_t* weights = nullptr;  // this lane's first vector of tile 0
   uint32_t scales = 0;               // byte offset of tile 0's scales (this lane's word for fp4) in its segment
@@ -86,6 +86,12 @@ struct Stream {
 
   __device__ Stream(const GemmParams& params, const StreamPlan& stream_plan) : p(params), plan(stream_plan) {}
 
+  /// Units of a group's second segment (gemm.h) are a group of their own.
+  __device__ int segment_bits() const { return kGrouped && !kPaired ? p.num_segments - 1 : 0; }
+  __device__ const GemmSegment& segment_of(const Unit& unit) const {
+    return p.segments[kGrouped ? unit.group & segment_bits() : unit.segment];
+  }
+
   /// Row units of one group (dense: of the launch).
   __device__ int units_of(int segment) const {
     return kPaired || kUnitTiles == 1 ? static_cast<int>(row_tiles(p.segments[segment].rows))
@@ -96,15 +102,15 @@ struct Stream {
   __device__ bool locate(int index, int units, Unit& unit) const {
     if (index >= units) return false;
     if constexpr (kGrouped) {
-      const int per_group = plan.units;
+      const int per_group = plan.units >> segment_bits();
       unit.group = index / per_group;
       index -= unit.group * per_group;
     } else if constexpr (!kPaired) {
       while (index >= units_of(unit.segment)) index -= units_of(unit.segment++);
     }
-    const size_t expert = kGrouped ? p.tiles[unit.group].expert : 0;
+    const size_t expert = kGrouped ? group_of(unit).expert : 0;
     unit.row = index * kCellRows * (kPaired ? 1 : kUnitTiles);
-    const GemmSegment& s = p.segments[unit.segment];
+    const GemmSegment& s = segment_of(unit);
     const int row_tile = unit.row / kCellRows;
     unit.tiles = kPaired || unit.row + kCellRows < s.rows ? kUnitTiles : 1;
     unit.weights =
@@ -131,7 +137,7 @@ struct Stream {
 
   /// Scale `i` of a unit's chunk: of 128 columns (fp8) or of a cell (fp4).
   __device__ void load_scale(int tile, int i, const Unit& unit, int chunk) {
-    const uint8_t* scales = p.segments[kPaired ? tile : unit.segment].scales + unit.scales;
+    const uint8_t* scales = (kPaired ? p.segments[tile] : segment_of(unit)).scales + unit.scales;
     const int at = chunk * kScales + i;
     if constexpr (kFormat == WeightFormat::kFp8Block128) {
       scale[tile][i] = tile < unit.tiles && at * kScaleBlock < p.cols ? __ldg(scales + at) : 127;
@@ -148,7 +154,7 @@ struct Stream {
     if constexpr (kGrouped) {
       if (p.gather != nullptr) row = __ldg(p.gather + row);
     }
-    return p.segments[kPaired ? 0 : unit.segment].x + row * p.ldx;
+    return segment_of(unit).x + row * p.ldx;
   }
 
   /// Activations of one block of 32 columns into registers (kTilesM > 1, dense).
@@ -157,7 +163,7 @@ struct Stream {
     for (int m = 0; m < kTilesM; ++m) {
       const int token = m * 8 + lane / 4;
       const int column = chunk * kChunkCols + block * 32 + lane % 4 * 8;
-      x[m] = load_activations(p.segments[unit.segment].x + token * p.ldx + column, token < p.rows && column < p.cols);
+      x[m] = load_activations(segment_of(unit).x + token * p.ldx + column, token < p.rows && column < p.cols);
     }
   }
 
@@ -301,7 +307,7 @@ struct Stream {
       const int row_in_tile = o % kCellRows;
       const int token = o / kCellRows % kTokens;
       const int tile = kPaired ? 0 : o / (kCellRows * kTokens) % kUnitTiles;
-      const GemmSegment& s = p.segments[unit.segment];
+      const GemmSegment& s = segment_of(unit);
       const int row = unit.row + tile * kCellRows + row_in_tile;
       const GroupTile group = group_of(unit);
       if (token >= group.rows || row >= s.rows) continue;
@@ -321,7 +327,7 @@ struct Stream {
   }
 
   __device__ GroupTile group_of(const Unit& unit) const {
-    if constexpr (kGrouped) return p.tiles[unit.group];
+    if constexpr (kGrouped) return p.tiles[unit.group >> segment_bits()];
     return GroupTile{0, 0, p.rows};
   }
 

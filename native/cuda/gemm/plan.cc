@@ -125,7 +125,9 @@ bool experts_apart(int decode_slots, int other_slots, int experts) {
 TilePlan plan_fp8(const GemmParams& p) {
   TilePlan plan = plan_tile(p);
   if (p.tiles != nullptr) {
-    plan.grid_n = static_cast<int>(ceil_div(p.segments[0].rows, kFp8GroupBlockRows / (p.paired ? 2 : 1)));
+    plan.grid_n = 0;
+    for (int s = 0; s < (p.paired ? 1 : p.num_segments); ++s)
+      plan.grid_n += static_cast<int>(ceil_div(p.segments[s].rows, kFp8GroupBlockRows / (p.paired ? 2 : 1)));
     return plan;
   }
   // A block of 128 rows takes about 16 / 11 of the time of one of 64, which loads more than it multiplies; rounds are whole.

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Launches: [quantise] -> dispatch (few tokens: with the router) -> gate, up, SwiGLU [, routing weight] of the experts and the
-// shared one -> [quantise] -> down of both, each part (ops.h) by itself; combine. Few tokens take one launch for both kinds of
-// product.
+// shared one -> [quantise] -> down of both; combine. Few tokens take one launch for both kinds of product.
 #include "moe/experts.h"
 
 #include <algorithm>
@@ -121,7 +120,7 @@ bool keeps_cells(const MoeParams& p) {
 /// A down projection without its weights. Its activations [rows, cols] are brought to the form that it reads, unless they are
 /// cells already or its kernel does it while loading. In place: nothing else reads them.
 GemmParams down_product(GemmParams g, const MoeParams& p, __nv_bfloat16* act) {
-  g.segments[0].x = g.quantised = act;
+  g.quantised = act;
   if (g.x_fp8) return g;
   g.quantise = p.quantise;
   QuantiseParams copy = {.rows = g.rows, .cols = g.cols, .ldx = g.cols, .x = act, .y = act, .stream = g.stream};
@@ -211,40 +210,47 @@ GemmParams shared_down(const MoeParams& p) {
   return down_product(shared_product(p, shared_width(p)), p, p.workspace.shared_act);
 }
 
-/// A part of a down projection: `down` meets the activations' columns from `column` on.
-GemmParams part_of(GemmParams g, const Linear& down, int64_t column, __nv_bfloat16* y) {
+/// Adds to a down projection a part: `down` meets the activations' columns from `column` on.
+void add_part(GemmParams& g, const Linear& down, const __nv_bfloat16* act, int64_t column, __nv_bfloat16* y) {
+  if (down.cols == 0) return;
   const auto hidden = static_cast<int>(down.rows);
   g.cols = static_cast<int>(down.cols);
   g.expert_weight_bytes = weight_bytes(down.format, down.rows, down.cols);
   g.expert_scale_bytes = scale_bytes(down.format, down.rows, down.cols);
-  g.num_segments = 1;
-  g.segments[0] = {.weights = bytes_of(down.data), .scales = bytes_of(down.scale), .x = g.segments[0].x + column, .y = y,
-                   .rows = hidden, .ldy = hidden};
-  return g;
+  g.segments[g.num_segments++] = {.weights = bytes_of(down.data), .scales = bytes_of(down.scale), .x = act + column, .y = y,
+                                  .rows = hidden, .ldy = hidden};
 }
 
-/// The products of a part of the tokens, the routed experts' and the shared one's side by side where they stream.
-void run_products(const MoeParams& p, const Input& input) {
-  const bool is_routed = has_routed(p), is_shared = has_shared(p);
-  if (!is_routed || !is_shared) {
-    run_gemm(is_routed ? routed_gate_up(p, input) : shared_gate_up(p, input));
-  } else {
-    run_gemm_beside(shared_gate_up(p, input), routed_gate_up(p, input));
+/// Products of the routed experts and of the shared one, side by side where both are there and stream.
+void run_both(const GemmParams& routed, const GemmParams& shared) {
+  if (routed.num_segments > 0 && shared.num_segments > 0) {
+    run_gemm_beside(shared, routed);
+  } else if (routed.num_segments + shared.num_segments > 0) {
+    run_gemm(routed.num_segments > 0 ? routed : shared);
   }
-  const GemmParams routed = is_routed ? routed_down(p) : GemmParams{}, shared = is_shared ? shared_down(p) : GemmParams{};
+}
+
+/// Every part (ops.h) is a sum of its own; parts of equal width are one launch.
+void run_down(const MoeParams& p) {
+  const Parts<Linear>&of_routed = p.weights->experts.down, &of_shared = p.weights->shared_down;
+  GemmParams routed = has_routed(p) ? routed_down(p) : GemmParams{}, shared = has_shared(p) ? shared_down(p) : GemmParams{};
+  const bool alike = of_routed[0].cols == of_routed[1].cols && of_shared[0].cols == of_shared[1].cols;
   int64_t routed_column = 0, shared_column = 0;
   for (size_t i = 0; i < kParts; ++i) {
-    const Linear &of_routed = p.weights->experts.down[i], &of_shared = p.weights->shared_down[i];
-    const GemmParams first = part_of(routed, of_routed, routed_column, p.workspace.down[i]),
-                     second = part_of(shared, of_shared, shared_column, p.workspace.shared_down[i]);
-    if (first.cols > 0 && second.cols > 0) {
-      run_gemm_beside(second, first);
-    } else {
-      run_gemm(first.cols > 0 ? first : second);
-    }
-    routed_column += of_routed.cols;
-    shared_column += of_shared.cols;
+    add_part(routed, of_routed[i], p.workspace.act, routed_column, p.workspace.down[i]);
+    add_part(shared, of_shared[i], p.workspace.shared_act, shared_column, p.workspace.shared_down[i]);
+    routed_column += of_routed[i].cols;
+    shared_column += of_shared[i].cols;
+    if (alike && i + 1 < kParts) continue;
+    run_both(routed, shared);
+    routed.num_segments = shared.num_segments = 0;
   }
+}
+
+/// The products of a part of the tokens.
+void run_products(const MoeParams& p, const Input& input) {
+  run_both(has_routed(p) ? routed_gate_up(p, input) : GemmParams{}, has_shared(p) ? shared_gate_up(p, input) : GemmParams{});
+  run_down(p);
 }
 
 /// Tokens [first, first + tokens) with their parts of the buffers.

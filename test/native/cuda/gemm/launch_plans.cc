@@ -184,6 +184,8 @@ TEST("FP8 blocks of experts take 64 rows, and 256 weight rows so that a gate and
   CHECK_EQ(group_tile_rows(8192 * 6, 256, 121), 64);
   GemmParams p = grouped(4096, 6, 256, 4096, 1024);
   CHECK_EQ(plan_fp8(p).grid_n, 4);
+  p.segments[p.num_segments++] = p.segments[0];
+  CHECK_EQ(plan_fp8(p).grid_n, 8);
   p.paired = true;
   CHECK_EQ(plan_fp8(p).grid_n, 8);
 }
