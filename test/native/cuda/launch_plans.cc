@@ -3,6 +3,7 @@
 #include "attention/sparse_decode.h"
 #include "attention/sparse_prefill.h"
 #include "check.h"
+#include "common/fetch_ahead.h"
 #include "indexer/indexer.h"
 #include "step_graph.h"
 
