@@ -27,11 +27,15 @@ const mostDelayMs = 2;
 
 const clock = (): number => performance.timeOrigin + performance.now();
 
-/** By the engine's request ids, when each of their tokens left it; and processor seconds since the start. */
+/** By the engine's request ids, when each of their tokens left it; processor seconds and interruptions since the start. */
 interface Report {
   handedOut: [id: string, times: number[]][];
   cpuSeconds: number;
+  interruptions: number;
 }
+
+/** How often other programs took this process's core while it had work to do. */
+const interruptions = (): number => process.resourceUsage().involuntaryContextSwitches;
 
 async function serve(stepMs: number, tokens: number): Promise<void> {
   const handedOut = new Map<string, number[]>();
@@ -43,8 +47,12 @@ async function serve(stepMs: number, tokens: number): Promise<void> {
   const app = buildApp(new Lifecycle(rateEngine({ stepMs, tokens, onToken })), loadConfig({ values: {} }, {}));
   await app.listen({ host: '127.0.0.1', port: 0 });
   let before = process.cpuUsage();
+  let interrupted = 0;
   process.on('message', (message) => {
-    if (message === 'start') before = process.cpuUsage();
+    if (message === 'start') {
+      before = process.cpuUsage();
+      interrupted = interruptions();
+    }
     const { user, system } = process.cpuUsage(before);
     if (message !== 'report') return;
     // It ends, and writes a profile where one was asked for, when its parent hangs up.
@@ -52,7 +60,8 @@ async function serve(stepMs: number, tokens: number): Promise<void> {
       id,
       times.map((time) => performance.timeOrigin + time),
     ]);
-    process.send?.({ handedOut: stamped, cpuSeconds: (user + system) / 1e6 } satisfies Report);
+    const report = { handedOut: stamped, cpuSeconds: (user + system) / 1e6, interruptions: interruptions() - interrupted };
+    process.send?.(report satisfies Report);
     void app.close();
   });
   process.send?.((app.server.address() as AddressInfo).port);
@@ -97,8 +106,10 @@ async function measure(streams: number, rate: number, seconds: number): Promise<
   for (let round = 0; round < 4; round++) await readAll(`warm-up-${round}-`, 50);
   child.send('start');
   const started = clock();
+  const interruptedBefore = interruptions();
   const arrived = await readAll('', tokens);
   const elapsed = (clock() - started) / 1e3;
+  const interrupted = interruptions() - interruptedBefore;
   child.send('report');
   const [report] = (await once(child, 'message')) as [Report];
   child.disconnect();
@@ -120,9 +131,8 @@ async function measure(streams: number, rate: number, seconds: number): Promise<
   console.log(`${streams} streams, ${(delays.length / elapsed).toFixed(0)} tokens/s for ${elapsed.toFixed(1)} s`);
   console.log(`server: ${(100 * cores).toFixed(0)} % of a core (limit ${100 * mostCores} %)`);
   console.log(`added to a token: median ${half.toFixed(2)} ms, p99 ${most.toFixed(2)} ms (limit ${mostDelayMs} ms)`);
-  console.log(
-    `p99 of the quietest second: ${quietest.toFixed(2)} ms; it tells what other programs of the machine add to the rest`,
-  );
+  console.log(`p99 of the quietest second: ${quietest.toFixed(2)} ms`);
+  console.log(`interrupted by other programs: the server ${report.interruptions} times, the client ${interrupted} times`);
   if (cores > mostCores || most > mostDelayMs) process.exitCode = 1;
 }
 
