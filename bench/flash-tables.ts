@@ -68,7 +68,7 @@ function bytesOf(runs: readonly Run[], { task, tp, alone }: Labels, layer: strin
 }
 
 /** Runs whose operations are shown; of the others one sees totals only. */
-const detailed = (runs: readonly Run[]): Run[] => runs.filter(({ name }) => !/^(layers-\d|tp1|chunks|ab)/.test(name));
+const detailed = (runs: readonly Run[]): Run[] => runs.filter(({ name }) => !/^(layers-\d|tp1|chunks|ab|prefill)/.test(name));
 
 /** Every kind of layer ran, but not all layers. */
 const modelled = (l: Labels): boolean => l.layers_run >= 4 && l.layers_run < WHOLE_LAYERS;
