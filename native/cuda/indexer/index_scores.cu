@@ -102,14 +102,27 @@ struct Scores {
 
   __device__ __forceinline__ void load_query(int buffer, int token) {
     const auto* query = p.query + static_cast<size_t>(token) * p.heads * kIndexDim;
-    const float2* turns = p.batch.rope_long + static_cast<size_t>(token) * (kRopeDim / 2);
-    for (int i = threadIdx.x; i < p.heads * 16; i += kThreads) {
-      uint8_t* to = s.query[buffer][i / 16] + i % 16 * 16;
-      if (p.raw_query && i % 16 >= 8) {
-        const uint4 raw = *reinterpret_cast<const uint4*>(query + i * 8);
-        *reinterpret_cast<uint4*>(to) = rotate_index_part(raw, i % 16, turns);
-      } else {
-        cp_async_16(smem_address(to), query + i * 8);
+    constexpr int kHeadsAtOnce = kThreads / 16;
+    const int part = threadIdx.x % 16, head = threadIdx.x / 16;  // sixteen threads a head
+    if (p.raw_query && part >= 8) {
+      const float2* turns = p.batch.rope_long + static_cast<size_t>(token) * (kRopeDim / 2);
+#pragma unroll 1
+      for (int first = head; first < p.heads; first += 2 * kHeadsAtOnce) {
+        uint4 raw[2];
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const int h = first + i * kHeadsAtOnce;
+          if (h < p.heads) raw[i] = reinterpret_cast<const uint4*>(query + h * kIndexDim)[part];
+        }
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const int h = first + i * kHeadsAtOnce;
+          if (h < p.heads) reinterpret_cast<uint4*>(s.query[buffer][h])[part] = rotate_index_part(raw[i], part, turns);
+        }
+      }
+    } else {
+      for (int h = head; h < p.heads; h += kHeadsAtOnce) {
+        cp_async_16(smem_address(s.query[buffer][h] + part * 16), query + h * kIndexDim + part * 8);
       }
     }
     if (static_cast<int>(threadIdx.x) < p.heads) {
