@@ -7,7 +7,9 @@ import { boolean, generationFields, integerIn, limits, optional, string, unsuppo
 const textPart = z.object({ type: z.literal('text'), text: string() });
 /** A part of another kind: allowed in tool results, where its kind is named to the model; refused elsewhere. */
 const otherPart = z.object({ type: string() });
-const parts = z.array(z.union([textPart, otherPart]), { error: 'expected an array of parts' });
+const parts = z
+  .array(z.union([textPart, otherPart]), { error: 'expected an array of parts' })
+  .max(limits.parts, `at most ${limits.parts}`);
 const content = z.union([string(), parts]);
 
 const toolCall = z.object({
@@ -33,7 +35,7 @@ const message = z.discriminatedUnion(
       content: optional(content),
       reasoning_content: optional(string()),
       reasoning: optional(string()),
-      tool_calls: optional(z.array(toolCall, { error: 'expected an array' })),
+      tool_calls: optional(z.array(toolCall, { error: 'expected an array' }).max(limits.parts, `at most ${limits.parts}`)),
       prefix: optional(boolean()),
     }),
   ],

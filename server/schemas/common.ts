@@ -40,15 +40,29 @@ export const limits = {
   /** Messages of a conversation, or items of an input. */
   messages: 16_384,
   prompts: 128,
+  /** Parts of a message, calls of a turn. */
+  parts: 16_384,
+  /** Entries of the metadata of a response. */
+  metadata: 16,
 };
 
 const stopString = string()
   .min(1, 'a stop string must not be empty')
   .max(limits.stopLength, `longer than ${limits.stopLength} characters`);
 
-export const logitBias = z
-  .record(z.string().regex(/^\d+$/, 'expected token ids as keys'), numberIn(-100, 100), expected('an object'))
-  .refine((bias) => Object.keys(bias).length <= limits.logitBias, `at most ${limits.logitBias} entries`);
+/** Counts the entries of a record before it reads them. */
+export const capped = <T extends z.ZodType>(record: T, most: number): z.ZodType<z.output<T>> =>
+  z.preprocess((value, { addIssue }) => {
+    const count = typeof value === 'object' && value !== null ? Object.keys(value).length : 0;
+    if (count <= most) return value;
+    addIssue({ code: 'custom', message: `at most ${most} entries` });
+    return z.NEVER;
+  }, record) as unknown as z.ZodType<z.output<T>>;
+
+export const logitBias = capped(
+  z.record(z.string().regex(/^\d+$/, 'expected token ids as keys'), numberIn(-100, 100), expected('an object')),
+  limits.logitBias,
+);
 
 /** Clients draw seeds from 64 bits, which JavaScript's safe integers do not hold; the nearest number is as good a seed. */
 const seed = z

@@ -4,11 +4,14 @@
 import { z } from 'zod';
 import { boolean, integerIn, limits, numberIn, optional, string } from './common.ts';
 
+const blocks = <T extends z.ZodType>(block: T): z.ZodArray<T> =>
+  z.array(block, { error: 'expected an array of blocks' }).max(limits.parts, `at most ${limits.parts}`);
+
 const textBlock = z.object({ type: z.literal('text'), text: string() });
 const resultBlock = z.object({
   type: z.literal('tool_result'),
   tool_use_id: string(),
-  content: optional(z.union([string(), z.array(z.union([textBlock, z.object({ type: string() })]))])),
+  content: optional(z.union([string(), blocks(z.union([textBlock, z.object({ type: string() })]))])),
   is_error: optional(boolean()),
 });
 const useBlock = z.object({
@@ -26,10 +29,10 @@ const assistantBlock = z.union([textBlock, useBlock, thinkingBlock, otherBlock])
 const message = z.discriminatedUnion(
   'role',
   [
-    z.object({ role: z.literal('user'), content: z.union([string(), z.array(userBlock)]) }),
-    z.object({ role: z.literal('assistant'), content: z.union([string(), z.array(assistantBlock)]) }),
+    z.object({ role: z.literal('user'), content: z.union([string(), blocks(userBlock)]) }),
+    z.object({ role: z.literal('assistant'), content: z.union([string(), blocks(assistantBlock)]) }),
     // Newer clients put reminders between the turns.
-    z.object({ role: z.literal('system'), content: z.union([string(), z.array(userBlock)]) }),
+    z.object({ role: z.literal('system'), content: z.union([string(), blocks(userBlock)]) }),
   ],
   { error: 'expected a message with a role of user, assistant or system' },
 );
@@ -49,7 +52,7 @@ export const CountTokensBody = z.object({
     .array(message, { error: 'expected an array of messages' })
     .min(1, 'must not be empty')
     .max(limits.messages, `at most ${limits.messages} messages`),
-  system: optional(z.union([string(), z.array(textBlock)])),
+  system: optional(z.union([string(), blocks(textBlock)])),
   tools: optional(z.array(tool, { error: 'expected an array of tools' }).max(limits.tools, `at most ${limits.tools} tools`)),
   tool_choice: optional(toolChoice),
   thinking: optional(

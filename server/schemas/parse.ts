@@ -26,7 +26,7 @@ export async function readBody<T>(schema: z.ZodType<T>, body: JsonBody | undefin
 /** @throws HttpError 400 with `param` as a path such as messages[2].content. */
 export function parseBody<T>(schema: z.ZodType<T>, body: JsonBody | undefined): T {
   if (body === undefined) throw invalid('the request needs a JSON body', undefined, 'missing_required_parameter');
-  const result = schema.safeParse(body.value, { error: plainly });
+  const result = schema.safeParse(body.value, context);
   if (result.success) return result.data;
   const issue = mostSpecific(result.error.issues[0]!);
   const param = pathText(issue.path);
@@ -59,6 +59,12 @@ function plainly(issue: z.core.$ZodRawIssue): string | undefined {
   if (issue.code === 'invalid_value') return `expected ${issue.values.map(String).join(', ')}`;
   return issue.code === 'invalid_key' ? issue.issues[0]?.message : undefined;
 }
+
+/**
+ * One mistake is told; looking for all of those in megabytes would hold up everybody for seconds. abortEarly is known to zod's
+ * schemas and not yet to the type of this argument.
+ */
+const context = { error: plainly, abortEarly: true } as z.core.ParseContext<Issue>;
 
 /** Of a union told apart by a word, a word that is none of them is a wrong value. */
 function isWrongType(issue: Issue, given: unknown): boolean {

@@ -3,13 +3,15 @@
 
 import { z } from 'zod';
 import { effort } from './chat-completions.ts';
-import { boolean, integerIn, limits, numberIn, optional, string } from './common.ts';
+import { boolean, capped, integerIn, limits, numberIn, optional, string } from './common.ts';
 
 const textPart = z.object({ type: z.enum(['input_text', 'output_text', 'text']), text: string() });
 const refusalPart = z.object({ type: z.literal('refusal'), refusal: string() });
 /** A part of another kind: allowed in tool results, where its kind is named to the model; refused elsewhere. */
 const otherPart = z.object({ type: string() });
-const parts = z.array(z.union([textPart, refusalPart, otherPart]), { error: 'expected an array of parts' });
+const parts = z
+  .array(z.union([textPart, refusalPart, otherPart]), { error: 'expected an array of parts' })
+  .max(limits.parts, `at most ${limits.parts}`);
 
 const roles = ['user', 'assistant', 'system', 'developer'] as const;
 
@@ -32,7 +34,7 @@ const outputItem = z.object({
 });
 const reasoningItem = z.object({
   type: z.literal('reasoning'),
-  content: optional(z.array(z.object({ type: string(), text: string() }))),
+  content: optional(z.array(z.object({ type: string(), text: string() })).max(limits.parts, `at most ${limits.parts}`)),
   encrypted_content: optional(string()),
 });
 
@@ -62,7 +64,7 @@ const itemList = z
   .min(1, 'must not be empty')
   .max(limits.messages, `at most ${limits.messages} items`);
 
-const metadata = z.record(z.string(), string(), { error: 'expected an object of strings' });
+const metadata = capped(z.record(z.string(), string(), { error: 'expected an object of strings' }), limits.metadata);
 
 export const ResponsesBody = z.object({
   model: optional(string()),

@@ -222,6 +222,27 @@ describe('failures of the body', () => {
     });
   }
 
+  test('the first of many mistakes is told at once', async (t) => {
+    const { url } = await testServer(t, scriptedEngine([]));
+    const many = Array.from({ length: 300_000 }, () => 5);
+    const bias = Object.fromEntries(many.map((value, token) => [token, value]));
+    const mistakes: [string, object, string][] = [
+      [chat, { messages: [{ role: 'user', content: many }] }, 'messages[0].content'],
+      [chat, { messages: many }, 'messages'],
+      [chat, { messages, logit_bias: bias }, 'logit_bias'],
+      ['/v1/completions', { prompt: many.map(() => 'x') }, 'prompt'],
+      ['/v1/responses', { input: 'x', metadata: bias }, 'metadata'],
+      ['/detokenize', { tokens: many.map(() => 'x') }, 'tokens[0]'],
+    ];
+    for (const [path, body, param] of mistakes) {
+      const sent = performance.now();
+      const error = await failure(await post(`${url}${path}`, body), 400);
+      assert.ok(error.param?.startsWith(param), `${error.param}: ${error.message}`);
+      // All of them together would take seconds, in which nothing else is answered.
+      assert.ok(performance.now() - sent < 1000, `${path} ${param} took ${performance.now() - sent} ms`);
+    }
+  });
+
   test('a body nested too deeply is the fault of its sender', async (t) => {
     const { url } = await testServer(t, scriptedEngine([]));
     const deep = `${'{"a":'.repeat(5000)}1${'}'.repeat(5000)}`;
