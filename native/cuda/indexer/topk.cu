@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
 // Exact top-k of one token's scores by radix selection on the float bits.
 //
-// Block (token), 512 threads. Three histogram passes over digits of 11, 11 and 10 bits (from the top) find the k-th largest
-// key; a last pass walks the entries in order and keeps keys above it, and of equal keys the first ones, so the result is
-// ascending, exact and the same on every run. The first 4,096 keys stay in shared memory. Loops are short: of few tokens a
-// launch costs as much as the instructions that it fetches.
+// Block (token), 512 threads. Up to three histogram passes over digits of 11, 11 and 10 bits (from the top) find the k-th largest
+// key, or as much of it as tells which keys are kept. A last pass walks the entries in order and keeps keys above it, and of
+// those that begin like it the first ones, so the result is ascending, exact and the same on every run. The first 4,096 keys
+// stay in shared memory.
 #include "arch/dependent_launch.cuh"
 #include "common/reduce.cuh"
 #include "indexer/indexer.h"
@@ -24,7 +24,7 @@ struct SmemPlan {
   uint32_t histogram[kPasses][kBins];
   uint32_t keys[kHeld];
   alignas(16) uint32_t warp_total[kWarps];
-  uint32_t digit, remaining;
+  uint32_t digit, remaining, found;
 };
 
 /// Larger float -> larger key.
@@ -36,7 +36,7 @@ __device__ __forceinline__ uint32_t order_key(float score) {
 /// Calls visit(i, key) for this thread's entries, block by block of kThreads: entries behind the last have i >= visible.
 template <class Visit>
 __device__ __forceinline__ void each_key(const SmemPlan& s, const float* scores, int visible, const Visit& visit) {
-#pragma unroll 1
+#pragma unroll 2
   for (int i = threadIdx.x; i < (visible + kThreads - 1) / kThreads * kThreads; i += kThreads) {
     visit(i, i < kHeld ? s.keys[i] : i < visible ? order_key(scores[i]) : 0);
   }
@@ -61,7 +61,7 @@ struct WarpSums {
   }
 };
 
-/// Finds the digit in which the `wanted`-th largest key lies; s.digit, s.remaining (of that digit still wanted).
+/// Finds the digit in which the `wanted`-th largest key lies; s.digit, s.remaining (of that digit still wanted), s.found (there).
 __device__ __forceinline__ void find_digit(SmemPlan& s, const uint32_t* histogram, uint32_t wanted) {
   // Thread t owns bins from the top: kBins - 1 - (t * kBinsPerThread + i).
   const uint4 v = *reinterpret_cast<const uint4*>(histogram + kBins - kBinsPerThread * (threadIdx.x + 1));
@@ -82,6 +82,7 @@ __device__ __forceinline__ void find_digit(SmemPlan& s, const uint32_t* histogra
     if (above < wanted && above + own[i] >= wanted) {
       s.digit = kBins - 1 - (threadIdx.x * kBinsPerThread + i);
       s.remaining = wanted - above;
+      s.found = own[i];
     }
     above += own[i];
   }
@@ -123,13 +124,15 @@ __global__ void __launch_bounds__(kThreads) topk_kernel(const __grid_constant__ 
     find_digit(s, s.histogram[pass], wanted);
     prefix = (prefix << bits) | s.digit;
     wanted = s.remaining;
+    if (s.found == wanted) break;  // all keys that begin like this are kept
   }
-  // prefix is the k-th largest key; `wanted` of the keys equal to it are kept, the first ones.
+  // prefix is the begin of the k-th largest key; `wanted` of the keys that begin with it are kept, the first ones.
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const uint32_t below = (1u << lane) - 1;
   uint32_t kept = 0, ties = 0;  // before this stretch of kThreads entries
   each_key(s, scores, visible, [&](int i, uint32_t key) {
-    const bool over = i < visible && key > prefix, tie = i < visible && key == prefix;
+    const uint32_t begin = key >> shift;
+    const bool over = i < visible && begin > prefix, tie = i < visible && begin == prefix;
     const uint32_t over_mask = __ballot_sync(kFullWarp, over), tie_mask = __ballot_sync(kFullWarp, tie);
     if (lane == 0) s.warp_total[warp] = __popc(over_mask) | __popc(tie_mask) << 16;
     __syncthreads();
