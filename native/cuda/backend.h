@@ -44,7 +44,6 @@ struct Scratch {
   // Not shared.
   float* scores = nullptr;              // kScoreFloats
   float* hyper = nullptr;
-  uint32_t* arrived = nullptr;          // of run_router
   uint8_t* workspace = nullptr;         // gathered KV rows
   int workspace_rows = 0;
   __nv_bfloat16* head_rows = nullptr;   // [N, D]

@@ -118,6 +118,7 @@ void CudaOps::route(const Batch& batch, const MoeWeights& weights, Array hidden,
   GemmParams gemm = product(weights.gate, batch.tokens, 0, config_.hidden_size);
   gemm.quantised = scratch_.moe.quantised;  // the other copy shares memory with the logits
   add_segment(gemm, weights.gate, hidden.data, scratch_.moe.logits, config_.num_experts, true);
+  run_gemm(gemm);
   const MoeParams experts = expert_params(batch, weights, routing);
   RouteParams p;
   p.tokens = batch.tokens;
@@ -132,7 +133,7 @@ void CudaOps::route(const Batch& batch, const MoeWeights& weights, Array hidden,
   p.ids = static_cast<int32_t*>(routing.data);
   p.weights = reinterpret_cast<float*>(p.ids + experts.tokens * experts.picks);
   p.stream = queue_;
-  route_experts(gemm, p, experts, scratch_.arrived);
+  route_experts(p, experts);
 }
 
 MoeParams CudaOps::expert_params(const Batch& batch, const MoeWeights& weights, Array routing) const {

@@ -31,9 +31,6 @@ void run_dispatch(const DispatchParams& params);
 /// Both in one launch, of few tokens.
 inline constexpr int kRouteDispatchTokens = 16;
 void run_route_and_dispatch(const RouteParams& route, const DispatchParams& dispatch);
-/// With the router's product in the same launch, where that streams. `arrived`: device memory, 0, and 0 again behind the launch.
-bool takes_router(const GemmParams& gate);
-void run_router(const GemmParams& gate, const RouteParams& route, const DispatchParams& dispatch, uint32_t* arrived);
 
 /// Most tiles that any distribution of `slots` rows over `experts` can need.
 inline int max_group_tiles(int slots, int experts, int tile_rows) {

@@ -316,11 +316,8 @@ bool route_dispatches(const MoeParams& p) {
   return has_routed(p) && p.tokens <= kRouteDispatchTokens && slots <= 8 * experts;
 }
 
-void route_experts(const GemmParams& gate, const RouteParams& route, const MoeParams& params, uint32_t* arrived) {
-  const bool dispatches = route_dispatches(params);
-  if (dispatches && takes_router(gate)) return run_router(gate, route, dispatch_of(params), arrived);
-  run_gemm(gate);
-  dispatches ? run_route_and_dispatch(route, dispatch_of(params)) : run_route(route);
+void route_experts(const RouteParams& route, const MoeParams& params) {
+  route_dispatches(params) ? run_route_and_dispatch(route, dispatch_of(params)) : run_route(route);
 }
 
 void begin_experts(const MoeParams& params) {

@@ -62,8 +62,8 @@ void run_experts(const MoeParams& params);
 
 /// Whether route_experts also dispatches these tokens, so that `dispatched` holds: few, of which no part runs apart.
 bool route_dispatches(const MoeParams& params);
-/// The router's product `gate` and run_route, with the dispatch where route_dispatches(). `arrived`: of run_router.
-void route_experts(const GemmParams& gate, const RouteParams& route, const MoeParams& params, uint32_t* arrived);
+/// run_route, with the dispatch where route_dispatches().
+void route_experts(const RouteParams& route, const MoeParams& params);
 
 /// The same in parts, so that finished rows of the output can be summed over ranks meanwhile: all products, then the combination
 /// of tokens [first, first + tokens).

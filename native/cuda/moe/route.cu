@@ -15,15 +15,20 @@ __global__ void __launch_bounds__(kThreads) route_kernel(const RouteParams p) {
   wait_for_previous_kernel();
   let_next_kernel_start();
   const int token = blockIdx.x * (kThreads / 32) + threadIdx.x / 32;
-  if (token < p.tokens) route_token(p, token, threadIdx.x % 32);
+  if (token >= p.tokens) return;
+  const float* logits = p.logits + static_cast<int64_t>(token) * p.experts;
+  route_token(p, token, [&](int e) { return sqrt_softplus(logits[e]); });
 }
 
 __global__ void __launch_bounds__(kSmallThreads) route_dispatch_kernel(const RouteParams p, const DispatchParams dispatch) {
   wait_for_previous_kernel();
   let_next_kernel_start();
   __shared__ SmallDispatch memory;
+  __shared__ float scores[kRouteDispatchTokens * kMaxExperts];
+  for (int i = threadIdx.x; i < p.tokens * p.experts; i += kSmallThreads) scores[i] = sqrt_softplus(p.logits[i]);
+  __syncthreads();
   const int token = threadIdx.x / 32;
-  if (token < p.tokens) route_token(p, token, threadIdx.x % 32);
+  if (token < p.tokens) route_token(p, token, [&](int e) { return scores[token * p.experts + e]; });
   __syncthreads();
   dispatch_small(dispatch, memory);
 }

@@ -1,68 +1,71 @@
 // SPDX-License-Identifier: MIT
-// The choice of one token by a warp. Scores sqrt(softplus(logit)) are spread over the lanes; K times the warp finds the largest
-// biased score (ties to the lower id). Weights are the unbiased scores over their sum in pick order, times the scale; all f32.
+// The choice of one token by a warp, from scores sqrt(softplus(logit)). Weights are the unbiased scores over their sum in pick
+// order, times the scale; all f32.
 #pragma once
 
 #include "common/check.h"
+#include "common/ordered_key.cuh"
 #include "common/reduce.cuh"
 #include "moe/route.h"
 
 namespace twelvex::cuda {
 
-inline constexpr int kExpertsPerLane = kMaxExperts / 32;
-
 __device__ __forceinline__ float sqrt_softplus(float x) { return sqrtf(x > 20.0f ? x : log1pf(expf(x))); }
 
-/// The larger score, the lower id among equals; negative ids lose.
-__device__ __forceinline__ void keep_better(float& score, int& id, float other_score, int other_id) {
-  const bool better = other_id >= 0 && (id < 0 || other_score > score || (other_score == score && other_id < id));
-  if (better) score = other_score, id = other_id;
+/// Lane k gets the expert of pick k: the largest score(e) + bias[e], ties to the lower id. Experts are spread over the lanes,
+/// kPerLane each; scores as ordered integers, of which a warp finds the largest in one instruction.
+template <int kPerLane, class Score>
+__device__ __forceinline__ int choose_experts(const RouteParams& p, const Score& score) {
+  const int lane = threadIdx.x % 32;
+  uint32_t keys[kPerLane];  // 0: no expert, or taken
+#pragma unroll
+  for (int i = 0; i < kPerLane; ++i) {
+    const int e = i * 32 + lane;
+    keys[i] = e < p.experts ? max(ordered_key(score(e) + p.bias[e]), 1u) : 0;
+  }
+  int mine = -1;
+  for (int k = 0; k < p.picks; ++k) {
+    uint32_t top = 0;
+#pragma unroll
+    for (int i = 0; i < kPerLane; ++i) top = max(top, keys[i]);
+    top = __reduce_max_sync(kFullWarp, top);
+    uint32_t id = UINT32_MAX;
+#pragma unroll
+    for (int i = kPerLane - 1; i >= 0; --i) {
+      if (keys[i] == top) id = i * 32 + lane;
+    }
+    id = __reduce_min_sync(kFullWarp, id);
+#pragma unroll
+    for (int i = 0; i < kPerLane; ++i) {
+      if (static_cast<int>(id) == i * 32 + lane) keys[i] = 0;
+    }
+    if (lane == k) mine = static_cast<int>(id);
+  }
+  return mine;
 }
 
-/// By a warp.
-__device__ __forceinline__ void route_token(const RouteParams& p, int token, int lane) {
+/// By a warp; score(e): the unbiased score of expert e for this token.
+template <class Score>
+__device__ __forceinline__ void route_token(const RouteParams& p, int token, const Score& score) {
+  const int lane = threadIdx.x % 32;
   int32_t* ids = p.ids + static_cast<int64_t>(token) * p.picks;
   float* weights = p.weights + static_cast<int64_t>(token) * p.picks;
   if (p.token_row != nullptr && p.token_row[token] < 0) {
     if (lane < p.picks) ids[lane] = -1, weights[lane] = 0;
     return;
   }
-  const float* logits = p.logits + static_cast<int64_t>(token) * p.experts;
   int my_id = -1;  // lane k holds pick k
   if (p.table != nullptr) {
     if (lane < p.picks) my_id = p.table[static_cast<int64_t>(p.token_id[token]) * p.picks + lane];
   } else {
-    float biased[kExpertsPerLane];
-    uint32_t taken = 0;
-#pragma unroll
-    for (int i = 0; i < kExpertsPerLane; ++i) {
-      const int e = i * 32 + lane;
-      biased[i] = e < p.experts ? sqrt_softplus(logits[e]) + p.bias[e] : 0;
-    }
-    for (int k = 0; k < p.picks; ++k) {
-      float best = 0;
-      int best_id = -1;
-#pragma unroll
-      for (int i = 0; i < kExpertsPerLane; ++i) {
-        const int e = i * 32 + lane;
-        keep_better(best, best_id, biased[i], e < p.experts && (taken >> i & 1) == 0 ? e : -1);
-      }
-#pragma unroll
-      for (int d = 16; d > 0; d >>= 1) {
-        const float other = __shfl_xor_sync(kFullWarp, best, d);
-        const int other_id = __shfl_xor_sync(kFullWarp, best_id, d);
-        keep_better(best, best_id, other, other_id);
-      }
-      if (best_id % 32 == lane) taken |= 1u << (best_id / 32);
-      if (lane == k) my_id = best_id;
-    }
+    my_id = p.experts <= kMaxExperts / 2 ? choose_experts<kMaxExperts / 64>(p, score) : choose_experts<kMaxExperts / 32>(p, score);
   }
-  const float score = my_id >= 0 ? sqrt_softplus(logits[my_id]) : 0;
+  const float mine = my_id >= 0 ? score(my_id) : 0;
   float total = 0;
-  for (int k = 0; k < p.picks; ++k) total += __shfl_sync(kFullWarp, score, k);
+  for (int k = 0; k < p.picks; ++k) total += __shfl_sync(kFullWarp, mine, k);
   if (lane < p.picks) {
     ids[lane] = my_id;
-    weights[lane] = score / (total + 1e-20f) * p.scale;
+    weights[lane] = mine / (total + 1e-20f) * p.scale;
   }
 }
 

@@ -9,6 +9,7 @@
 
 #include <cstdint>
 
+#include "common/ordered_key.cuh"
 #include "common/reduce.cuh"
 
 namespace twelvex::cuda::select {
@@ -66,16 +67,8 @@ __device__ __forceinline__ uint64_t warp_scan64(uint64_t v) {
   return v;
 }
 
-/// Orders floats as unsigned integers; NaN below everything.
-__device__ __forceinline__ uint32_t ordered_key(float x) {
-  if (isnan(x)) return 0;
-  const uint32_t bits = __float_as_uint(x);
-  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
-
-__device__ __forceinline__ float of_ordered_key(uint32_t key) {
-  return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key);
-}
+using cuda::of_ordered_key;
+using cuda::ordered_key;
 
 /// kBlocks blocks (a cluster, or one) of kThreads_ threads.
 template <int kThreads_, int kBlocks>
