@@ -44,12 +44,14 @@ struct Scratch {
   // Not shared.
   float* scores = nullptr;              // kScoreFloats
   float* hyper = nullptr;
+  __nv_bfloat16* hidden_quantised = nullptr;  // [kStreamTokens, D] the hidden state of few tokens, as products take it
   uint8_t* workspace = nullptr;         // gathered KV rows
   int workspace_rows = 0;
   __nv_bfloat16* head_rows = nullptr;   // [N, D]
   float* adjusted = nullptr;            // [S, 1 + K, V]
 };
 
+inline constexpr int kStreamTokens = 8;  // products of so many take as long as their weights
 inline constexpr int64_t kScoreFloats = int64_t{16} << 20;  // 64 MiB of indexer scores at a time
 
 /// The memory of an array, as kernels take it.
@@ -170,6 +172,8 @@ class CudaOps : public Ops {
   RowPages context_pages(int layer, bool index) const;
   void gather(const DeviceBatch& batch, const PrefillChunk& chunk, int layer, LayerKind kind, cudaStream_t queue);
   bool gathers(const PrefillChunk& chunk, LayerKind kind) const;
+  /// Of few tokens mHC does: else every warp of the products would quantise its part for itself.
+  bool quantises_hidden(const Batch& batch) const;
   /// Without input and output.
   MoeParams expert_params(const Batch& batch, const MoeWeights& weights, Array routing) const;
   /// Rows of the pieces in which a sub-layer's output is summed over ranks; all of them when the sum runs in line.

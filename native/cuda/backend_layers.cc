@@ -39,6 +39,10 @@ void CudaOps::spread(const Batch& batch, Array hidden, Array streams) {
 
 // ---------------------------------------------------------------- mHC
 
+bool CudaOps::quantises_hidden(const Batch& batch) const {
+  return options_.numerics == Numerics::kServed && batch.tokens <= kStreamTokens;
+}
+
 bool CudaOps::fetches_ahead(const Batch& batch) {
   constexpr int kFewTokens = 16;
   return batch.tokens <= kFewTokens;
@@ -92,6 +96,7 @@ void CudaOps::hyper(const Batch& batch, const HyperWeights* enter, const void* n
     if (p.leave) p.output = static_cast<const __nv_bfloat16*>(output) + at;
     p.mix = static_cast<float*>(mix.data) + row * kHyperKept;
     if (p.enter) p.hidden = static_cast<__nv_bfloat16*>(hidden) + at;
+    if (p.enter && quantises_hidden(batch)) p.hidden_quantised = scratch_.hidden_quantised;
     run_hyper(p, queue_);
   };
   p.leave ? when_reduced(batch, run) : run(0, batch.tokens);
@@ -160,6 +165,7 @@ void CudaOps::run_experts(const Batch& batch, const MoeWeights& weights, Array h
   if (replaying_) return;
   MoeParams p = expert_params(batch, weights, routing);
   p.hidden = bf16_of(hidden);
+  if (quantises_hidden(batch)) p.hidden_quantised = scratch_.hidden_quantised;
   p.output = bf16_of(output);
   begin_experts(p);
   if (!comm_ && p.dispatched) {  // mHC, which alone reads the output, combines it

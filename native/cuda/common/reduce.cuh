@@ -16,10 +16,11 @@ __device__ __forceinline__ float warp_sum(float v) {
   return v;
 }
 
+/// `lanes`: those that call.
 template <int kLanes = 32>
-__device__ __forceinline__ float warp_max(float v) {
+__device__ __forceinline__ float warp_max(float v, unsigned lanes = kFullWarp) {
 #pragma unroll
-  for (int d = kLanes / 2; d > 0; d >>= 1) v = fmaxf(v, __shfl_xor_sync(kFullWarp, v, d));
+  for (int d = kLanes / 2; d > 0; d >>= 1) v = fmaxf(v, __shfl_xor_sync(lanes, v, d));
   return v;
 }
 

@@ -7,6 +7,7 @@
 #include "common/check.h"
 #include "common/convert.cuh"
 #include "common/reduce.cuh"
+#include "gemm/quantise.cuh"
 #include "moe/combine.cuh"
 #include "moe/route.h"
 #include "runtime/model_config.h"
@@ -277,8 +278,8 @@ struct TokenStreams {
   }
 
   /// Sum over streams of weight[s] * stream, normalised -> out.
-  __device__ __forceinline__ void collapse_and_norm(const float (&weight)[kStreams], const float* norm, bf16* out, int dim,
-                                                    float eps, float* scratch) const {
+  __device__ __forceinline__ void collapse_and_norm(const float (&weight)[kStreams], const float* norm, bf16* out,
+                                                    bf16* quantised, int dim, float eps, float* scratch) const {
     float v[kMaxVectors][8];
     float squares = 0;
 #pragma unroll
@@ -304,7 +305,12 @@ struct TokenStreams {
       const float w[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
 #pragma unroll
       for (int i = 0; i < 8; ++i) v[k][i] *= factor * w[i];
-      *reinterpret_cast<uint4*>(out + at(k)) = pack_bf16x8(v[k]);
+      const uint4 packed = pack_bf16x8(v[k]);
+      *reinterpret_cast<uint4*>(out + at(k)) = packed;
+      if (quantised == nullptr) continue;
+      // Sixteen lanes have a group of 128 dims, and dims end with a group.
+      const float amax = warp_max<16>(amax_bf16x8(packed), 0xffffu << (threadIdx.x % 32 / 16 * 16));
+      *reinterpret_cast<uint4*>(quantised + at(k)) = requantise_bf16x8(packed, activation_scale(amax));
     }
   }
 };
@@ -338,7 +344,9 @@ __global__ void __launch_bounds__(kFinishThreads + 32, 2)
   float pre[kStreams];
 #pragma unroll
   for (int j = 0; j < kStreams; ++j) pre[j] = sigmoid(mixes[j] * factor * p.scale[0] + p.base[j]) + p.hc_eps;
-  streams.collapse_and_norm(pre, p.norm, p.hidden + static_cast<size_t>(token) * p.dim, p.dim, p.norm_eps, scratch);
+  streams.collapse_and_norm(pre, p.norm, p.hidden + static_cast<size_t>(token) * p.dim,
+                            p.hidden_quantised ? p.hidden_quantised + static_cast<size_t>(token) * p.dim : nullptr, p.dim,
+                            p.norm_eps, scratch);
 }
 
 // Block (row of the head): four dot products over 4 D elements, then as above.
@@ -368,7 +376,7 @@ __global__ void __launch_bounds__(kFinishThreads, 2) hyper_head_kernel(const __g
   }
   TokenStreams rows;
   rows.load(streams, p.dim);
-  rows.collapse_and_norm(weight, p.norm, p.hidden + static_cast<size_t>(blockIdx.x) * p.dim, p.dim, p.norm_eps,
+  rows.collapse_and_norm(weight, p.norm, p.hidden + static_cast<size_t>(blockIdx.x) * p.dim, nullptr, p.dim, p.norm_eps,
                          scratch[kStreams + 1]);
 }
 

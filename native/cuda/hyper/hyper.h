@@ -37,6 +37,7 @@ struct HyperParams {
   const float* scale = nullptr;         // [3]
   const float* norm = nullptr;          // [D]
   __nv_bfloat16* hidden = nullptr;      // enter: [T, D]
+  __nv_bfloat16* hidden_quantised = nullptr;  // enter: [T, D], rounded to FP8 per 128 columns (quantise.h); null: not wanted
   float* partial = nullptr;             // scratch, hyper_scratch_floats()
   FetchAhead ahead;                     // what later launches read
 };

@@ -35,9 +35,9 @@ MoeWorkspace carve(uint8_t* base, const MoeShape& s, size_t& at) {
   w.tiles = take<GroupTile>(base, at, static_cast<size_t>(max_group_tiles(s.tokens * s.picks, s.experts, 8) + s.experts));
   w.tile_count = take<int32_t>(base, at, 2);
   w.quantised = take<__nv_bfloat16>(base, at, tokens * hidden);
-  w.act = take<__nv_bfloat16>(base, at, slots * s.width);
-  for (int i = 0; i < s.parts; ++i) w.down[i] = take<__nv_bfloat16>(base, at, slots * hidden);
+  w.act = take<__nv_bfloat16>(base, at, slots * s.width);  // run_products needs the next one's room behind it
   w.shared_act = take<__nv_bfloat16>(base, at, tokens * s.shared_width);
+  for (int i = 0; i < s.parts; ++i) w.down[i] = take<__nv_bfloat16>(base, at, slots * hidden);
   for (int i = 0; i < s.parts; ++i) w.shared_down[i] = take<__nv_bfloat16>(base, at, tokens * hidden);
   return w;
 }
@@ -86,6 +86,7 @@ int routed_width(const MoeParams& p) { return static_cast<int>(p.weights->expert
 int shared_width(const MoeParams& p) { return static_cast<int>(p.weights->shared_gate.rows); }
 
 Input prepare_input(const MoeParams& p, int hidden) {
+  if (p.tokens <= 8 && p.quantise && p.hidden_quantised != nullptr) return {p.hidden_quantised, false};
   if (p.tokens <= 8) return {p.hidden, p.quantise};
   GemmParams routed = routed_product(p, hidden), shared = shared_product(p, hidden);
   routed.quantise = shared.quantise = p.quantise;
@@ -230,6 +231,16 @@ void run_both(const GemmParams& routed, const GemmParams& shared) {
   }
 }
 
+/// Whether a launch of its own quantises both kinds of activations: of few tokens every warp of the down projections would do so
+/// for itself, which takes longer.
+bool quantises_between(const MoeParams& p) {
+  if (p.tokens > 8 || !p.quantise || !has_routed(p) || !has_shared(p)) return false;
+  for (size_t i = 0; i < kParts; ++i) {
+    if (p.weights->experts.down[i].cols % kScaleBlock != 0 || p.weights->shared_down[i].cols % kScaleBlock != 0) return false;
+  }
+  return true;
+}
+
 /// Every part (ops.h) is a sum of its own; parts of equal width are one launch.
 void run_down(const MoeParams& p) {
   const Parts<Linear>&of_routed = p.weights->experts.down, &of_shared = p.weights->shared_down;
@@ -248,8 +259,17 @@ void run_down(const MoeParams& p) {
 }
 
 /// The products of a part of the tokens.
-void run_products(const MoeParams& p, const Input& input) {
+void run_products(MoeParams p, const Input& input) {
+  const bool between = quantises_between(p);
+  const int64_t routed = static_cast<int64_t>(p.tokens) * p.picks * routed_width(p);
+  if (between) p.workspace.shared_act = p.workspace.act + routed;
   run_both(has_routed(p) ? routed_gate_up(p, input) : GemmParams{}, has_shared(p) ? shared_gate_up(p, input) : GemmParams{});
+  if (between) {
+    const int64_t values = routed + static_cast<int64_t>(p.tokens) * shared_width(p);
+    run_quantise({.rows = static_cast<int>(values / kScaleBlock), .cols = kScaleBlock, .ldx = kScaleBlock, .x = p.workspace.act,
+                  .y = p.workspace.act, .stream = p.stream});
+    p.quantise = false;
+  }
   run_down(p);
 }
 

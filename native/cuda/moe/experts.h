@@ -51,6 +51,7 @@ struct MoeParams {
   int decode_tokens = 0;                   // leading tokens whose bits may not depend on the batch (gemm.h, decode_rows)
   const MoeWeights* weights = nullptr;
   const __nv_bfloat16* hidden = nullptr;   // [T, D]
+  const __nv_bfloat16* hidden_quantised = nullptr;  // the same quantised, where it is there already
   const int32_t* ids = nullptr;            // [T, K]
   const float* routing = nullptr;          // [T, K]
   __nv_bfloat16* output = nullptr;         // [T, D]
