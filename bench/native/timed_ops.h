@@ -58,8 +58,6 @@ class TimedOps final : public Ops {
   void hyper_leave(const Batch&, Array mix, Array output, Array streams) override;
   void hyper_cross(const Batch&, const HyperWeights& next, Array norm, Array output, Array streams, Array mix,
                    Array hidden) override;
-  void expect(const Batch& batch, const AttentionWeights& weights) override { ops_->expect(batch, weights); }
-  void expect(const Batch& batch, const MoeWeights& weights) override { ops_->expect(batch, weights); }
   void project_query_kv(const Batch&, int layer, const AttentionWeights&, Array hidden, Array latent, Array query,
                         Array kv) override;
   void store_window(const Batch&, int layer, Array kv) override;

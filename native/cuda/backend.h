@@ -14,7 +14,6 @@
 #include "attention/decode_rows.h"
 #include "comm/communicator.h"
 #include "comm/piece_reduction.h"
-#include "common/fetch_ahead.h"
 #include "gemm/gemm.h"
 #include "moe/experts.h"
 #include "runtime/backend.h"
@@ -87,8 +86,6 @@ class CudaOps : public Ops {
   void hyper_leave(const Batch&, Array mix, Array output, Array streams) override;
   void hyper_cross(const Batch&, const HyperWeights& next, Array norm, Array output, Array streams, Array mix,
                    Array hidden) override;
-  void expect(const Batch&, const AttentionWeights&) override;
-  void expect(const Batch&, const MoeWeights&) override;
   void project_query_kv(const Batch&, int layer, const AttentionWeights&, Array hidden, Array latent, Array query,
                         Array kv) override;
   void store_window(const Batch&, int layer, Array kv) override;
@@ -155,11 +152,6 @@ class CudaOps : public Ops {
   void project_parts(const Batch& batch, const Parts<Linear>& wo_b, Array output);
   static void add_segment(GemmParams& gemm, const Linear& weights, const void* x, void* y, int ldy, bool f32 = false);
 
-  /// A step of few tokens waits for launches and for weights in turn: launches that read little fetch weights ahead into L2. With
-  /// more tokens products take longer than their weights, and L2 has other uses.
-  static bool fetches_ahead(const Batch& batch);
-  static void add_weights(FetchAhead& ahead, const Linear& weights);
-
   bool works_ahead(const DeviceBatch& b) const;
   bool scores_entries(const DeviceBatch& b) const;
   GemmParams entry_products(const DeviceBatch& b, int layer, const AttentionWeights& weights, Array hidden,
@@ -209,7 +201,6 @@ class CudaOps : public Ops {
   StepGraphs graphs_;
   bool in_graph_ = false;       // this step is captured or replayed
   bool replaying_ = false;      // its operations are in the graph already
-  FetchAhead coming_;           // what the sub-layer behind the next mHC launch reads
   CombineParams uncombined_;    // of few tokens on one rank, until mHC reads it: the output is not written
   bool gather_begun_ = false;   // the next attend of a csa layer joins the gather queue
   int overlapped_ = 0, inline_ = 0;                          // gathers of this step

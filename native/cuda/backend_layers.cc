@@ -43,32 +43,6 @@ bool CudaOps::quantises_hidden(const Batch& batch) const {
   return options_.numerics == Numerics::kServed && batch.tokens <= kStreamTokens;
 }
 
-bool CudaOps::fetches_ahead(const Batch& batch) {
-  constexpr int kFewTokens = 16;
-  return batch.tokens <= kFewTokens;
-}
-
-void CudaOps::add_weights(FetchAhead& ahead, const Linear& weights) {
-  ahead.add(weights.data, weight_bytes(weights.format, weights.rows, weights.cols));
-}
-
-void CudaOps::expect(const Batch& batch, const AttentionWeights& weights) {
-  coming_ = {};
-  if (!fetches_ahead(batch)) return;
-  for (const Linear* linear : {&weights.wq_a, &weights.wkv}) add_weights(coming_, *linear);
-  for (const Array& vector : {weights.q_norm, weights.kv_norm}) coming_.add(vector.data, vector.bytes);
-  add_weights(coming_, weights.wq_b);
-}
-
-void CudaOps::expect(const Batch& batch, const MoeWeights& weights) {
-  coming_ = {};
-  if (!fetches_ahead(batch)) return;
-  add_weights(coming_, weights.gate);
-  coming_.add(weights.bias.data, weights.bias.bytes);
-  for (const Linear* linear : {&weights.shared_gate, &weights.shared_up}) add_weights(coming_, *linear);
-  for (const Linear& part : weights.shared_down) add_weights(coming_, part);
-}
-
 void CudaOps::hyper(const Batch& batch, const HyperWeights* enter, const void* norm, const void* output, Array streams, Array mix,
                     void* hidden) {
   if (replaying_) return;
@@ -86,7 +60,6 @@ void CudaOps::hyper(const Batch& batch, const HyperWeights* enter, const void* n
   }
   p.norm = static_cast<const float*>(norm);
   p.partial = scratch_.hyper;
-  p.ahead = std::exchange(coming_, {});
   const CombineParams parts = std::exchange(uncombined_, {});
   if (p.leave) p.parts = parts;
   const auto run = [&](int first, int rows) {

@@ -29,17 +29,14 @@ void experts(Ops& ops, const Batch& batch, const LayerWeights& layer, const Acti
 /// Every layer in turn: enter attention, cross to the experts, cross to the next layer, leave the last.
 void run_layers(Ops& ops, const Batch& batch, std::span<const LayerWeights> layers, Array streams, const Activations& a) {
   const LayerWeights& first = layers.front();
-  ops.expect(batch, first.attn);
   ops.hyper_enter(batch, first.attn_hyper, first.attn_norm, streams, a.mix, a.hidden);
   for (size_t i = 0; i < layers.size(); ++i) {
     const LayerWeights& layer = layers[i];
     attention(ops, batch, layer, a);
-    ops.expect(batch, layer.moe);
     ops.hyper_cross(batch, layer.ffn_hyper, layer.ffn_norm, a.output, streams, a.mix, a.hidden);
     experts(ops, batch, layer, a);
     if (i + 1 < layers.size()) {
       const LayerWeights& next = layers[i + 1];
-      ops.expect(batch, next.attn);
       ops.hyper_cross(batch, next.attn_hyper, next.attn_norm, a.output, streams, a.mix, a.hidden);
     }
   }

@@ -245,10 +245,6 @@ class Ops {
     hyper_enter(batch, next, norm, streams, mix, hidden);
   }
 
-  // Names the sub-layer that the next hyper_enter or hyper_cross leads to: a backend may begin to fetch its weights there.
-  virtual void expect(const Batch&, const AttentionWeights&) {}
-  virtual void expect(const Batch&, const MoeWeights&) {}
-
   // Attention. Order within a layer: project, store rows, compress (entries become visible to the token that completes them),
   // select, attend. `layer` names the cache layer. Weights and inputs of all of them are known with the first: a backend may do
   // parts of the later ones there.

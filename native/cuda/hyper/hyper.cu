@@ -2,7 +2,6 @@
 #include "hyper/hyper.h"
 
 #include "arch/dependent_launch.cuh"
-#include "arch/fetch_ahead.cuh"
 #include "arch/mma.cuh"
 #include "common/check.h"
 #include "common/convert.cuh"

@@ -11,7 +11,6 @@
 #include <cuda_bf16.h>
 #include <cuda_runtime_api.h>
 
-#include "common/fetch_ahead.h"
 #include "moe/combine.h"
 
 namespace twelvex::cuda {
@@ -39,7 +38,6 @@ struct HyperParams {
   __nv_bfloat16* hidden = nullptr;      // enter: [T, D]
   __nv_bfloat16* hidden_quantised = nullptr;  // enter: [T, D], rounded to FP8 per 128 columns (quantise.h); null: not wanted
   float* partial = nullptr;             // scratch, hyper_scratch_floats()
-  FetchAhead ahead;                     // what later launches read
 };
 
 /// Floats of `partial` for any batch.

@@ -4,6 +4,7 @@
 
 #include "elementwise/norm_rope.h"
 #include "gemm/fp8_cells.h"
+#include "gemm/quantise.h"
 #include "runtime/model_config.h"
 #include "support.h"
 
@@ -92,8 +93,9 @@ void check_case(int tokens, int dim_i) {
   const Weights w(dim_i);
   const auto streams = random_bf16(tokens * 4 * dim), output = random_bf16(tokens * dim);
   const DeviceArray<float> mix(static_cast<size_t>(tokens) * 20);
-  const DeviceArray<__nv_bfloat16> d_streams(streams), d_output(output), hidden(tokens * dim);
-  mix.poison(), w.partial.poison(), hidden.poison();
+  const DeviceArray<__nv_bfloat16> d_streams(streams), d_output(output), hidden(tokens * dim), quantised(tokens * dim),
+      expected(tokens * dim);
+  mix.poison(), w.partial.poison(), hidden.poison(), quantised.poison();
   cuda::HyperParams p = w.params(tokens);
   p.enter = true;
   p.streams = d_streams;
@@ -105,10 +107,11 @@ void check_case(int tokens, int dim_i) {
   hidden.poison();
   p.leave = true;
   p.output = d_output;
-  p.ahead.add(w.d_fn, 24 * 4 * dim * 4);  // fetching ahead changes nothing
-  p.ahead.add(w.d_norm, dim * 4);
+  p.hidden_quantised = quantised;
   cuda::run_hyper(p, nullptr);  // cross
+  cuda::run_quantise({.rows = tokens, .cols = dim_i, .ldx = dim_i, .x = hidden, .y = expected});
   sync("hyper");
+  const auto rounded = quantised.download(), by_itself = expected.download();
   const auto left = d_streams.download(), crossed = hidden.download();
   const auto kept = mix.download();
   Difference enter, leave, cross, mixes;
@@ -138,6 +141,7 @@ void check_case(int tokens, int dim_i) {
   expect_close(leave, 4e-3, std::string(text) + "leave");
   expect_close(cross, 4e-3, std::string(text) + "cross, hidden");
   expect_close(mixes, 1e-4, std::string(text) + "cross, mix");
+  expect(std::memcmp(rounded.data(), by_itself.data(), rounded.size() * 2) == 0, std::string(text) + "cross, hidden in FP8");
 }
 
 /// Leaving with the experts' rows gives the bits of combining them first.

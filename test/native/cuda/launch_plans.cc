@@ -3,23 +3,11 @@
 #include "attention/sparse_decode.h"
 #include "attention/sparse_prefill.h"
 #include "check.h"
-#include "common/fetch_ahead.h"
 #include "indexer/indexer.h"
 #include "step_graph.h"
 
 using namespace twelvex;
 using namespace twelvex::cuda;
-
-TEST("what is fetched ahead is whole vectors of 16 bytes, as many ranges as there is room for") {
-  FetchAhead ahead;
-  const uint8_t weights[64] = {};
-  ahead.add(weights, 0);
-  ahead.add(weights, 24);
-  CHECK_EQ(ahead.count, 0);
-  for (int i = 0; i < 2 * FetchAhead::kRanges; ++i) ahead.add(weights, 32);
-  CHECK_EQ(ahead.count, FetchAhead::kRanges);
-  CHECK(ahead.ranges[0].first == weights && ahead.ranges[0].bytes == 32);
-}
 
 TEST("prefill attention fills the device with persistent blocks and takes larger tiles where shared memory allows") {
   const SparsePrefillPlan h100 = plan_sparse_prefill(4096, {32}, 132, 90, false);

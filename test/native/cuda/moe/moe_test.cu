@@ -6,6 +6,7 @@
 #include "../gemm/fp8_roof.h"
 #include "../gemm/gemm_reference.h"
 #include "common/device.h"
+#include "gemm/quantise.h"
 #include "moe/dispatch.h"
 #include "moe/experts.h"
 #include "moe/route.h"
@@ -224,6 +225,7 @@ struct Inputs {
   const bf16* x;
   const int32_t* ids;
   const float* routing;
+  const bf16* quantised = nullptr;  // x, where it is wanted
 };
 
 std::vector<float> run(const MoeWeights& weights, cuda::MoeShape shape, const Inputs& in, Mode mode, int decode_tokens = 0) {
@@ -239,6 +241,7 @@ std::vector<float> run(const MoeWeights& weights, cuda::MoeShape shape, const In
                      .decode_tokens = decode_tokens,
                      .weights = &weights,
                      .hidden = in.x,
+                     .hidden_quantised = in.quantised,
                      .ids = in.ids,
                      .routing = in.routing,
                      .output = y,
@@ -321,6 +324,12 @@ void test_experts(const Layer& layer, int tokens, Mode mode) {
                    (mode == Mode::kExact ? " exact" : mode == Mode::kServed ? " served" : " served, FP8"));
   expect(std::none_of(y.begin(), y.end(), [](float v) { return std::isnan(v); }), "  every output written");
   if (mode == Mode::kFp8) return test_decode_apart(layer, tokens, in_device, y);
+  if (mode == Mode::kServed && tokens <= 8) {
+    const DeviceArray<bf16> quantised(x.size());
+    cuda::run_quantise({.rows = tokens, .cols = layer.hidden, .ldx = layer.hidden, .x = d_x, .y = quantised});
+    sync("run_quantise");
+    expect(run(layer, tokens, {d_x, d_ids, d_routing, quantised}, mode) == y, "  an input quantised before gives the same bits");
+  }
   for (const int fewer : {1, 3, tokens / 3}) {
     if (fewer == 0 || fewer >= tokens) continue;
     const std::vector<float> some = run(layer, fewer, in_device, mode);
