@@ -148,7 +148,8 @@ function refuseOtherMethods(app: FastifyInstance, register: () => void): void {
 
 function sendError(error: unknown, request: FastifyRequest, reply: FastifyReply): FastifyReply {
   const answer = toHttpError(error, request.server.initialConfig.bodyLimit);
-  if (answer.status >= 500 && answer !== error) request.log.error({ err: error }, 'request failed');
+  // 503 is said by the line of the answer; a stack for each would fill the log of a busy server.
+  if (answer.status === 500) request.log.error({ err: error }, 'request failed');
   return reply
     .code(answer.status)
     .header('x-request-id', request.id)

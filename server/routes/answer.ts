@@ -117,7 +117,6 @@ export function wholeAnswer(exchange: Exchange, requests: GenerationRequest[], a
       });
       await reply.send(answer.body());
     } catch (error) {
-      reportFailure(exchange, error);
       if (!controller.signal.aborted) throw error;
       // Nobody is there to read the answer.
       reply.hijack();
@@ -166,10 +165,10 @@ function throwFailure(events: readonly GenerationEvent[]): void {
   }
 }
 
-/** Faults go to the log in full; what the client did wrong or its leaving is no fault. */
+/** Faults go to the log in full; a full queue, the server's end and what the client did are none. */
 function reportFailure({ request, controller }: Exchange, error: unknown): void {
   if (controller.signal.aborted) return;
-  if (toHttpError(error).status >= 500) request.log.error({ err: error }, 'generation failed');
+  if (toHttpError(error).status === 500) request.log.error({ err: error }, 'generation failed');
 }
 
 function sentHeaders(reply: FastifyReply): Record<string, string> {

@@ -3,10 +3,12 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { pino } from 'pino';
+import { EngineError } from '../../../engine/index.ts';
+import type { Engine } from '../../../engine/index.ts';
 import { buildApp } from '../../../server/app.ts';
 import { loadConfig } from '../../../server/config.ts';
 import { Lifecycle } from '../../../server/lifecycle.ts';
-import { answer, reasoning, scriptedEngine, tool } from '../../helpers/scripted-engine.ts';
+import { answer, fail, reasoning, scriptedEngine, tool } from '../../helpers/scripted-engine.ts';
 
 test('the log holds counts and times of a request and none of its text', async (t) => {
   const lines: string[] = [];
@@ -33,4 +35,35 @@ test('the log holds counts and times of a request and none of its text', async (
   assert.ok(answered.every(({ reqId, url, status }) => reqId === 'r1' && url !== undefined && status !== undefined));
   assert.equal(answered.filter((line) => line['traceId'] === traceId).length, 3, 'answers name the trace of their caller');
   assert.doesNotMatch(lines.join(''), /secret/);
+});
+
+/** Messages of the log lines that two chats leave, one whole and one streamed, with their levels. */
+async function linesOf(engine: Engine): Promise<[number, string][]> {
+  const lines: string[] = [];
+  const logger = pino({}, { write: (line: string) => void lines.push(line) });
+  const app = buildApp(new Lifecycle(engine), loadConfig({ values: {} }, {}), logger);
+  for (const stream of [false, true]) {
+    const payload = { messages: [{ role: 'user', content: 'x' }], stream };
+    await app.inject({ method: 'POST', url: '/v1/chat/completions', payload });
+  }
+  await app.close();
+  return lines.map((line) => JSON.parse(line) as { level: number; msg: string }).map(({ level, msg }) => [level, msg]);
+}
+
+test('what a full queue or the end of the server turns away is no error of it, and one line each', async () => {
+  const once = [30, 'answered'];
+  for (const code of ['QUEUE_FULL', 'CLOSED'] as const) {
+    const refuse = new EngineError(code, 'not now');
+    assert.deepEqual(await linesOf(scriptedEngine([], { refuse })), [once, once], `${code} before the answer`);
+    assert.deepEqual(await linesOf(scriptedEngine([answer('x'), fail(refuse)])), [once, once], `${code} within it`);
+  }
+});
+
+test('a fault of the engine is an error with its stack, once for each answer', async () => {
+  const fault = new EngineError('INTERNAL', 'broken');
+  for (const engine of [scriptedEngine([], { refuse: fault }), scriptedEngine([answer('x'), fail(fault)])]) {
+    const lines = await linesOf(engine);
+    assert.equal(lines.filter(([level]) => level === 50).length, 2);
+    assert.equal(lines.filter(([, msg]) => msg === 'answered').length, 2);
+  }
 });
