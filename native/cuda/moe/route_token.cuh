@@ -58,7 +58,8 @@ __device__ __forceinline__ void route_token(const RouteParams& p, int token, con
   if (p.table != nullptr) {
     if (lane < p.picks) my_id = p.table[static_cast<int64_t>(p.token_id[token]) * p.picks + lane];
   } else {
-    my_id = p.experts <= kMaxExperts / 2 ? choose_experts<kMaxExperts / 64>(p, score) : choose_experts<kMaxExperts / 32>(p, score);
+    my_id = p.experts <= kMaxExperts / 2 ? choose_experts<kMaxExperts / 64>(p, score)
+                                         : choose_experts<kMaxExperts / 32>(p, score);
   }
   const float mine = my_id >= 0 ? score(my_id) : 0;
   float total = 0;

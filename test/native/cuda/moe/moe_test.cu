@@ -466,7 +466,8 @@ int main(int argc, char** argv) {
   if (!brief) test_dispatch(8192, 256, 6, 128);
   {
     cuda::WeightStore store(nullptr);
-    const Layer small(store, 384, 128, 12, 2), narrow(store, 256, 64, 8, 2), large(store, 1024, 384, 24, 6), even(store, 512, 512, 24, 6);
+    const Layer small(store, 384, 128, 12, 2), narrow(store, 256, 64, 8, 2), large(store, 1024, 384, 24, 6),
+        even(store, 512, 512, 24, 6);
     for (const Mode mode : {Mode::kExact, Mode::kServed, Mode::kFp8}) {
       if (brief && mode == Mode::kExact) continue;  // what differs from served is in the products, gemm runs that
       for (const int tokens : cases({7, 40, 1, 12, 400}, 2)) {
