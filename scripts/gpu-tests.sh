@@ -6,7 +6,7 @@
 # --sanitize: the programs run under compute-sanitizer's memcheck and racecheck instead, several at a time, with fewer cases
 #   that still reach every kernel (--short, test/native/cuda/support.h). A program that does not end in time has failed.
 # Environment: BUILD (folder for objects, default native/build-gpu-tests), ARCH (default: from nvidia-smi), LIMIT (seconds a
-# program may take, default 300), JOBS (programs under a sanitizer at a time, default one for 16 GB of GPU memory), TOOLS
+# program may take, default 300, under a sanitizer 600), JOBS (programs under a sanitizer at a time, default one for 16 GB of GPU memory), TOOLS
 # (default "memcheck racecheck").
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -69,7 +69,7 @@ for name in "${names[@]}"; do [ -x "$build/$name" ] || status=1; done
 # One program under one tool; what it printed is shown when the tool found something or the program did not end.
 sanitize() {
   log="$build/$1.$2.log" begin=$SECONDS
-  timeout -k 5 "${LIMIT:-300}" compute-sanitizer --tool "$2" --report-api-errors no --error-exitcode 9 "$build/$1" --short \
+  timeout -k 5 "${LIMIT:-600}" compute-sanitizer --tool "$2" --report-api-errors no --error-exitcode 9 "$build/$1" --short \
     >"$log" 2>&1  # the programs look at what API calls return themselves
   code=$? took="$((SECONDS - begin)) s"
   case $code in

@@ -211,7 +211,7 @@ void check_ranks() {
 /// Tokens of each sequence alone and all together.
 void check_company() {
   const auto truths = prompts();
-  const int length = brief ? 3 : 20, count = brief ? 3 : 8;  // tokens of a sequence, sequences
+  const int length = brief ? 2 : 20, count = brief ? 2 : 8;  // tokens of a sequence, sequences
   std::vector<std::vector<int32_t>> alone[2];
   for (const int mtp : cases({2, 0}, 1)) {
     LoadOptions options = exact_options();
