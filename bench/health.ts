@@ -40,7 +40,9 @@ async function probe(url: string, path: string, body: Buffer): Promise<number[]>
 }
 
 async function measure(bytes: number, repeat: number): Promise<void> {
-  const server = fork(main, ['serve', '--port', '0', '--log-level', 'error'], { stdio: ['ignore', 'pipe', 'inherit', 'ipc'] });
+  // Nothing is computed: a GPU would only lose its memory to the cache.
+  const options = ['--port', '0', '--log-level', 'error', '--device', 'cpu'];
+  const server = fork(main, ['serve', ...options], { stdio: ['ignore', 'pipe', 'inherit', 'ipc'] });
   const [line] = (await once(server.stdout!, 'data')) as [Buffer];
   const url = /http:\/\/\S+(?=\/v1)/.exec(line.toString())?.[0];
   if (url === undefined) throw new Error(`the server said ${line.toString()}`);
