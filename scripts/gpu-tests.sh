@@ -6,8 +6,8 @@
 # --sanitize: the programs run under compute-sanitizer's memcheck and racecheck instead, several at a time, with fewer cases
 #   that still reach every kernel (--short, test/native/cuda/support.h). A program that does not end in time has failed.
 # Environment: BUILD (folder for objects, default native/build-gpu-tests), ARCH (default: from nvidia-smi), LIMIT (seconds a
-# program may take, default 300, under a sanitizer 600), JOBS (programs under a sanitizer at a time, default one for 16 GB of GPU memory), TOOLS
-# (default "memcheck racecheck").
+# program may take, default 300, under a sanitizer 600), JOBS (programs under a sanitizer at a time, default one for 16 GB of GPU
+# memory), TOOLS (default "memcheck racecheck").
 set -uo pipefail
 cd "$(dirname "$0")/.."
 bench="" sanitize="" build_only="" names=()
