@@ -37,7 +37,10 @@ SparseDecodePlan plan_sparse_decode(LayerKind kind, int topk, int context_tokens
   const int tiles = (decode_candidates(kind, topk, context_tokens) + kDecodeTile - 1) / kDecodeTile;
   SparseDecodePlan plan;
   plan.parts = plan.blocks = decode_splits(kind, topk, context_tokens);
-  plan.spread = groups * plan.parts < multiprocessors && tokens * tiles <= kMaxSpreadParts;
+  // Spreading costs a write and a read of every tile's output: it pays while blocks of tiles fill the device little more than
+  // twice. The tiles of an hca list are a bound that few steps come near, and its splits are long.
+  const bool pays = kind == LayerKind::kHca ? groups * plan.parts < multiprocessors : groups * tiles <= 2 * multiprocessors;
+  plan.spread = pays && tokens * tiles <= kMaxSpreadParts;
   if (!plan.spread) return plan;
   plan.parts = tiles;
   plan.blocks = std::min(tiles, std::max(1, kBlocksPerMultiprocessor * multiprocessors / groups));

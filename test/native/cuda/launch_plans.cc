@@ -48,9 +48,12 @@ TEST("few decode tokens are spread over tiles, many over splits") {
   CHECK(plan(LayerKind::kCsa, 1, 100000).spread);
   CHECK_EQ(plan(LayerKind::kCsa, 1, 100000).parts, 20);
   CHECK_EQ(plan(LayerKind::kCsa, 1, 100000).blocks, 20);
-  CHECK(plan(LayerKind::kCsa, 13, 100000).spread);
-  CHECK(!plan(LayerKind::kCsa, 14, 100000).spread);
-  CHECK_EQ(plan(LayerKind::kCsa, 14, 100000).parts, 5);
+  CHECK(plan(LayerKind::kCsa, 6, 100000).spread);
+  CHECK(!plan(LayerKind::kCsa, 7, 100000).spread);
+  CHECK_EQ(plan(LayerKind::kCsa, 7, 100000).parts, 5);
+  CHECK(plan(LayerKind::kSwa, 33, 100000).spread);
+  CHECK(!plan(LayerKind::kSwa, 34, 100000).spread);
+  CHECK(plan(LayerKind::kHca, 14, 131072).spread);
   CHECK_EQ(plan(LayerKind::kHca, 3, 524288).parts, 132);
   CHECK_EQ(plan(LayerKind::kHca, 3, 524288).blocks, 88);
   CHECK(!plan(LayerKind::kHca, 4, 524288).spread);
