@@ -2,13 +2,12 @@
 // Body of POST /v1/chat/completions. Unknown fields are ignored; fields of DeepSeek, vLLM and SGLang clients are known.
 
 import { z } from 'zod';
-import { boolean, generationFields, integerIn, limits, optional, string, unsupportedFields } from './common.ts';
+import { boolean, generationFields, integerIn, limits, optional, string, typedOrOther, unsupportedFields } from './common.ts';
 
 const textPart = z.object({ type: z.literal('text'), text: string() });
-/** A part of another kind: allowed in tool results, where its kind is named to the model; refused elsewhere. */
-const otherPart = z.object({ type: string() });
+/** Parts of other kinds are allowed in tool results, where their kind is named to the model; refused elsewhere. */
 const parts = z
-  .array(z.union([textPart, otherPart]), { error: 'expected an array of parts' })
+  .array(typedOrOther(textPart), { error: 'expected an array of parts' })
   .max(limits.parts, `at most ${limits.parts}`);
 const content = z.union([string(), parts]);
 

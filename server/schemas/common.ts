@@ -50,6 +50,24 @@ const stopString = string()
   .min(1, 'a stop string must not be empty')
   .max(limits.stopLength, `longer than ${limits.stopLength} characters`);
 
+type TypedObjects = readonly [z.ZodObject<{ type: z.ZodLiteral<string> }>, ...z.ZodObject<{ type: z.ZodLiteral<string> }>[]];
+
+/**
+ * One of some objects told apart by their type, or an object of another type, of which the type alone is kept. An object of a
+ * known type with a mistake in it is that mistake.
+ */
+export const typedOrOther = <const T extends TypedObjects>(
+  ...known: T
+): z.ZodUnion<[z.ZodDiscriminatedUnion<T, 'type'>, z.ZodObject<{ type: z.ZodString }>]> => {
+  const types = known.map(({ shape }) => shape.type.value);
+  // Aborting, so that a union does not take it for the nearest.
+  const other = z.object({ type: string().refine((type) => !types.includes(type), { abort: true }) });
+  return z.union([z.discriminatedUnion('type', known, { error: typeExpected }), other]);
+};
+
+const typeExpected = ({ code }: { code?: string | undefined }): string | undefined =>
+  code === 'invalid_union' ? 'expected a string' : undefined;
+
 /** Counts the entries of a record before it reads them. */
 export const capped = <T extends z.ZodType>(record: T, most: number): z.ZodType<z.output<T>> =>
   z.preprocess((value, { addIssue }) => {

@@ -2,7 +2,7 @@
 // Body of POST /v1/messages (Anthropic). Unknown fields and cache_control are ignored.
 
 import { z } from 'zod';
-import { boolean, integerIn, limits, numberIn, optional, string } from './common.ts';
+import { boolean, integerIn, limits, numberIn, optional, string, typedOrOther } from './common.ts';
 
 const blocks = <T extends z.ZodType>(block: T): z.ZodArray<T> =>
   z.array(block, { error: 'expected an array of blocks' }).max(limits.parts, `at most ${limits.parts}`);
@@ -11,7 +11,7 @@ const textBlock = z.object({ type: z.literal('text'), text: string() });
 const resultBlock = z.object({
   type: z.literal('tool_result'),
   tool_use_id: string(),
-  content: optional(z.union([string(), blocks(z.union([textBlock, z.object({ type: string() })]))])),
+  content: optional(z.union([string(), blocks(typedOrOther(textBlock))])),
   is_error: optional(boolean()),
 });
 const useBlock = z.object({
@@ -21,10 +21,8 @@ const useBlock = z.object({
   input: z.record(z.string(), z.unknown()),
 });
 const thinkingBlock = z.object({ type: z.literal('thinking'), thinking: string() });
-const otherBlock = z.object({ type: string() });
-
-const userBlock = z.union([textBlock, resultBlock, otherBlock]);
-const assistantBlock = z.union([textBlock, useBlock, thinkingBlock, otherBlock]);
+const userBlock = typedOrOther(textBlock, resultBlock);
+const assistantBlock = typedOrOther(textBlock, useBlock, thinkingBlock);
 
 const message = z.discriminatedUnion(
   'role',

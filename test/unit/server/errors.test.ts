@@ -124,6 +124,11 @@ describe('failures of the body', () => {
       { param: 'messages[0].content[0].text', code: 'missing_required_parameter' },
     ],
     [
+      'a part whose text is none',
+      { messages: [{ role: 'user', content: [{ type: 'text', text: 5 }] }] },
+      { param: 'messages[0].content[0].text', code: 'invalid_type', message: /expected a string, got 5/ },
+    ],
+    [
       'an image',
       { messages: [{ role: 'user', content: [{ type: 'image_url' }] }] },
       { param: 'messages[0].content[0].type', code: 'unsupported_parameter' },

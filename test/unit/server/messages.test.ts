@@ -182,6 +182,16 @@ describe('errors', () => {
       [{ ...hello, max_tokens: undefined }, /max_tokens/],
       [{ ...hello, messages: [{ role: 'user', content: [{ type: 'image', source: {} }] }] }, /messages\[0\]\.content\[0\]|image/],
       [{ ...hello, tool_choice: { type: 'tool', name: 'x' } }, /tool_choice/],
+      [
+        { ...hello, messages: [{ role: 'user', content: [{ type: 'text' }] }] },
+        /^messages\[0\]\.content\[0\]\.text is required$/,
+      ],
+      [
+        { ...hello, messages: [{ role: 'assistant', content: [{ type: 'tool_use', id: 'a', name: 'f' }] }] },
+        /^messages\[0\]\.content\[0\]\.input is required$/,
+      ],
+      [{ ...hello, messages: [{ role: 'user', content: [{}] }] }, /^messages\[0\]\.content\[0\]\.type is required$/],
+      [{ ...hello, messages: [{ role: 'user', content: [{ type: 5 }] }] }, /\.content\[0\]\.type: expected a string, got 5$/],
     ] as const) {
       const response = await post(`${url}/v1/messages`, body);
       const { type, error } = await errorOf(response);
