@@ -307,21 +307,19 @@ constexpr int kMergeThreads = kHeadDim / 4;
 constexpr int kMergeBatch = 20;  // parts whose outputs are fetched at once
 constexpr int kMaxMergeParts = kMaxSpreadParts;
 
-using MergedPart = float4[kMergeThreads];
-
 struct MergeSmem {
+  alignas(128) float4 parts[kMergeBatch][kMergeThreads];
   float2 states[kMaxMergeParts];
   // How a part joins its split, and, at a split's last part, how the split joins the token.
   float kept[kMergeBatch], added[kMergeBatch], split[kMergeBatch];
   float tops[kMergeThreads / 32];
   uint64_t arrived;
 };
+static_assert(sizeof(MergeSmem) <= 48 * 1024);
 
 // Block (token, head): joins the parts, divides by the sum with the sink, rotates the last 64 dims back.
 __global__ void __launch_bounds__(kMergeThreads) merge_parts_kernel(const __grid_constant__ SparseDecodeParams p) {
   __shared__ MergeSmem s;
-  extern __shared__ __align__(128) uint8_t shared[];
-  auto* outputs = reinterpret_cast<MergedPart*>(shared);  // of as many parts as are fetched at once
   const int token = blockIdx.x, head = blockIdx.y, thread = threadIdx.x;
   const CandidateList list = CandidateList::of(p.batch, p.kind, p.selection, p.topk, token);
   const int split = decode_split(p.kind), part_size = p.plan.spread ? kTile : split, per_split = split / part_size;
@@ -344,8 +342,8 @@ __global__ void __launch_bounds__(kMergeThreads) merge_parts_kernel(const __grid
     const int at = first + thread;
     if (thread < kMergeBatch) {
       if (at < parts) {
-        mbarrier_expect(&s.arrived, sizeof(MergedPart));
-        bulk_copy(outputs[thread], p.partial + (base + static_cast<size_t>(at) * p.heads) * kHeadDim, sizeof(MergedPart),
+        mbarrier_expect(&s.arrived, sizeof(s.parts[0]));
+        bulk_copy(s.parts[thread], p.partial + (base + static_cast<size_t>(at) * p.heads) * kHeadDim, sizeof(s.parts[0]),
                   &s.arrived);
       }
       mbarrier_arrive(&s.arrived);
@@ -374,7 +372,7 @@ __global__ void __launch_bounds__(kMergeThreads) merge_parts_kernel(const __grid
     phase ^= 1;
 #pragma unroll 2
     for (int i = 0; i < min(kMergeBatch, parts - first); ++i) {
-      const float4 part = outputs[i][thread];
+      const float4 part = s.parts[i][thread];
       const float kept = s.kept[i], added = s.added[i];
       own_sum = Join::apply(own_sum, kept, s.states[first + i].y, added);
       own.x = Join::apply(own.x, kept, part.x, added), own.y = Join::apply(own.y, kept, part.y, added);
@@ -408,9 +406,7 @@ void run_sparse_decode(const SparseDecodeParams& p, cudaStream_t queue) {
   allow_shared_bytes(kernel, sizeof(SmemPlan));
   const dim3 grid(p.tokens, (p.heads + kHeads - 1) / kHeads, p.plan.blocks);
   launch_dependent({grid, kThreads, sizeof(SmemPlan), queue}, kernel, p);
-  // With many tokens more blocks fit a multiprocessor for what they do not need.
-  const size_t merged = sizeof(MergedPart) * static_cast<size_t>(p.plan.parts < kMergeBatch ? p.plan.parts : kMergeBatch);
-  launch_dependent({dim3(p.tokens, p.heads), kMergeThreads, merged, queue}, merge_parts_kernel, p);
+  launch_dependent({dim3(p.tokens, p.heads), kMergeThreads, 0, queue}, merge_parts_kernel, p);
 }
 
 }  // namespace twelvex::cuda
