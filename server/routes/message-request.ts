@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // From the body of POST /v1/messages to the engine's protocol-free input.
 
-import { elements, GREEDY, member, parseMember, sourceText } from '../../engine/index.ts';
+import { elements, GREEDY, letOthersRun, member, parseMember, sourceText } from '../../engine/index.ts';
 import type {
   ChatInput,
   ChatMessage,
@@ -25,8 +25,9 @@ type Block = Exclude<Message['content'], string>[number];
 const billingHeader = 'x-anthropic-billing-header';
 
 /** @throws HttpError naming the field that cannot be served. */
-export function messagesInput(body: CountTokensBody, source: JsonBody, context: ChatContext): ChatInput {
+export async function messagesInput(body: CountTokensBody, source: JsonBody, context: ChatContext): Promise<ChatInput> {
   const tools = toolsOf(body, source);
+  await letOthersRun(source.text.length);
   const thinking =
     body.thinking === undefined ? (context.model.thinking ?? context.config.thinking) : body.thinking.type !== 'disabled';
   const effort = thinking ? effortFor(body.output_config?.effort, context) : undefined;

@@ -55,7 +55,7 @@ export function messagesRoute(app: FastifyInstance, context: RouteContext): void
     const chat = chatContext(body.model, context);
     const generation: GenerationRequest = {
       id: engineRequestId(request.id),
-      input: messagesInput(body, source!, chat),
+      input: await messagesInput(body, source!, chat),
       sampling: messagesSampling(body, chat),
       stop: messagesStop(body),
       maxTokens: body.max_tokens,
@@ -73,7 +73,8 @@ export function messagesRoute(app: FastifyInstance, context: RouteContext): void
   app.post('/v1/messages/count_tokens', routeOptions, async (request) => {
     const source = request.body as JsonBody | undefined;
     const body = await readBody(CountTokensBody, source);
-    const tokens = await context.lifecycle.engine().encode(messagesInput(body, source!, chatContext(body.model, context)));
+    const input = await messagesInput(body, source!, chatContext(body.model, context));
+    const tokens = await context.lifecycle.engine().encode(input);
     return { input_tokens: tokens.length };
   });
 }
