@@ -51,6 +51,8 @@ export interface AnswerSource {
 /** A controller that aborts when the connection closes before the answer is out: half-closed, reset or timed out. */
 export function connectionController(reply: FastifyReply): AbortController {
   const controller = new AbortController();
+  // A large body takes many turns of the event loop to read; its client may have left meanwhile.
+  if (reply.raw.destroyed) controller.abort();
   reply.raw.once('close', () => {
     if (!reply.raw.writableFinished) controller.abort();
   });

@@ -145,6 +145,16 @@ describe('a client that leaves', () => {
     });
   }
 
+  test('aborts a request whose client left while its large body was read', async (t) => {
+    const engine = rateEngine({ stepMs: 5, tokens: 100_000 });
+    const { port } = await testServer(t, engine);
+    const bytes = requestBytes({ messages: [{ role: 'user', content: 'x'.repeat(2_000_000) }], stream: true });
+    const socket = connect(port, '127.0.0.1', () => socket.end(bytes));
+    socket.on('error', () => undefined);
+    await eventually(() => engine.requests.length === 1, 'the request');
+    await eventually(() => engine.aborted === 1 && engine.active === 0, 'the abort');
+  });
+
   test('does not disturb the others', async (t) => {
     const engine = rateEngine({ stepMs: 2, tokens: 50 });
     const { url } = await testServer(t, engine);
