@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(kSmallThreads) dispatch_tiles_kernel(const Dis
   cut_tiles(p, begin, expert < p.experts ? p.begin[expert + 1] - begin : 0, scratch);
 }
 
-__global__ void __launch_bounds__(kThreads) combine_kernel(const CombineParams p) {
+__global__ void __launch_bounds__(kThreads, 6) combine_kernel(const CombineParams p) {
   wait_for_previous_kernel();
   let_next_kernel_start();
   const int vectors = p.cols / 8;
