@@ -51,7 +51,7 @@ export interface PromptLength {
  * empty.
  */
 export function checkPromptLength({ promptTokens, maxTokens, maxModelLen, param }: PromptLength): void {
-  if (promptTokens === 0) throw new EngineError('INVALID_REQUEST', 'the prompt is empty', { param: 'prompt' });
+  if (promptTokens === 0) throw new EngineError('INVALID_REQUEST', 'the prompt is empty', { param });
   const room = maxTokens === 0 ? maxModelLen : maxModelLen - 1;
   if (promptTokens <= room) return;
   throw new EngineError(

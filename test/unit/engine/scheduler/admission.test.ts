@@ -49,5 +49,7 @@ test('a prompt must leave room for a token, unless none is wanted', () => {
   assert.equal(error.code, 'CONTEXT_LENGTH_EXCEEDED');
   assert.equal(error.details.param, 'messages');
   assert.match(error.message, /maximum context length is 100 tokens\. However, your prompt has 100 tokens/);
-  assert.equal(refused(() => check(0, 5)).code, 'INVALID_REQUEST');
+  const empty = refused(() => check(0, 5));
+  assert.equal(empty.code, 'INVALID_REQUEST');
+  assert.equal(empty.details.param, 'messages');
 });
