@@ -254,6 +254,7 @@ export function environmentName(key: OptionKey): string {
   return optionMeta(key).env ?? `TWELVEX_${flagName(key).replaceAll('-', '_').toUpperCase()}`;
 }
 
+/** A list says so in what stands for its value; given twice it grows. */
 export const isList = (key: OptionKey): boolean => optionMeta(key).value?.endsWith(',…') === true;
 
 export const isSwitch = (key: OptionKey): boolean => optionMeta(key).value === undefined;

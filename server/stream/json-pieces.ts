@@ -82,14 +82,14 @@ export function sendPieces(reply: FastifyReply, pieces: JsonPieces): FastifyRepl
   let text = '';
   for (let piece = source.next(); piece.done !== true; piece = source.next()) {
     text += piece.value;
-    if (text.length > mostAtOnce) return reply.type(contentType).send(Readable.from(inTurns(text, source)));
+    if (text.length > mostAtOnce) return reply.type(contentType).send(Readable.from(pieceByPiece(text, source)));
   }
   return reply.type(contentType).send(text);
 }
 
 const contentType = 'application/json; charset=utf-8';
 
-async function* inTurns(first: string, source: Iterator<string>): AsyncGenerator<string> {
+async function* pieceByPiece(first: string, source: Iterator<string>): AsyncGenerator<string> {
   yield first;
   for (let piece = source.next(); piece.done !== true; piece = source.next()) {
     yield piece.value;
