@@ -27,7 +27,8 @@ void CpuOps::project_query_kv(const Batch& batch, int, const AttentionWeights& w
                               Array kv) {
   const BatchTokens& tokens = StepBatches::of(batch);
   const int count = batch.tokens, rank = config_.q_lora_rank;
-  const float* in = input_of(weights.wq_a, floats_of(hidden), count, config_.hidden_size);
+  // Served numerics leave it as it is (native/README.md).
+  const float* in = floats_of(hidden);
   const GemmJob down[] = {product(weights.wq_a, in, count, floats_of(latent)), product(weights.wkv, in, count, floats_of(kv))};
   run_gemms(pool_, kernels_, down);
   for_tokens(count, {4, 16}, [&](int first, int end, int) {

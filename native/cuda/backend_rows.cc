@@ -57,11 +57,9 @@ void CudaOps::project_query_kv(const Batch& batch, int layer, const AttentionWei
   if (replaying_) return;
   const DeviceBatch& b = StepBatches::of(batch);
   GemmParams down = product(weights.wq_a, batch.tokens, b.decode_tokens, config_.hidden_size);
-  const bool quantised = down.quantise && quantises_hidden(batch);
-  if (quantised) down.quantise = false;
-  const void* input = quantised ? scratch_.hidden_quantised : hidden.data;
-  add_segment(down, weights.wq_a, input, latent.data, config_.q_lora_rank);
-  add_segment(down, weights.wkv, input, kv.data, kHeadDim);
+  down.quantise = false;  // in served numerics too (native/README.md)
+  add_segment(down, weights.wq_a, hidden.data, latent.data, config_.q_lora_rank);
+  add_segment(down, weights.wkv, hidden.data, kv.data, kHeadDim);
   DecodeRowsParams rows;
   if (works_ahead(b) && weights.kind != LayerKind::kSwa) {
     run_gemm_beside(down, entry_products(b, layer, weights, hidden, rows));

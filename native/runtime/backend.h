@@ -11,7 +11,8 @@
 
 namespace twelvex {
 
-/// exact: no activation quantisation. served: FP8 activations per 1 x 128, as the checkpoint was trained to run.
+/// exact: no activation quantisation. served: FP8 activations per 1 x 128, as the checkpoint was trained to run, but for the
+/// hidden state that attention projects (native/README.md).
 enum class Numerics : uint8_t { kExact, kServed };
 
 struct BackendOptions {

@@ -118,7 +118,7 @@ void check_formats(const std::vector<Truth>& truths) {
     of_fp8 = of_fp8 + compare(logits_of(fp8, t, 1024), want, t.vocab);
     of_wide = of_wide + compare(logits_of(wide, t, 1024), want, t.vocab);
   }
-  const std::string limit = " (limit 6.5e-3)";
+  const std::string limit = " (limit " + std::to_string(kHeldDivergence) + ")";
   expect(of_fp8.mean_kl() <= kHeldDivergence, "exact's experts, FP8 products, beside exact: " + describe(of_fp8) + limit);
   expect(of_wide.mean_kl() <= kHeldDivergence, "exact's experts, bf16 products, beside exact: " + describe(of_wide) + limit);
 }
