@@ -105,7 +105,7 @@ int main(int argc, char** argv) {
     options.dummy = true;
     options.rows = RowFormat::kFp8;
     options.numerics = Numerics::kServed;
-    const int chunk = brief ? 128 : 4096, steps = brief ? 1 : 16, rounds = brief ? 0 : 5, longest = steps * chunk;
+    const int chunk = brief ? 32 : 4096, steps = brief ? 1 : 16, rounds = brief ? 0 : 5, longest = steps * chunk;
     options.limits = {.step_tokens = chunk, .rows = 4, .context_tokens = longest, .mtp = 0};
     BareModel<TimedOps> model(brief ? "models/demo" : "models/flash", options);
     std::vector<int32_t> tokens;

@@ -244,7 +244,7 @@ void test_distribution() {
 }
 
 void test_padding() {
-  Step step = make_step(5, 300, 2);
+  Step step = brief ? make_step(1, 300, 1) : make_step(5, 300, 2);
   const Result all = run(step, 3);
   step.rows.push_back(SampleRowInfo{});  // a padding row of a graph
   const Result padded = run(step, 3);
@@ -255,9 +255,9 @@ void test_padding() {
 
 /// Few places are drawn by clusters, many by blocks.
 void test_company() {
-  Step step = make_step(40, 50003, 2);
+  Step step = brief ? make_step(17, 10007, 2) : make_step(40, 50003, 2);
   const Result all = run(step, 3);
-  step.rows.resize(9);
+  step.rows.resize(brief ? 2 : 9);
   const Result few = run(step, 3);
   expect(std::equal(few.accepted.begin(), few.accepted.end(), all.accepted.begin()) &&
              std::equal(few.count.begin(), few.count.end(), all.count.begin()),
@@ -331,16 +331,17 @@ void bench() {
 
 int main(int argc, char** argv) {
   const bool timed = start("sampling", argc, argv);
-  test_against_cpu(3, 7, 2);
+  // A place that a cluster draws takes seconds under racecheck.
+  test_against_cpu(3, 7, brief ? 0 : 2);
   test_against_cpu(brief ? 20 : 400, 1000, 2);
   test_against_cpu(brief ? 60 : 300, 4097, 4);
   if (!brief) test_against_cpu(40, 129280, 2);
   test_distribution();
-  test_against_cpu(brief ? 3 : 16, 129280, 2);
-  test_against_cpu(brief ? 2 : 9, 4097, 4);
+  if (!brief) test_against_cpu(16, 129280, 2);
+  test_against_cpu(brief ? 1 : 9, brief ? 20011 : 4097, 4);
   test_padding();
   test_company();
-  test_argmax(9);
+  test_argmax(brief ? 4 : 9);
   if (!brief) test_argmax(60);
   if (timed) bench();
   return finish("sampling");
