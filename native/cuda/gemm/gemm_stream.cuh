@@ -26,7 +26,7 @@ namespace twelvex::cuda::stream {
 
 inline constexpr int kRing = 8;
 inline constexpr int kBlocks = kChunkCols / 32;      // blocks of 32 columns in a chunk
-inline constexpr int kSpreadTokens = 2;              // so few are quantised by all lanes
+inline constexpr int kSpreadTokens = 3;              // so few are quantised by all lanes
 inline constexpr int kTokenStride = kCellRows + 4;   // floats; 20 spreads the eight tokens of a fragment over all banks
 
 /// Where a unit lies.
