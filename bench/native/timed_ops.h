@@ -43,6 +43,7 @@ class TimedOps final : public Ops {
   Linear linear(const MatrixView& view) override { return ops_->linear(view); }
   Array vector(const MatrixView& view) override { return ops_->vector(view); }
   Array matrix_f32(const MatrixView& view) override { return ops_->matrix_f32(view); }
+  Array hyper_matrix(const MatrixView& view) override { return ops_->hyper_matrix(view); }
   Array token_table(std::span<const int32_t> table) override { return ops_->token_table(table); }
   Experts experts(std::span<const ExpertView> views) override { return ops_->experts(views); }
   Memory memory() override { return ops_->memory(); }

@@ -68,6 +68,7 @@ class CpuOps : public Ops {
   Linear linear(const MatrixView& view) override;
   Array vector(const MatrixView& view) override;
   Array matrix_f32(const MatrixView& view) override;
+  Array hyper_matrix(const MatrixView& view) override { return matrix_f32(view); }
   Array token_table(std::span<const int32_t> table) override;
   Experts experts(std::span<const ExpertView> views) override;
   Memory memory() override;

@@ -65,6 +65,7 @@ class CudaOps : public Ops {
   Linear linear(const MatrixView& view) override { return weights_->linear(view); }
   Array vector(const MatrixView& view) override { return weights_->vector(view); }
   Array matrix_f32(const MatrixView& view) override { return weights_->matrix_f32(view); }
+  Array hyper_matrix(const MatrixView& view) override { return weights_->hyper_matrix(view); }
   Array token_table(std::span<const int32_t> table) override { return weights_->token_table(table); }
   Experts experts(std::span<const ExpertView> views) override { return weights_->experts(views); }
   Memory memory() override;

@@ -48,11 +48,13 @@ void CudaOps::hyper(const Batch& batch, const HyperWeights* enter, const void* n
   if (replaying_) return;
   HyperParams p;
   p.dim = config_.hidden_size;
+  p.arch = product_arch();
   p.norm_eps = config_.rms_norm_eps;
   p.hc_eps = config_.hc_eps;
   p.sinkhorn_iters = config_.hc_sinkhorn_iters;
   p.leave = output != nullptr;
   p.enter = enter != nullptr;
+  p.late_comb = batch.tokens <= kFewTokens;
   if (enter) {
     p.fn = f32_of(enter->fn);
     p.base = f32_of(enter->base);

@@ -7,6 +7,7 @@
 
 #include "common/check.h"
 #include "gemm/prepare.h"
+#include "hyper/hyper.h"
 #include "runtime/error.h"
 
 namespace twelvex::cuda {
@@ -38,6 +39,26 @@ void check_scales(const uint8_t* row, size_t count, WeightFormat format) {
   if (largest > most) {
     throw Error(ErrorCode::kBadCheckpoint, "weight scale 2^" + std::to_string(largest - 127) + " is over 2^" +
                                                std::to_string(most - 127) + ", the largest that the CUDA backend can widen");
+  }
+}
+
+/// Rows of an f32 or bf16 matrix -> f32.
+void copy_f32(const MatrixView& view, int64_t first, int64_t rows, uint8_t* to) {
+  if (view.format != WeightFormat::kF32 && view.format != WeightFormat::kBF16)
+    throw Error(ErrorCode::kBadCheckpoint, "expected an f32 or bf16 tensor, got a quantised one");
+  const size_t pitch = static_cast<size_t>(view.cols) * 4;
+  for (int64_t r = 0; r < rows; ++r) {
+    const uint8_t* from = view.data + (first + r) * view.row_bytes;
+    if (view.format == WeightFormat::kF32) {
+      std::memcpy(to + r * pitch, from, pitch);
+      continue;
+    }
+    for (int64_t c = 0; c < view.cols; ++c) {
+      uint16_t half;
+      std::memcpy(&half, from + c * 2, 2);
+      const uint32_t bits = static_cast<uint32_t>(half) << 16;
+      std::memcpy(to + r * pitch + c * 4, &bits, 4);
+    }
   }
 }
 
@@ -186,25 +207,25 @@ Array WeightStore::matrix_f32(const MatrixView& view) {
   for (int64_t row = 0; row < view.rows; row += rows_at_once) {
     const int64_t rows = std::min(rows_at_once, view.rows - row);
     Staging& s = next_staging();
-    for (int64_t r = 0; r < rows; ++r) {
-      const uint8_t* from = view.data + (row + r) * view.row_bytes;
-      if (view.format == WeightFormat::kF32) {
-        std::memcpy(s.host + r * pitch, from, pitch);
-        continue;
-      }
-      if (view.format != WeightFormat::kBF16)
-        throw Error(ErrorCode::kBadCheckpoint, "expected an f32 or bf16 tensor, got a quantised one");
-      for (int64_t c = 0; c < view.cols; ++c) {
-        uint16_t half;
-        std::memcpy(&half, from + c * 2, 2);
-        const uint32_t bits = static_cast<uint32_t>(half) << 16;
-        std::memcpy(s.host + r * pitch + c * 4, &bits, 4);
-      }
-    }
+    copy_f32(view, row, rows, s.host);
     check(cudaMemcpyAsync(static_cast<uint8_t*>(array.data) + row * pitch, s.host, rows * pitch, cudaMemcpyHostToDevice, stream_),
           "upload of weights");
     check(cudaEventRecord(s.free, stream_), "cudaEventRecord");
   }
+  return array;
+}
+
+Array WeightStore::hyper_matrix(const MatrixView& view) {
+  const size_t bytes = static_cast<size_t>(view.rows * view.cols) * 4;
+  TWELVEX_NEED(view.rows, kHyperMixes);
+  TWELVEX_NEED_LE(bytes, kStagingBytes);
+  Array array{.data = allocate(bytes, "f32 weights"), .bytes = bytes};
+  Staging& s = next_staging();
+  copy_f32(view, 0, view.rows, s.host);
+  check(cudaMemcpyAsync(s.device, s.host, bytes, cudaMemcpyHostToDevice, stream_), "upload of weights");
+  run_prepare_hyper(reinterpret_cast<const float*>(s.device), static_cast<float*>(array.data),
+                    static_cast<int>(view.cols / kStreams), stream_);
+  check(cudaEventRecord(s.free, stream_), "cudaEventRecord");
   return array;
 }
 

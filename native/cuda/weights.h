@@ -28,6 +28,8 @@ class WeightStore {
   /// f32 on the device; from f32 or bf16.
   Array vector(const MatrixView& view);
   Array matrix_f32(const MatrixView& view);
+  /// fn of mHC, prepared (hyper/hyper.h).
+  Array hyper_matrix(const MatrixView& view);
   Array token_table(std::span<const int32_t> table);
 
   size_t bytes() const { return bytes_; }

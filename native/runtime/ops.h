@@ -216,6 +216,7 @@ class Ops {
   virtual Linear linear(const MatrixView& view) = 0;
   virtual Array vector(const MatrixView& view) = 0;  // kF32 or kBF16, 1 row; stored as f32
   virtual Array matrix_f32(const MatrixView& view) = 0;
+  virtual Array hyper_matrix(const MatrixView& view) = 0;  // fn of a layer's mHC, f32
   virtual Array token_table(std::span<const int32_t> table) = 0;
   virtual Experts experts(std::span<const ExpertView> views) = 0;
   virtual Memory memory() = 0;

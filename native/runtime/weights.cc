@@ -132,10 +132,15 @@ class Loader {
   }
 
   HyperWeights hyper(const std::string& name) {
-    return {matrix_f32(name + "_fn"), vector(name + "_base"), vector(name + "_scale")};
+    const std::string fn = name + "_fn";
+    const Array matrix = handed_over(ops_.hyper_matrix(view_matrix(fn, fetch(fn), nullptr)));
+    return {matrix, vector(name + "_base"), vector(name + "_scale")};
   }
 
-  HeadWeights head(const std::string& prefix) { return {hyper(prefix + "hc_head"), norm(prefix + "norm")}; }
+  HeadWeights head(const std::string& prefix) {
+    const std::string name = prefix + "hc_head";
+    return {{matrix_f32(name + "_fn"), vector(name + "_base"), vector(name + "_scale")}, norm(prefix + "norm")};
+  }
 
   LayerWeights block(const std::string& prefix, LayerKind kind, bool hashed) {
     LayerWeights layer;

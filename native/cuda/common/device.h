@@ -10,6 +10,8 @@ namespace twelvex::cuda {
 
 inline constexpr int kMaxSharedBytes = 101376;  // of one block on sm_12x: 99 KiB
 
+inline constexpr int kClusterArch = 90;  // whose multiprocessors run clusters of 16 blocks of 100 KiB of shared memory each
+
 struct DeviceInfo {
   int arch = 0;             // 90, 120, 121
   int multiprocessors = 0;

@@ -7,6 +7,8 @@
 #include "common/convert.cuh"
 #include "common/reduce.cuh"
 #include "gemm/quantise.cuh"
+#include "hyper/hyper_cluster.h"
+#include "hyper/hyper_math.cuh"
 #include "moe/combine.cuh"
 #include "moe/route.h"
 #include "runtime/model_config.h"
@@ -24,7 +26,6 @@ constexpr int kFinishThreads = 256;            // that form the normalised input
 constexpr int kMaxVectors = 4;                 // of 8 dims a thread
 constexpr int kSumLanes = 8;                   // threads that add the slices of one sum
 static_assert(kSums * kSumLanes <= kFinishThreads);
-constexpr int kFewTokens = 64;                 // up to here a launch is too short to hide the latency of a load by others
 
 struct alignas(16) MixSmem {
   bf16 streams[kTokens][kSliceWidth + 8];
@@ -54,14 +55,17 @@ struct StreamPart {
 /// What `leave` reads of the last mix, and where parts lie -> shared memory. A barrier follows.
 template <bool kFew>
 __device__ __forceinline__ void load_kept(const HyperParams& p, MixSmem& s, int first) {
-  for (int i = threadIdx.x; i < kTokens * kHyperKept; i += kMixThreads) {
-    const int token = first + i / kHyperKept;
-    s.kept[i / kHyperKept][i % kHyperKept] =
-        token < p.tokens ? p.mix[static_cast<size_t>(token) * kHyperKept + i % kHyperKept] : 0.0f;
+  if constexpr (!kFew) {
+    for (int i = threadIdx.x; i < kTokens * kHyperKept; i += kMixThreads) {
+      const int token = first + i / kHyperKept;
+      s.kept[i / kHyperKept][i % kHyperKept] =
+          token < p.tokens ? p.mix[static_cast<size_t>(token) * kHyperKept + i % kHyperKept] : 0.0f;
+    }
+    return;
   }
-  if (!kFew || p.parts.tokens == 0) return;
-  const int token = first + StreamPart::token(), pick = threadIdx.x % 16;
-  if (token < p.tokens && pick < p.parts.picks) {
+  const int thread = threadIdx.x, token = first + StreamPart::token(), pick = thread % 16;
+  if (thread < kTokens && first + thread < p.tokens) load_kept_token(p, first + thread, s.kept[thread]);
+  if (p.parts.tokens > 0 && token < p.tokens && pick < p.parts.picks) {
     s.rows[StreamPart::token()][pick] = p.parts.row_of_slot[token * p.parts.picks + pick];
   }
 }
@@ -119,15 +123,11 @@ __device__ __forceinline__ void leave_slice(const HyperParams& p, MixSmem& s, co
 
 /// This thread's part of fn for one warp's 64 elements.
 struct FnPart {
-  float2 low[4][3], high[4][3];
+  uint4 vector[kFnSteps][kFnVectors];
 
-  __device__ __forceinline__ void load(const float* fn, int dim, int k) {
+  __device__ __forceinline__ void load(const uint4* fn, int k) {
 #pragma unroll
-    for (int n = 0; n < 3; ++n) {
-      const float* row = fn + static_cast<size_t>(n * 8) * kStreams * dim + k * 16;
-      low[k][n] = *reinterpret_cast<const float2*>(row);
-      high[k][n] = *reinterpret_cast<const float2*>(row + 8);
-    }
+    for (int i = 0; i < kFnVectors; ++i) vector[k][i] = __ldg(fn + (k * kMixWarps * kFnVectors + i) * 32);
   }
 };
 
@@ -139,11 +139,11 @@ __global__ void __launch_bounds__(kMixThreads) hyper_mix_kernel(const __grid_con
   auto& s = *reinterpret_cast<MixSmem*>(shared);
   const int first = chunk_first + blockIdx.x * kTokens, dim0 = blockIdx.y * kHyperSlice;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
-  const float* fn = p.fn + static_cast<size_t>(g * kStreams + warp / 2) * p.dim + dim0 + warp % 2 * 64 + q * 2;
+  const uint4* fn = reinterpret_cast<const uint4*>(p.fn) + (blockIdx.y * kFnSteps * kMixWarps + warp) * kFnVectors * 32 + lane;
   FnPart part;
   if (kFew && p.enter) {
 #pragma unroll
-    for (int k = 0; k < 4; ++k) part.load(fn, p.dim, k);
+    for (int k = 0; k < kFnSteps; ++k) part.load(fn, k);
   }
   // Streams and mix were written when the sub-layer was entered, rows when experts were chosen: few tokens have only the output
   // to wait for. Entered without leaving, the streams are the launch before's.
@@ -169,16 +169,14 @@ __global__ void __launch_bounds__(kMixThreads) hyper_mix_kernel(const __grid_con
   for (int k = 0; k < 4; ++k) {
     uint32_t a[4];
     ldmatrix_x4(a, a_base + k * 32);
-    if (!kFew) part.load(fn, p.dim, k);
-#pragma unroll
-    for (int n = 0; n < 3; ++n) {
-      const float2 low = part.low[k][n], high = part.high[k][n];
-      // fn as the sum of two bf16: 16 bits of mantissa.
-      const uint32_t b0 = pack_bf16(low.x, low.y), b1 = pack_bf16(high.x, high.y);
-      const float2 r0 = unpack_bf16(b0), r1 = unpack_bf16(b1);
-      mma_bf16(acc[n], a, b0, b1);
-      mma_bf16(acc[n], a, pack_bf16(low.x - r0.x, low.y - r0.y), pack_bf16(high.x - r1.x, high.y - r1.y));
-    }
+    if (!kFew) part.load(fn, k);
+    const uint4 high = part.vector[k][0], low = part.vector[k][1], last = part.vector[k][2];
+    mma_bf16(acc[0], a, high.x, high.z);
+    mma_bf16(acc[0], a, low.x, low.z);
+    mma_bf16(acc[1], a, high.y, high.w);
+    mma_bf16(acc[1], a, low.y, low.w);
+    mma_bf16(acc[2], a, last.x, last.y);
+    mma_bf16(acc[2], a, last.z, last.w);
   }
 #pragma unroll
   for (int n = 0; n < 3; ++n) {
@@ -201,40 +199,6 @@ __global__ void __launch_bounds__(kMixThreads) hyper_mix_kernel(const __grid_con
   }
 }
 
-__device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + __expf(-x)); }
-
-/// comb from its 16 logits, row j, column k: softmax over k, then alternately columns and rows. One thread does all of it:
-/// the chain of quotients is what takes time, and sums over lanes would double it.
-__device__ __forceinline__ void sinkhorn(float (&v)[kStreams][kStreams], int iterations, float eps) {
-  const auto scale_columns = [&] {
-#pragma unroll
-    for (int k = 0; k < kStreams; ++k) {
-      const float factor = __fdividef(1.0f, (v[0][k] + v[1][k]) + (v[2][k] + v[3][k]) + eps);
-#pragma unroll
-      for (int j = 0; j < kStreams; ++j) v[j][k] *= factor;
-    }
-  };
-#pragma unroll
-  for (int j = 0; j < kStreams; ++j) {
-    const float top = fmaxf(fmaxf(v[j][0], v[j][1]), fmaxf(v[j][2], v[j][3]));
-#pragma unroll
-    for (int k = 0; k < kStreams; ++k) v[j][k] = __expf(v[j][k] - top);
-    const float factor = __fdividef(1.0f, (v[j][0] + v[j][1]) + (v[j][2] + v[j][3]));
-#pragma unroll
-    for (int k = 0; k < kStreams; ++k) v[j][k] = v[j][k] * factor + eps;
-  }
-  scale_columns();
-  for (int i = 1; i < iterations; ++i) {
-#pragma unroll
-    for (int j = 0; j < kStreams; ++j) {
-      const float factor = __fdividef(1.0f, (v[j][0] + v[j][1]) + (v[j][2] + v[j][3]) + eps);
-#pragma unroll
-      for (int k = 0; k < kStreams; ++k) v[j][k] *= factor;
-    }
-    scale_columns();
-  }
-}
-
 /// post and comb of a token, by one thread.
 __device__ __forceinline__ void keep_mix(const HyperParams& p, const float* mixes, float factor, float* mix) {
   float post[kStreams], comb[kStreams][kStreams];
@@ -246,9 +210,14 @@ __device__ __forceinline__ void keep_mix(const HyperParams& p, const float* mixe
     for (int k = 0; k < kStreams; ++k) comb[j][k] = mixes[8 + 4 * j + k] * factor * p.scale[2] + p.base[8 + 4 * j + k];
   auto* to = reinterpret_cast<float4*>(mix);
   to[0] = make_float4(post[0], post[1], post[2], post[3]);
-  sinkhorn(comb, p.sinkhorn_iters, p.hc_eps);
+  sinkhorn(comb, entered_iterations(p), p.hc_eps);
 #pragma unroll
   for (int j = 0; j < kStreams; ++j) to[1 + j] = make_float4(comb[j][0], comb[j][1], comb[j][2], comb[j][3]);
+}
+
+/// For who reads little and late: the line of L2 comes meanwhile.
+__device__ __forceinline__ void prefetch_l2(const void* address) {
+  asm volatile("prefetch.global.L2 [%0];\n" ::"l"(address) : "memory");
 }
 
 /// Sum over the first kFinishThreads threads of a block, which alone call.
@@ -317,6 +286,8 @@ struct TokenStreams {
 // Block (token): one warp more than the input needs, which makes post and comb meanwhile.
 __global__ void __launch_bounds__(kFinishThreads + 32, 2)
     hyper_finish_kernel(const __grid_constant__ HyperParams p, int chunk_first, int slices) {
+  if (static_cast<int>(threadIdx.x) * 32 < p.dim) prefetch_l2(p.norm + threadIdx.x * 32);
+  if (threadIdx.x == 0) prefetch_l2(p.base), prefetch_l2(p.scale);
   wait_for_previous_kernel();
   let_next_kernel_start();
   __shared__ float scratch[kFinishThreads / 32], mixes[kSums];
@@ -388,6 +359,7 @@ void run_hyper(const HyperParams& p, cudaStream_t queue) {
     TWELVEX_NEED_LE(p.tokens, kFewTokens);
     TWELVEX_NEED_LE(p.parts.picks, kMaxPicks);
   }
+  if (p.enter && takes_cluster(p)) return run_hyper_cluster(p, queue);
   for (int first = 0; first < p.tokens; first += kHyperChunk) {
     const int count = p.tokens - first < kHyperChunk ? p.tokens - first : kHyperChunk;
     const dim3 grid((count + kTokens - 1) / kTokens, p.dim / kHyperSlice);
@@ -398,6 +370,44 @@ void run_hyper(const HyperParams& p, cudaStream_t queue) {
     if (!p.enter) continue;
     launch_dependent({count, kFinishThreads + 32, 0, queue}, hyper_finish_kernel, chunk, first, p.dim / kHyperSlice);
   }
+}
+
+namespace {
+
+/// Elements `column` and the next of a row of fn: rounded to bf16, and what that leaves.
+__device__ __forceinline__ uint2 split_pair(const float* row, int column) {
+  const float2 v = *reinterpret_cast<const float2*>(row + column);
+  const uint32_t high = pack_bf16(v.x, v.y);
+  const float2 rounded = unpack_bf16(high);
+  return make_uint2(high, pack_bf16(v.x - rounded.x, v.y - rounded.y));
+}
+
+// Thread (lane's vectors of a step), in the order of hyper_math.cuh.
+__global__ void prepare_fn_kernel(const float* raw, uint4* prepared, int dim) {
+  const int at = blockIdx.x * blockDim.x + threadIdx.x, lane = at % 32, warp = at / 32 % kMixWarps;
+  const int step = at / (32 * kMixWarps) % kFnSteps, slice = at / (32 * kMixWarps * kFnSteps);
+  if (slice >= dim / kHyperSlice) return;
+  const int column = warp / 2 * dim + slice * kHyperSlice + warp % 2 * 64 + step * 16 + lane % 4 * 2;
+  uint2 a[3][2];
+#pragma unroll
+  for (int n = 0; n < 3; ++n) {
+    const float* row = raw + static_cast<size_t>(n * 8 + lane / 4) * kStreams * dim;
+    a[n][0] = split_pair(row, column);
+    a[n][1] = split_pair(row, column + 8);
+  }
+  uint4* to = prepared + static_cast<size_t>(at / 32) * kFnVectors * 32 + lane;
+  to[0] = make_uint4(a[0][0].x, a[1][0].x, a[0][1].x, a[1][1].x);
+  to[32] = make_uint4(a[0][0].y, a[1][0].y, a[0][1].y, a[1][1].y);
+  to[64] = make_uint4(a[2][0].x, a[2][1].x, a[2][0].y, a[2][1].y);
+}
+
+}  // namespace
+
+void run_prepare_hyper(const float* raw, float* prepared, int dim, cudaStream_t queue) {
+  TWELVEX_NEED(dim % kHyperSlice, 0);
+  const int threads = dim / kHyperSlice * kFnSteps * kMixWarps * 32;
+  prepare_fn_kernel<<<threads / kMixThreads, kMixThreads, 0, queue>>>(raw, reinterpret_cast<uint4*>(prepared), dim);
+  check_launch("prepare_fn_kernel");
 }
 
 void run_hyper_head(const HyperHeadParams& p, cudaStream_t queue) {

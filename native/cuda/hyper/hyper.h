@@ -6,6 +6,7 @@
 // stay in L2, so device memory sees the streams once in each direction:
 //   hyper_mix_kernel    leaves, and sums stream * fn over a slice of the dims (tensor cores; fn split into two bf16 parts)
 //   hyper_finish_kernel adds the slices, applies sigmoids and Sinkhorn, and forms the normalised input
+// Few tokens cross in one launch where the device has clusters of blocks for it (hyper_cluster.h).
 #pragma once
 
 #include <cuda_bf16.h>
@@ -19,19 +20,22 @@ inline constexpr int kHyperMixes = 24;   // pre 4, post 4, comb 16
 inline constexpr int kHyperKept = 20;    // post, comb: what `leave` reads
 inline constexpr int kHyperSlice = 128;  // dims of a slice
 inline constexpr int kHyperChunk = 1024; // tokens of a chunk
+inline constexpr int kFewTokens = 64;    // up to here a launch is too short to hide the latency of a load by others
 
 /// Few tokens leave with streams, mix and row_of_slot that the launch before must not have written: they are read early.
 struct HyperParams {
   int tokens = 0;
   int dim = 0;                          // D, a multiple of 128, <= 8192
+  int arch = 0;                         // of the device (90, 120, 121); 0: only what every architecture has
   float norm_eps = 1e-6f, hc_eps = 1e-6f;
   int sinkhorn_iters = 20;
   bool leave = false, enter = false;
+  bool late_comb = false;               // few tokens: `enter` leaves comb unfinished, `leave` finishes it before it waits
   __nv_bfloat16* streams = nullptr;     // [T, 4, D]
   const __nv_bfloat16* output = nullptr;  // leave: [T, D]
   CombineParams parts;                  // leave: with tokens, the output is combined from them as it is read (few tokens)
   float* mix = nullptr;                 // [T, 20] read by leave, written by enter
-  const float* fn = nullptr;            // enter: [24, 4 D]
+  const float* fn = nullptr;            // enter: [24, 4 D] prepared by run_prepare_hyper
   const float* base = nullptr;          // [24]
   const float* scale = nullptr;         // [3]
   const float* norm = nullptr;          // [D]
@@ -44,6 +48,9 @@ struct HyperParams {
 inline size_t hyper_scratch_floats(int dim) { return static_cast<size_t>(kHyperChunk) * (dim / kHyperSlice) * 25; }
 
 void run_hyper(const HyperParams& params, cudaStream_t queue);
+
+/// fn [24, 4 D] as in the checkpoint -> the order in which the kernels read it.
+void run_prepare_hyper(const float* raw, float* prepared, int dim, cudaStream_t queue);
 
 /// hidden[n] = norm(sum over streams of (sigmoid(mix * scale + base) + eps) * stream) for the N tokens of `index`.
 struct HyperHeadParams {

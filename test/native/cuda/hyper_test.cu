@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT
 // mHC, its head, norms with rotary embedding, against double precision; --bench: GB/s.
-#include "hyper/hyper.h"
+#include "hyper/hyper_cluster.h"
 
+#include <deque>
+
+#include "common/device.h"
 #include "elementwise/norm_rope.h"
 #include "gemm/fp8_cells.h"
 #include "gemm/quantise.h"
@@ -73,12 +76,17 @@ struct Weights {
         d_base(base),
         d_scale(scale),
         d_norm(norm),
-        partial(cuda::hyper_scratch_floats(d)) {}
+        partial(cuda::hyper_scratch_floats(d)) {
+    const DeviceArray<float> raw(fn);
+    cuda::run_prepare_hyper(raw, d_fn, d, nullptr);
+    sync("prepare");
+  }
 
   cuda::HyperParams params(int tokens) const {
     cuda::HyperParams p;
     p.tokens = tokens;
     p.dim = dim;
+    p.arch = cuda::device_info().arch;
     p.fn = d_fn;
     p.base = d_base;
     p.scale = d_scale;
@@ -88,7 +96,7 @@ struct Weights {
   }
 };
 
-void check_case(int tokens, int dim_i) {
+void check_case(int tokens, int dim_i, bool late = false) {
   const size_t dim = dim_i;
   const Weights w(dim_i);
   const auto streams = random_bf16(tokens * 4 * dim), output = random_bf16(tokens * dim);
@@ -98,6 +106,7 @@ void check_case(int tokens, int dim_i) {
   mix.poison(), w.partial.poison(), hidden.poison(), quantised.poison();
   cuda::HyperParams p = w.params(tokens);
   p.enter = true;
+  p.late_comb = late;
   p.streams = d_streams;
   p.mix = mix;
   p.hidden = hidden;
@@ -133,7 +142,7 @@ void check_case(int tokens, int dim_i) {
     const auto z = reference_hidden(fresh, next.pre, w.norm, dim);
     for (size_t d = 0; d < dim; ++d) cross.add(__bfloat162float(crossed[t * dim + d]), z[d]);
     for (int i = 0; i < 4; ++i) mixes.add(kept[t * 20 + i], next.post[i]);
-    for (int i = 0; i < 16; ++i) mixes.add(kept[t * 20 + 4 + i], next.comb[i / 4][i % 4]);
+    for (int i = 0; i < 16 && !late; ++i) mixes.add(kept[t * 20 + 4 + i], next.comb[i / 4][i % 4]);
   }
   char text[96];
   std::snprintf(text, sizeof text, "%d tokens, D %d: ", tokens, dim_i);
@@ -144,9 +153,52 @@ void check_case(int tokens, int dim_i) {
   expect(std::memcmp(rounded.data(), by_itself.data(), rounded.size() * 2) == 0, std::string(text) + "cross, hidden in FP8");
 }
 
+/// A token's bits do not depend on the number of tokens, nor on what kernels cross and when comb is computed.
+void check_rows() {
+  constexpr int kDim = 4096, kMost = 70;
+  const Weights w(kDim), other(kDim);
+  const auto streams = random_bf16(kMost * 4 * kDim), output = random_bf16(kMost * kDim);
+  const DeviceArray<__nv_bfloat16> d_output(output);
+  // Arrays after every step: enter, three crossings, leave.
+  const auto run = [&](int tokens) {
+    const auto count = static_cast<size_t>(tokens);
+    const DeviceArray<__nv_bfloat16> state(streams), hidden(count * kDim), quantised(count * kDim);
+    const DeviceArray<float> mix(count * 20);
+    mix.poison(), hidden.poison(), quantised.poison();
+    cuda::HyperParams p = w.params(tokens);
+    p.late_comb = tokens <= cuda::kFewTokens;
+    p.streams = state;
+    p.mix = mix;
+    p.hidden = hidden;
+    p.hidden_quantised = quantised;
+    p.output = d_output;
+    std::vector<std::vector<__nv_bfloat16>> arrays;
+    for (int step = 0; step < 5; ++step) {
+      p.leave = step > 0;
+      p.enter = step < 4;
+      p.fn = step % 2 ? w.d_fn : other.d_fn;
+      cuda::run_hyper(p, nullptr);
+      sync("hyper");
+      for (const auto* array : {&state, &hidden, &quantised}) arrays.push_back(array->download());
+    }
+    return arrays;
+  };
+  const auto all = run(kMost);
+  for (const int tokens : cases({4, 1, 2, 3, 5, 64}, 1)) {
+    const auto got = run(tokens);
+    bool same = true;
+    for (size_t i = 0; i < all.size(); ++i) {
+      const size_t count = static_cast<size_t>(tokens) * kDim * (i % 3 == 0 ? 4 : 1);
+      same &= std::memcmp(got[i].data(), all[i].data(), count * sizeof(__nv_bfloat16)) == 0;
+    }
+    expect(same, std::to_string(tokens) + " tokens cross to the bits that they have among " + std::to_string(kMost));
+  }
+}
+
 /// Leaving with the experts' rows gives the bits of combining them first.
+template <int kDim>
 void check_parts(int tokens) {
-  constexpr int kDim = 1024, kPicks = 6;
+  constexpr int kPicks = 6;
   const auto count = static_cast<size_t>(tokens);
   std::vector<int32_t> rows(count * kPicks);
   for (size_t i = 0; i < rows.size(); ++i) rows[i] = i % 7 == 3 ? -1 : static_cast<int32_t>(rows.size() - 1 - i);
@@ -176,6 +228,7 @@ void check_parts(int tokens) {
     if (together) p.parts = parts;
     p.mix = mix;
     p.hidden = hidden;
+    p.late_comb = true;
     sync("combine");
     cuda::run_hyper(p, nullptr);
     sync("hyper");
@@ -327,18 +380,29 @@ void check_query() {
 
 void bench(int tokens) {
   const size_t dim = 4096;
-  const Weights w(static_cast<int>(dim));
-  const DeviceArray<__nv_bfloat16> streams(random_bf16(tokens * 4 * dim)), output(random_bf16(tokens * dim)),
-      hidden(tokens * dim);
-  const DeviceArray<float> mix(std::vector<float>(static_cast<size_t>(tokens) * 20, 0.25f));
-  cuda::HyperParams p = w.params(tokens);
-  p.enter = p.leave = true;
-  p.streams = streams;
-  p.output = output;
-  p.mix = mix;
-  p.hidden = hidden;
-  const double us = time_us([&] { cuda::run_hyper(p, nullptr); });
-  std::printf("  cross, %5d tokens, D 4096: %8.1f us, %7.1f GB/s of streams once in, once out\n", tokens, us,
+  const int sets = tokens <= 64 ? 3 : 1;  // of a crossing's arrays in turn: what the launch before wrote is not read early
+  const int calls = tokens <= 64 ? 40 : 6;
+  std::deque<Weights> weights;
+  for (int i = 0; i < (tokens <= 64 ? 20 : 1); ++i) weights.emplace_back(static_cast<int>(dim));
+  std::vector<DeviceArray<__nv_bfloat16>> streams, output, hidden;
+  std::vector<DeviceArray<float>> mix;
+  for (int i = 0; i < sets; ++i) {
+    streams.emplace_back(random_bf16(tokens * 4 * dim));
+    output.emplace_back(random_bf16(tokens * dim));
+    hidden.emplace_back(tokens * dim);
+    mix.emplace_back(std::vector<float>(static_cast<size_t>(tokens) * 20, 0.25f));
+  }
+  const double us = time_graph_us(calls, [&](int i, cudaStream_t stream) {
+    cuda::HyperParams p = weights[i % weights.size()].params(tokens);
+    p.enter = p.leave = true;
+    p.streams = streams[i % sets];
+    p.output = output[i % sets];
+    p.mix = mix[i % sets];
+    p.hidden = hidden[i % sets];
+    p.late_comb = tokens <= cuda::kFewTokens;
+    cuda::run_hyper(p, stream);
+  });
+  std::printf("  cross, %5d tokens, D 4096: %8.2f us, %7.1f GB/s of streams once in, once out\n", tokens, us,
               tokens * (8 + 2) * dim * 2.0 / us * 1e-3);
 }
 
@@ -350,14 +414,17 @@ int main(int argc, char** argv) {
   check_case(37, 384);
   check_case(1030, 256);
   check_case(19, 4096);
+  for (const int tokens : cases({3, 1, 4, 19}, 1)) check_case(tokens, 4096, true);
   check_case(3, 7168);
-  for (const int tokens : {1, 5, 16, 40}) check_parts(tokens);
+  for (const int tokens : {1, 5, 16, 40}) check_parts<1024>(tokens);
+  for (const int tokens : cases({3, 1, 4}, 1)) check_parts<4096>(tokens);
+  check_rows();
   check_head(128);
   check_head(4096);
   check_rope();
   check_query();
   if (timed) {
-    for (const int tokens : {1, 64, 4096}) bench(tokens);
+    for (const int tokens : {2048, 64, 16, 8, 3, 1}) bench(tokens);
   }
   return finish("hyper");
 }

@@ -3,6 +3,7 @@
 #include "attention/sparse_decode.h"
 #include "attention/sparse_prefill.h"
 #include "check.h"
+#include "hyper/hyper_cluster.h"
 #include "indexer/indexer.h"
 #include "step_graph.h"
 
@@ -106,4 +107,29 @@ TEST("a step is a graph only when every row verifies its drafts and nothing else
   input.sampling[1].logprobs = -1;
   input.count[1] = 5;  // a prompt that ends in this step
   CHECK(!is_decode_step(input));
+}
+
+TEST("few tokens cross in one cluster on Hopper; what entering leaves of comb's iterations depends on the shape alone") {
+  HyperParams p;
+  p.arch = 90;
+  p.dim = 4096;
+  p.tokens = 4;
+  p.late_comb = true;
+  CHECK(takes_cluster(p));
+  CHECK_EQ(entered_iterations(p), 7);
+  p.sinkhorn_iters = 4;
+  CHECK_EQ(entered_iterations(p), 4);
+  p.sinkhorn_iters = 20;
+  p.tokens = 5;
+  CHECK(!takes_cluster(p));
+  CHECK_EQ(entered_iterations(p), 0);
+  p.late_comb = false;
+  CHECK_EQ(entered_iterations(p), 20);
+  p.late_comb = true;
+  p.tokens = 1;
+  p.arch = 120;
+  CHECK(!takes_cluster(p));
+  p.arch = 90;
+  p.dim = 7168;
+  CHECK(!takes_cluster(p));
 }

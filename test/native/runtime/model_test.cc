@@ -31,6 +31,7 @@ class ScriptedOps : public Ops {
   Linear linear(const MatrixView& view) override { return {.rows = view.rows, .cols = view.cols}; }
   Array vector(const MatrixView&) override { return {}; }
   Array matrix_f32(const MatrixView&) override { return {}; }
+  Array hyper_matrix(const MatrixView&) override { return {}; }
   Array token_table(std::span<const int32_t>) override { return {}; }
   Experts experts(std::span<const ExpertView>) override { return {}; }
   Memory memory() override { return {.free_bytes = 1, .total_bytes = size_t{1} << 30}; }

@@ -38,6 +38,7 @@ class RecordingOps : public Ops {
   }
   Array vector(const MatrixView& view) override { return {keep(dequantised(view)), 0}; }
   Array matrix_f32(const MatrixView& view) override { return {keep(dequantised(view)), 0}; }
+  Array hyper_matrix(const MatrixView& view) override { return matrix_f32(view); }
   Array token_table(std::span<const int32_t> table) override {
     return {keep({1, static_cast<int64_t>(table.size()), std::vector<float>(table.begin(), table.end())}), 0};
   }

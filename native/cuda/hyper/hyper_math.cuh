@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: MIT
+// What the kernels of mHC compute of a token's 24 sums.
+#pragma once
+
+#include "common/convert.cuh"
+#include "hyper/hyper.h"
+#include "runtime/model_config.h"
+
+namespace twelvex::cuda {
+
+// fn as prepared: [slice of 128 dims][step of 16 elements][warp][vector][lane]. A warp has 64 elements of a slice's 512; a lane's
+// 16 bytes are fragments of an mma whose operand A is fn: rows 0 to 15 high and low, then rows 16 to 23 high and low.
+inline constexpr int kFnSteps = 4, kFnVectors = 3;
+
+__device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + __expf(-x)); }
+
+__device__ __forceinline__ float reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
+  return y;
+}
+
+/// v[.][k] / their sum.
+__device__ __forceinline__ void scale_columns(float (&v)[kStreams][kStreams], float eps) {
+#pragma unroll
+  for (int k = 0; k < kStreams; ++k) {
+    const float factor = reciprocal((v[0][k] + v[1][k]) + (v[2][k] + v[3][k]) + eps);
+#pragma unroll
+    for (int j = 0; j < kStreams; ++j) v[j][k] *= factor;
+  }
+}
+
+/// The first of comb's iterations, on its 16 logits, row j, column k: softmax over k, then columns. One thread does all of it:
+/// the chain of quotients is what takes time, and sums over lanes would double it.
+__device__ __forceinline__ void begin_sinkhorn(float (&v)[kStreams][kStreams], float eps) {
+#pragma unroll
+  for (int j = 0; j < kStreams; ++j) {
+    const float top = fmaxf(fmaxf(v[j][0], v[j][1]), fmaxf(v[j][2], v[j][3]));
+#pragma unroll
+    for (int k = 0; k < kStreams; ++k) v[j][k] = __expf(v[j][k] - top);
+    const float factor = reciprocal((v[j][0] + v[j][1]) + (v[j][2] + v[j][3]));
+#pragma unroll
+    for (int k = 0; k < kStreams; ++k) v[j][k] = v[j][k] * factor + eps;
+  }
+  scale_columns(v, eps);
+}
+
+/// Iterations [first, last) of the others: rows, then columns.
+__device__ __forceinline__ void continue_sinkhorn(float (&v)[kStreams][kStreams], int first, int last, float eps) {
+#pragma unroll 1  // code that runs once is slower to fetch than to run
+  for (int i = first; i < last; ++i) {
+#pragma unroll
+    for (int j = 0; j < kStreams; ++j) {
+      const float factor = reciprocal((v[j][0] + v[j][1]) + (v[j][2] + v[j][3]) + eps);
+#pragma unroll
+      for (int k = 0; k < kStreams; ++k) v[j][k] *= factor;
+    }
+    scale_columns(v, eps);
+  }
+}
+
+__device__ __forceinline__ void sinkhorn(float (&v)[kStreams][kStreams], int iterations, float eps) {
+  if (iterations == 0) return;
+  begin_sinkhorn(v, eps);
+  continue_sinkhorn(v, 1, iterations, eps);
+}
+
+/// A token's post and comb from what `enter` kept, by one thread -> kept[kHyperKept].
+__device__ __forceinline__ void load_kept_token(const HyperParams& p, int token, float* kept) {
+  const auto* from = reinterpret_cast<const float4*>(p.mix + static_cast<size_t>(token) * kHyperKept);
+  const float4 post = from[0];
+  float comb[kStreams][kStreams];
+#pragma unroll
+  for (int j = 0; j < kStreams; ++j) {
+    const float4 row = from[1 + j];
+    comb[j][0] = row.x, comb[j][1] = row.y, comb[j][2] = row.z, comb[j][3] = row.w;
+  }
+  const int entered = entered_iterations(p);
+  if (entered == 0) begin_sinkhorn(comb, p.hc_eps);
+  continue_sinkhorn(comb, max(entered, 1), p.sinkhorn_iters, p.hc_eps);
+  kept[0] = post.x, kept[1] = post.y, kept[2] = post.z, kept[3] = post.w;
+#pragma unroll
+  for (int j = 0; j < kStreams; ++j)
+#pragma unroll
+    for (int k = 0; k < kStreams; ++k) kept[kStreams + j * kStreams + k] = comb[j][k];
+}
+
+}  // namespace twelvex::cuda
