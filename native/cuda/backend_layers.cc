@@ -10,6 +10,7 @@
 #include "elementwise/rows.h"
 #include "hyper/hyper.h"
 #include "moe/route.h"
+#include "moe/route_cluster.h"
 #include "runtime/shard.h"
 
 namespace twelvex::cuda {
@@ -95,10 +96,6 @@ void CudaOps::hyper_cross(const Batch& batch, const HyperWeights& next, Array no
 void CudaOps::route(const Batch& batch, const MoeWeights& weights, Array hidden, Array routing) {
   if (replaying_) return;
   const BatchView& view = StepBatches::of(batch).view;
-  GemmParams gemm = product(weights.gate, batch.tokens, 0, config_.hidden_size);
-  gemm.quantised = scratch_.moe.quantised;  // the other copy shares memory with the logits
-  add_segment(gemm, weights.gate, hidden.data, scratch_.moe.logits, config_.num_experts, true);
-  run_gemm(gemm);
   const MoeParams experts = expert_params(batch, weights, routing);
   RouteParams p;
   p.tokens = batch.tokens;
@@ -113,6 +110,12 @@ void CudaOps::route(const Batch& batch, const MoeWeights& weights, Array hidden,
   p.ids = static_cast<int32_t*>(routing.data);
   p.weights = reinterpret_cast<float*>(p.ids + experts.tokens * experts.picks);
   p.stream = queue_;
+  const GateParams gate = {static_cast<const uint8_t*>(weights.gate.data), bf16_of(hidden), config_.hidden_size, product_arch()};
+  if (experts.dispatched && takes_cluster(gate, p)) return run_route_cluster(gate, p, dispatch_of(experts));
+  GemmParams gemm = product(weights.gate, batch.tokens, 0, config_.hidden_size);
+  gemm.quantised = scratch_.moe.quantised;  // the other copy shares memory with the logits
+  add_segment(gemm, weights.gate, hidden.data, scratch_.moe.logits, config_.num_experts, true);
+  run_gemm(gemm);
   route_experts(p, experts);
 }
 

@@ -141,24 +141,6 @@ GemmParams down_product(GemmParams g, const MoeParams& p, __nv_bfloat16* act) {
   return g;
 }
 
-DispatchParams dispatch_of(const MoeParams& p) {
-  const int slots = p.tokens * p.picks, experts = p.weights->experts.count;
-  const MoeWorkspace& w = p.workspace;
-  return {.slots = slots,
-          .picks = p.picks,
-          .experts = experts,
-          .tile_rows = group_tile_rows(slots, experts, p.arch),
-          .ids = p.ids,
-          .weights = p.routing,
-          .sorted_token = w.sorted_token,
-          .sorted_weight = w.sorted_weight,
-          .row_of_slot = w.row_of_slot,
-          .begin = w.begin,
-          .tiles = w.tiles,
-          .tile_count = w.tile_count,
-          .stream = p.stream};
-}
-
 GemmParams routed_gate_up(const MoeParams& p, const Input& input) {
   const Linear& gate_up = p.weights->experts.gate_up;
   const int width = routed_width(p), hidden = static_cast<int>(gate_up.cols);
@@ -334,6 +316,24 @@ MoeWorkspace carve_moe_workspace(void* base, const MoeShape& shape) {
 bool route_dispatches(const MoeParams& p) {
   const int experts = p.weights->experts.count, slots = p.tokens * p.picks;
   return has_routed(p) && p.tokens <= kRouteDispatchTokens && slots <= 8 * experts;
+}
+
+DispatchParams dispatch_of(const MoeParams& p) {
+  const int slots = p.tokens * p.picks, experts = p.weights->experts.count;
+  const MoeWorkspace& w = p.workspace;
+  return {.slots = slots,
+          .picks = p.picks,
+          .experts = experts,
+          .tile_rows = group_tile_rows(slots, experts, p.arch),
+          .ids = p.ids,
+          .weights = p.routing,
+          .sorted_token = w.sorted_token,
+          .sorted_weight = w.sorted_weight,
+          .row_of_slot = w.row_of_slot,
+          .begin = w.begin,
+          .tiles = w.tiles,
+          .tile_count = w.tile_count,
+          .stream = p.stream};
 }
 
 void route_experts(const RouteParams& route, const MoeParams& params) {

@@ -7,6 +7,7 @@
 
 #include "gemm/gemm.h"
 #include "moe/combine.h"
+#include "moe/dispatch.h"
 #include "moe/route.h"
 #include "runtime/ops.h"
 
@@ -63,6 +64,7 @@ void run_experts(const MoeParams& params);
 
 /// Whether route_experts also dispatches these tokens, so that `dispatched` holds: few, of which no part runs apart.
 bool route_dispatches(const MoeParams& params);
+DispatchParams dispatch_of(const MoeParams& params);
 /// run_route, with the dispatch where route_dispatches().
 void route_experts(const RouteParams& route, const MoeParams& params);
 

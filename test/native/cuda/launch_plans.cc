@@ -5,6 +5,7 @@
 #include "check.h"
 #include "hyper/hyper_cluster.h"
 #include "indexer/indexer.h"
+#include "moe/route_cluster.h"
 #include "step_graph.h"
 
 using namespace twelvex;
@@ -132,4 +133,26 @@ TEST("few tokens cross in one cluster on Hopper; what entering leaves of comb's 
   p.arch = 90;
   p.dim = 7168;
   CHECK(!takes_cluster(p));
+}
+
+TEST("the router of few tokens is one cluster on Hopper") {
+  GateParams gate;
+  gate.arch = 90;
+  gate.cols = 4096;
+  RouteParams route;
+  route.tokens = 4;
+  route.experts = 256;
+  route.picks = 6;
+  CHECK(takes_cluster(gate, route));
+  route.picks = 9;
+  CHECK(!takes_cluster(gate, route));
+  route.picks = 6;
+  route.tokens = 5;
+  CHECK(!takes_cluster(gate, route));
+  route.tokens = 1;
+  route.experts = 384;
+  CHECK(!takes_cluster(gate, route));
+  route.experts = 256;
+  gate.arch = 0;
+  CHECK(!takes_cluster(gate, route));
 }

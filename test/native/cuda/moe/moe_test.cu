@@ -10,6 +10,7 @@
 #include "moe/dispatch.h"
 #include "moe/experts.h"
 #include "moe/route.h"
+#include "moe/route_cluster.h"
 #include "runtime/matrix_view.h"
 #include "weights.h"
 
@@ -186,6 +187,79 @@ void test_route_and_dispatch(int tokens, int experts, int picks) {
   expect(same_tiles && a.ids == b.ids && a.weights == b.weights && a.token == b.token && a.weight == b.weight &&
              a.row == b.row && a.begin == b.begin,
          "router and dispatch of " + std::to_string(tokens) + " tokens in one launch leave the same");
+}
+
+/// Product, router and dispatch in one launch leave what three leave.
+void test_route_cluster(int tokens, bool table, bool timed = false) {
+  constexpr int kExperts = 256, kCols = 4096;
+  const int picks = 6, slots = tokens * picks, most = cuda::max_group_tiles(slots, kExperts, 8);
+  const HostMatrix gate(WeightFormat::kBF16, kExperts, kCols);
+  cuda::WeightStore store(nullptr);
+  const Linear weights = store.linear(gate.view());
+  store.finish();
+  std::vector<int32_t> rows(tokens, 0), entries(100 * static_cast<size_t>(picks)), token_ids(tokens);
+  if (tokens > 2) rows[tokens / 2] = -1;
+  for (int32_t& id : token_ids) id = below(100);
+  for (int32_t& entry : entries) entry = below(kExperts);
+  const DeviceArray<bf16> hidden(random_bf16(static_cast<size_t>(tokens) * kCols, 0.5f));
+  const DeviceArray<float> logits(static_cast<size_t>(tokens) * kExperts), bias(random_f32(kExperts, 0.3f));
+  const DeviceArray<int32_t> token_row(rows), d_table(entries), d_ids(token_ids);
+  struct Result {
+    std::vector<int32_t> ids, token, row, begin, count;
+    std::vector<float> weights, weight;
+    std::vector<cuda::GroupTile> tiles;
+  };
+  const DeviceArray<int32_t> ids(slots), token(slots), row(slots), begin(kExperts + 1), count(1);
+  const DeviceArray<float> routing(slots), weight(slots);
+  const DeviceArray<cuda::GroupTile> tiles(most);
+  cuda::RouteParams route = {.tokens = tokens, .experts = kExperts, .picks = picks, .scale = 1.5f, .logits = logits,
+                             .bias = table ? nullptr : bias.get(), .table = table ? d_table.get() : nullptr,
+                             .token_id = d_ids, .token_row = token_row, .ids = ids, .weights = routing};
+  cuda::DispatchParams dispatch = {.slots = slots, .picks = picks, .experts = kExperts, .tile_rows = 8, .ids = ids,
+                                   .weights = routing, .sorted_token = token, .sorted_weight = weight,
+                                   .row_of_slot = row, .begin = begin, .tiles = tiles, .tile_count = count};
+  cuda::GemmParams gemm;
+  gemm.format = WeightFormat::kBF16;
+  gemm.rows = tokens;
+  gemm.cols = gemm.ldx = kCols;
+  gemm.arch = wide_arch();
+  gemm.num_sms = cuda::device_info().multiprocessors;
+  gemm.num_segments = 1;
+  gemm.segments[0] = {.weights = static_cast<const uint8_t*>(weights.data), .x = hidden, .y = logits, .rows = kExperts,
+                      .ldy = kExperts, .f32 = true};
+  const cuda::GateParams product = {static_cast<const uint8_t*>(weights.data), hidden, kCols, cuda::device_info().arch};
+  const auto call = [&](bool together, cudaStream_t stream) {
+    route.stream = dispatch.stream = gemm.stream = stream;
+    if (together) return cuda::run_route_cluster(product, route, dispatch);
+    cuda::run_gemm(gemm);
+    cuda::run_route_and_dispatch(route, dispatch);
+  };
+  const auto run = [&](bool together) {
+    ids.poison(), token.poison(), row.poison(), begin.poison(), count.poison();
+    routing.poison(), weight.poison(), tiles.poison();
+    call(together, nullptr);
+    sync("route");
+    Result r = {ids.download(), token.download(), row.download(), begin.download(), count.download(),
+                routing.download(), weight.download(), tiles.download()};
+    r.tiles.resize(static_cast<size_t>(r.count[0]));
+    const auto sorted = static_cast<size_t>(r.begin[kExperts]);
+    r.token.resize(sorted), r.weight.resize(sorted);
+    return r;
+  };
+  if (!cuda::takes_cluster(product, route)) return;
+  const Result a = run(false), b = run(true);
+  const bool same_tiles = std::equal(a.tiles.begin(), a.tiles.end(), b.tiles.begin(), b.tiles.end(),
+                                     [](const cuda::GroupTile& x, const cuda::GroupTile& y) {
+                                       return x.expert == y.expert && x.first == y.first && x.rows == y.rows;
+                                     });
+  expect(same_tiles && a.ids == b.ids && a.weights == b.weights && a.token == b.token && a.weight == b.weight &&
+             a.row == b.row && a.begin == b.begin,
+         "product, router and dispatch of " + std::to_string(tokens) + " tokens in one launch leave the same" +
+             (table ? ", by table" : ""));
+  if (!timed) return;
+  std::printf("  router of %d tokens%s: %.2f us, in one launch %.2f us\n", tokens, table ? " by table" : "",
+              time_graph_us(20, [&](int, cudaStream_t stream) { call(false, stream); }),
+              time_graph_us(20, [&](int, cudaStream_t stream) { call(true, stream); }));
 }
 
 /// A layer's experts on the host and on the device.
@@ -459,6 +533,9 @@ int main(int argc, char** argv) {
   test_route_and_dispatch(5, 24, 6);
   test_route_and_dispatch(8, 500, 16);
   test_route_and_dispatch(cuda::kRouteDispatchTokens, 384, 16);
+  for (const bool table : {false, true}) {
+    for (const int tokens : cases({3, 1, 2, 4}, 1)) test_route_cluster(tokens, table, timed);
+  }
   test_dispatch(1, 256, 6, 8);
   test_dispatch(85, 256, 6, 8);
   test_dispatch(86, 12, 6, 8);
