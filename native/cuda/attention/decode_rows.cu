@@ -44,18 +44,18 @@ __device__ __forceinline__ void store_window_row(const DecodeRowsParams& p, int 
   const float factor = rsqrtf(mean_square16(v) + p.norm.eps);
 #pragma unroll
   for (int i = 0; i < 16; ++i) v[i] *= factor * norm[i];
-  rotate_row16(v, turns, lane);
+  rotate_own16(v, turns, lane);
 #pragma unroll
   for (int i = 0; i < 16; ++i) v[i] = round_bf16(v[i]);
   store_kv_row(p.window, block, position % kBlockTokens, v, lane);
 }
 
 __device__ __forceinline__ void pool(const CompressorParams& c, int token, float* shared) {
-  wait_for_projections();
+  const auto ready = [] { wait_for_projections(); };
   if (c.dim == kHeadDim) {
-    pool_entry<kHeadDim, kThreads>(c, token, shared);
+    pool_entry<kHeadDim, kThreads>(c, token, shared, ready);
   } else {
-    pool_entry<kIndexDim, kThreads>(c, token, shared);
+    pool_entry<kIndexDim, kThreads>(c, token, shared, ready);
   }
 }
 

@@ -2,6 +2,8 @@
 // What a block does for one token of a compressed layer: pool the entry that the token completes, keep its position for later.
 #pragma once
 
+#include <type_traits>
+
 #include "common/convert.cuh"
 #include "common/reduce.cuh"
 #include "compressor/compressor.h"
@@ -26,15 +28,20 @@ __device__ __forceinline__ float* tail_row(const CompressorParams& p, int row, i
 }
 
 __device__ __forceinline__ State state_of(const CompressorParams& p, int row, int position, int width) {
-  const int begin = p.batch.row_position[row];
-  if (position >= begin) {
-    const size_t at = static_cast<size_t>(p.batch.row_first_token[row] + position - begin) * width;
-    return {p.kv + at, p.gate + at, p.ape + static_cast<size_t>(position % p.ratio) * width};
-  }
-  const bool resumed = p.ratio == kCsaRatio && (p.batch.row_flags[row] & kRowResume);
-  const float* kept = resumed ? tail_row(p, row, position, width) : ring_row(p, row, position, width);
-  return {kept, kept + width, nullptr};
+  // No branch stands in front of what is read of the row: all of it is fetched at once.
+  const int begin = p.batch.row_position[row], first = p.batch.row_first_token[row];
+  const bool resumed = p.ratio == kCsaRatio && (p.batch.row_flags[row] & kRowResume), fresh = position >= begin;
+  const float* kept = ring_row(p, row, position, width);
+  if (resumed && !fresh) kept = tail_row(p, row, position, width);
+  const size_t at = static_cast<size_t>(first + position - begin) * width;
+  return {fresh ? p.kv + at : kept, fresh ? p.gate + at : kept + width,
+          fresh ? p.ape + static_cast<size_t>(position % p.ratio) * width : nullptr};
 }
+
+/// For `ready` below: there is nothing to wait for.
+struct IsReady {
+  __device__ __forceinline__ void operator()() const {}
+};
 
 /// Some positions in a row that are pooled.
 struct PoolRun {
@@ -51,14 +58,22 @@ struct Pool {
     for (int c = 0; c < kChannels; ++c) top[c] = -INFINITY, sum[c] = 0, value[c] = 0;
   }
   /// Positions [first, first + kRun) but the first `skipped`, channels `channel` of those before `turn` and channels
-  /// `channel + shift` of the others: all are fetched before one is added.
-  template <int kRun>
-  __device__ __forceinline__ void add(const CompressorParams& p, int row, const PoolRun& run, int width, int channel) {
+  /// `channel + shift` of the others: they are found before `ready`, and all are fetched before one is added.
+  template <int kRun, class Ready>
+  __device__ __forceinline__ void add(const CompressorParams& p, int row, const PoolRun& run, int width, int channel,
+                                      const Ready& ready) {
+    constexpr bool kEarly = !std::is_same_v<Ready, IsReady>;
+    State states[kEarly ? kRun : 1];
+    if constexpr (kEarly) {
+#pragma unroll
+      for (int i = 0; i < kRun; ++i) states[i] = state_of(p, row, run.first + max(i, run.skipped), width);
+      ready();
+    }
     float gates[kRun][kChannels], values[kRun][kChannels];
 #pragma unroll
     for (int i = 0; i < kRun; ++i) {
       if (i < run.skipped) continue;
-      const State s = state_of(p, row, run.first + i, width);
+      const State s = kEarly ? states[kEarly ? i : 0] : state_of(p, row, run.first + i, width);
 #pragma unroll
       for (int c = 0; c < kChannels; ++c) {
         const int at = channel + c * kThreads + (i < run.turn ? 0 : run.shift);
@@ -80,39 +95,41 @@ struct Pool {
   }
 };
 
-/// Entry of the window that `token` completes, if it completes one, by a block of kThreads. `entry`: shared memory.
-template <int kDim, int kThreads>
-__device__ __forceinline__ void pool_entry(const CompressorParams& p, int token, float* entry) {
+/// Entry of the window that `token` completes, if it completes one, by a block of kThreads. `entry`: shared memory. Every thread
+/// calls `ready` once or more, before it reads what this step projected.
+template <int kDim, int kThreads, class Ready>
+__device__ __forceinline__ void pool_entry(const CompressorParams& p, int token, float* entry, const Ready& ready) {
   constexpr int kChannels = kDim > kThreads ? kDim / kThreads : 1;
   constexpr int kRun = 2 * kCsaRatio;
   static_assert(kHcaRatio % kRun == 0);
-  const int row = p.batch.token_row[token];
-  if (row < 0) return;
-  const int position = p.batch.cache_position[token];
-  if ((position + 1) % p.ratio != 0) return;
+  const int row = p.batch.token_row[token], position = p.batch.cache_position[token];
+  if (row < 0) return ready();
+  if ((position + 1) % p.ratio != 0) return ready();
   const int begin = position + 1 - p.ratio, channel = threadIdx.x;
   const bool overlaps = p.ratio == kCsaRatio;
   const int width = overlaps ? 2 * kDim : kDim;
-  if (channel < kDim) {
-    Pool<kChannels, kThreads> pool;
-    pool.clear();
-    const PoolRun whole{begin - kCsaRatio, begin > 0 ? 0 : kCsaRatio, kCsaRatio, kDim};
-    for (int i = 0; i < (overlaps ? 1 : p.ratio); i += kRun) {
-      pool.template add<kRun>(p, row, overlaps ? whole : PoolRun{begin + i, 0, kRun, 0}, width, channel);
-    }
-#pragma unroll
-    for (int c = 0; c < kChannels; ++c) entry[channel + c * kThreads] = pool.value[c] / pool.sum[c];
-  }
   constexpr int kPerLane = kDim / 32;
   const int lane = threadIdx.x, index = begin / p.ratio;
   float norm[kPerLane];
   float2 own_turn;  // of pair `lane`
   int block = 0;
   if (lane < 32) {
+    own_turn = rope_turn(begin, p.frequencies.pair[lane]);
 #pragma unroll
     for (int i = 0; i < kPerLane; ++i) norm[i] = p.norm[lane * kPerLane + i];
-    own_turn = rope_turn(begin, p.frequencies.pair[lane]);
     block = context_block(p.batch, row, index / p.entries.rows);
+  }
+  if (channel < kDim) {
+    Pool<kChannels, kThreads> pool;
+    pool.clear();
+    const PoolRun whole{begin - kCsaRatio, begin > 0 ? 0 : kCsaRatio, kCsaRatio, kDim};
+    for (int i = 0; i < (overlaps ? 1 : p.ratio); i += kRun) {
+      pool.template add<kRun>(p, row, overlaps ? whole : PoolRun{begin + i, 0, kRun, 0}, width, channel, ready);
+    }
+#pragma unroll
+    for (int c = 0; c < kChannels; ++c) entry[channel + c * kThreads] = pool.value[c] / pool.sum[c];
+  } else {
+    ready();
   }
   __syncthreads();
   if (lane >= 32) return;

@@ -19,7 +19,7 @@ __global__ void __launch_bounds__(kThreads) pool_entries_kernel(const __grid_con
   wait_for_previous_kernel();
   let_next_kernel_start();
   __shared__ float entry[kDim];
-  pool_entry<kDim, kThreads>(p, blockIdx.x, entry);
+  pool_entry<kDim, kThreads>(p, blockIdx.x, entry, IsReady{});
 }
 
 // Blocks [0, T): a token each. Blocks [T, T + R): a row each.

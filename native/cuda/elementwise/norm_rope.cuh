@@ -77,7 +77,7 @@ __device__ __forceinline__ float2 turn_of_row16(const float2* turns, int lane, i
 }
 
 /// Rotates lanes 28 .. 31.
-__device__ __forceinline__ void rotate_row16(float (&v)[16], const float2 (&own)[8], int lane) {
+__device__ __forceinline__ void rotate_own16(float (&v)[16], const float2 (&own)[8], int lane) {
   if (lane < kNopeDim / 16) return;
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
@@ -90,7 +90,7 @@ __device__ __forceinline__ void rotate_row16(float (&v)[16], const float2* turns
   float2 own[8];
 #pragma unroll
   for (int i = 0; i < 8; ++i) own[i] = turn_of_row16(turns, lane, i);
-  rotate_row16(v, own, lane);
+  rotate_own16(v, own, lane);
 }
 
 __device__ __forceinline__ float mean_square16(const float (&v)[16]) {
@@ -100,27 +100,39 @@ __device__ __forceinline__ float mean_square16(const float (&v)[16]) {
   return warp_sum(squares) / kHeadDim;
 }
 
-/// A query head: normalised without weights, rotated.
-__device__ __forceinline__ void norm_rotate_row16(float (&v)[16], float eps, const float2* turns, int lane) {
+/// A query head, normalised without weights.
+__device__ __forceinline__ void norm_row16(float (&v)[16], float eps) {
   const float factor = rsqrtf(mean_square16(v) + eps);
 #pragma unroll
   for (int i = 0; i < 16; ++i) v[i] *= factor;
+}
+
+/// The same and rotated.
+__device__ __forceinline__ void norm_rotate_row16(float (&v)[16], float eps, const float2* turns, int lane) {
+  norm_row16(v, eps);
   rotate_row16(v, turns, lane);
 }
 
-/// Eight dims of an index query, `part` of 16: the last eight parts are rotated.
-__device__ __forceinline__ uint4 rotate_index_part(const uint4& in, int part, const float2* turns) {
-  if (part < 8) return in;
+/// Eight dims of an index query, with the turns of their four pairs.
+__device__ __forceinline__ uint4 rotate_index_part(const uint4& in, const float2 (&turns)[4]) {
   float f[8];
   unpack_bf16x8(in, f);
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    const float2 turn = turns[(part - 8) * 4 + i];
     const float x = f[2 * i], y = f[2 * i + 1];
-    f[2 * i] = x * turn.x - y * turn.y;
-    f[2 * i + 1] = x * turn.y + y * turn.x;
+    f[2 * i] = x * turns[i].x - y * turns[i].y;
+    f[2 * i + 1] = x * turns[i].y + y * turns[i].x;
   }
   return pack_bf16x8(f);
+}
+
+/// The same of `part` of 16: the last eight parts are rotated.
+__device__ __forceinline__ uint4 rotate_index_part(const uint4& in, int part, const float2* turns) {
+  if (part < 8) return in;
+  float2 own[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) own[i] = turns[(part - 8) * 4 + i];
+  return rotate_index_part(in, own);
 }
 
 }  // namespace twelvex::cuda

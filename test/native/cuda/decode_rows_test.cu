@@ -56,7 +56,7 @@ void check_case(const Layer& layer, const std::vector<RowSpec>& rows, bool resum
     const auto width = static_cast<size_t>(layer.width(i));
     const auto ring = bytes_of(random_f32(kSlots * layer.ring_rows() * 2 * width)),
                tail = bytes_of(random_f32(kBlocks * kCsaRatio * 2 * width));
-    const size_t stride = row_block_bytes(layer.format, layer.rows(), i == 1);
+    const size_t stride = (row_block_bytes(layer.format, layer.rows(), i == 1) + 255) / 256 * 256;  // as in the product
     const size_t first = inputs.size();
     for (const size_t count : {tokens * width, tokens * width, layer.ratio() * width, width})
       inputs.emplace_back(random_f32(count));
