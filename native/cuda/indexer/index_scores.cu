@@ -168,6 +168,7 @@ __global__ void __launch_bounds__(kThreads, 2) index_scores_kernel(const __grid_
 void run_index_scores(const IndexScoreParams& p, cudaStream_t queue) {
   if (p.groups.groups == 0 || p.entry_limit <= p.topk) return;
   TWELVEX_NEED_LE(p.heads, kMaxIndexHeads);
+  if (const int blocks = few_score_blocks(p); blocks > 0) return launch_index_scores_few(p, blocks, queue);
   const int tiles = (p.entry_limit + kScoreTile - 1) / kScoreTile;
   const dim3 grid(tiles < 64 ? tiles : 64, p.groups.groups);
   if (p.query_fp8) return launch_index_scores_fp8(p, grid, queue);

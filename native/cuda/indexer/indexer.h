@@ -5,6 +5,8 @@
 #include <cuda_bf16.h>
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
+
 #include "gemm/fp8_gemm.h"
 #include "layout/batch_view.h"
 
@@ -12,6 +14,7 @@ namespace twelvex::cuda {
 
 inline constexpr int kScoreGroup = 16;   // tokens that share a block's entries
 inline constexpr int kScoreTile = 256;   // entries of a block
+inline constexpr int kFewScoreTile = 64; // entries of a block and one token
 
 /// Tokens of one batch row that are scored together: [first, first + count), count <= kScoreGroup.
 struct ScoreGroups {
@@ -32,7 +35,8 @@ struct IndexScoreParams {
   bool query_fp8 = false;                // query holds a cell of gemm/fp8_cells.h a head; entries are fp8
   const __nv_bfloat16* weights = nullptr;  // [T, heads]
   float scale = 1;                       // 128^-0.5 * heads^-0.5
-  int first_token = 0;                   // token of scores row 0
+  int first_token = 0, tokens = 0;       // token of scores row 0; tokens of all groups, one behind the other
+  int multiprocessors = 1;
   float* scores = nullptr;               // [tokens of the groups, stride]
   int64_t stride = 0;                    // >= entries any of these tokens sees
 };
@@ -49,12 +53,22 @@ void run_index_scores(const IndexScoreParams& params, cudaStream_t queue);
 /// What run_index_scores launches for e4m3 queries; `grid`: tiles of entries x groups.
 void launch_index_scores_fp8(const IndexScoreParams& params, dim3 grid, cudaStream_t queue);
 
+/// Blocks a token of the launch that takes few tokens one by one; 0: tokens are taken by groups. Scores are the same. Tokens of a
+/// group of few share little, and a token's way through a block of many entries is long.
+inline int few_score_blocks(const IndexScoreParams& p) {
+  constexpr int kMaxTokens = 24, kMaxShared = 3;
+  if (p.query_fp8 || p.tokens < 1 || p.tokens > kMaxTokens || p.tokens > kMaxShared * p.groups.groups) return 0;
+  const int tiles = (p.entry_limit + kFewScoreTile - 1) / kFewScoreTile;
+  return std::min(tiles, std::max(1, p.multiprocessors / p.tokens));
+}
+void launch_index_scores_few(const IndexScoreParams& params, int blocks, cudaStream_t queue);
+
 struct TopkParams {
   BatchView batch;
   int first_token = 0, tokens = 0;
   int topk = 0;                    // K <= 2048
   const float* scores = nullptr;   // [tokens, stride]; not read for tokens that see at most K entries
-  int64_t stride = 0;
+  int64_t stride = 0;              // a multiple of four
   int32_t* selection = nullptr;    // [T, K], ascending, -1 padded
 };
 

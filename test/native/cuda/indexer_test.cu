@@ -95,6 +95,8 @@ void check_case(RowFormat format, bool query_fp8, int heads, int topk, const std
   p.scale = scale;
   p.scores = scores;
   p.stride = stride;
+  p.tokens = batch.tokens();
+  p.multiprocessors = cuda::device_info().multiprocessors;
   cuda::TopkParams k;
   k.batch = batch.view();
   k.tokens = batch.tokens();
@@ -124,6 +126,18 @@ void check_case(RowFormat format, bool query_fp8, int heads, int topk, const std
     return;
   }
   const auto got = scores.download();
+  if (cuda::few_score_blocks(p) > 0) {
+    for (const int processors : {0, 4}) {  // by groups; by blocks that take tiles in turn
+      cuda::IndexScoreParams other = p;
+      other.multiprocessors = processors;
+      if (processors == 0) other.tokens = 0;
+      scores.poison();
+      cuda::run_index_scores(other, nullptr);
+      const auto same = scores.download();
+      expect(std::memcmp(got.data(), same.data(), got.size() * 4) == 0,
+             std::string(text) + (processors == 0 ? ": scored by groups, the same bits" : ": in turn, the same bits"));
+    }
+  }
   if (!query_fp8) {  // raw queries are rotated to the bit
     p.raw_query = true;
     cuda::run_index_scores(p, nullptr);
@@ -228,6 +242,9 @@ int main(int argc, char** argv) {
     check_case(format, query_fp8, 8, 16, {{0, 300}, {2063, 2}, {1, 1}});
     check_case(format, query_fp8, 4, 24, {{700, 17}, {300, 3}});
     check_case(format, query_fp8, 64, 512, {{1000, 5}});
+    check_case(format, query_fp8, 64, 512, {{5000, 3}, {2047, 2}, {100, 1}});
+    check_case(format, query_fp8, 40, 100, {{12000, 1}});
+    check_case(format, query_fp8, 8, 16, {{70, 1}, {2063, 2}});
   }
   check_ties();
   if (timed) {

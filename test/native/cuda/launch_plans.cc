@@ -70,6 +70,26 @@ TEST("indexer scores are taken in chunks of whole groups that fit their buffer, 
   CHECK_EQ(score_chunk_tokens(1 << 20, 1 << 20), kScoreGroup);
 }
 
+TEST("few tokens are scored one by one, by as many blocks as the device has room for") {
+  IndexScoreParams p;
+  p.entry_limit = 1122;
+  p.tokens = p.groups.groups = 1;
+  p.multiprocessors = 132;
+  CHECK_EQ(few_score_blocks(p), 18);
+  p.entry_limit = 1 << 18;
+  CHECK_EQ(few_score_blocks(p), 132);
+  p.tokens = 3;
+  CHECK_EQ(few_score_blocks(p), 44);
+  p.tokens = 4;  // they share entries
+  CHECK_EQ(few_score_blocks(p), 0);
+  p.tokens = p.groups.groups = 25;
+  CHECK_EQ(few_score_blocks(p), 0);
+  p.tokens = p.groups.groups = 8;
+  CHECK_EQ(few_score_blocks(p), 16);
+  p.query_fp8 = true;
+  CHECK_EQ(few_score_blocks(p), 0);
+}
+
 TEST("indexer scores run on FP8 tensor cores in served numerics on sm_12x, of rows in fp8") {
   CHECK(index_scores_in_fp8(true, RowFormat::kFp8, 120));
   CHECK(index_scores_in_fp8(true, RowFormat::kFp8, 121));
