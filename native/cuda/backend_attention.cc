@@ -103,7 +103,7 @@ void CudaOps::select_groups(const DeviceBatch& b, IndexScoreParams p, TopkParams
     const int end = b.token_of_group(next);
     p.groups = {b.groups.first + first, b.groups.count + first, next - first};
     p.first_token = top.first_token = token;
-    top.tokens = end - token;
+    p.tokens = top.tokens = end - token;
     run_index_scores(p, queue_);
     run_topk(top, queue_);
     first = next;
@@ -121,6 +121,7 @@ void CudaOps::select(const Batch& batch, int layer, const IndexerWeights& weight
   top.stride = (entries + 31) / 32 * 32;
   top.selection = static_cast<int32_t*>(selection.data);
   if (!scores_entries(b)) {  // every entry is kept
+    if (works_ahead(b)) return;  // attention knows
     top.tokens = batch.tokens;
     run_topk(top, queue_);
     return;
@@ -138,6 +139,7 @@ void CudaOps::select(const Batch& batch, int layer, const IndexerWeights& weight
   p.scale = 1.0f / std::sqrt(static_cast<float>(kIndexDim * config_.index_heads));
   p.scores = scratch_.scores;
   p.stride = top.stride;
+  p.multiprocessors = device_info().multiprocessors;
   // Ranks choose for a part of the groups each, and everybody gets all choices; of few tokens every rank chooses all.
   const bool shared = comm_ && shares_choices(batch.tokens);
   const ShardRange own = shard_range(b.groups.groups, shared ? options_.shape : RankShape{});
@@ -174,6 +176,7 @@ void CudaOps::attend(const Batch& batch, int layer, const AttentionWeights& weig
                                 device_info().multiprocessors);
     p.query = bf16_of(query);
     p.selection = static_cast<const int32_t*>(selection.data);
+    p.all_kept = works_ahead(b) && !scores_entries(b);
     p.sinks = f32_of(weights.sinks);
     p.rope = b.rope(kind);
     p.partial = scratch_.decode_partial;
@@ -181,7 +184,7 @@ void CudaOps::attend(const Batch& batch, int layer, const AttentionWeights& weig
     p.attended = bf16_of(attended);
     p.tokens = b.decode_tokens;
     p.rows_ready = works_ahead(b);
-    p.query_ready = p.rows_ready && kind == LayerKind::kCsa;  // select lies between
+    p.query_ready = p.rows_ready && kind == LayerKind::kCsa && scores_entries(b);  // select lies between
     p.raw_query = works_ahead(b);
     p.eps = config_.rms_norm_eps;
     run_sparse_decode(p, queue_);

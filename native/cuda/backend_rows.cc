@@ -11,7 +11,7 @@ namespace twelvex::cuda {
 
 namespace {
 
-constexpr int kFreePart = 16;  // of the multiprocessors one in so many
+constexpr int kFreePart = 7;  // of the multiprocessors one in so many
 
 }  // namespace
 

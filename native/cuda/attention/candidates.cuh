@@ -19,8 +19,8 @@ struct CandidateList {
   /// An empty list (total 0) for padding.
   __device__ static CandidateList of(const BatchView& b, LayerKind kind, const int32_t* selection, int topk, int token) {
     CandidateList list{nullptr, 0, 0, b.token_row[token], 0};
-    if (list.row < 0) return list;
     const int p = b.cache_position[token];
+    if (list.row < 0) return list;
     if (kind == LayerKind::kCsa) {
       list.chosen = selection + static_cast<size_t>(token) * topk;
       list.compressed = min(topk, (p + 1) / kCsaRatio);

@@ -33,7 +33,7 @@ int decode_splits(LayerKind kind, int topk, int context_tokens) {
 
 SparseDecodePlan plan_sparse_decode(LayerKind kind, int topk, int context_tokens, int tokens, int heads, int multiprocessors) {
   constexpr int kHeads = 16, kBlocksPerMultiprocessor = 4;
-  const int groups = tokens * ((heads + kHeads - 1) / kHeads);
+  const int groups = std::max(1, tokens * ((heads + kHeads - 1) / kHeads));
   const int tiles = (decode_candidates(kind, topk, context_tokens) + kDecodeTile - 1) / kDecodeTile;
   SparseDecodePlan plan;
   plan.parts = plan.blocks = decode_splits(kind, topk, context_tokens);

@@ -32,6 +32,7 @@ struct SparseDecodeParams {
   SparseDecodePlan plan;
   const __nv_bfloat16* query = nullptr;  // [T, H, 512]
   const int32_t* selection = nullptr;    // [T, topk]
+  bool all_kept = false;                 // no token sees more entries than are kept: nothing is chosen
   const float* sinks = nullptr;          // [H]
   const float2* rope = nullptr;          // [T, 32]
   float* partial = nullptr;              // [T, parts, H, 512] unnormalised outputs

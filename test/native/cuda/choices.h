@@ -74,7 +74,9 @@ class RecordingOps : public CountingOps<cuda::CudaOps> {
     const std::vector<float> scores = download<float>(scratch_.scores, tokens * stride);  // all at once: a small model
     for (size_t t = 0; t < tokens; ++t) {
       const int at = position + static_cast<int>(t), visible = (at + 1) / kCsaRatio;
-      put(record.entries, select_call, at, chosen.data() + t * topk, topk);
+      std::vector<int32_t> all(topk, -1);  // nothing need be written where all are kept
+      for (int i = 0; i < std::min(visible, static_cast<int>(topk)); ++i) all[static_cast<size_t>(i)] = i;
+      put(record.entries, select_call, at, visible <= static_cast<int>(topk) ? all.data() : chosen.data() + t * topk, topk);
       put(record.indexer, select_call, at, scores.data() + t * stride, static_cast<size_t>(visible));
     }
     ++select_call;

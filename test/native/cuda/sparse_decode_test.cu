@@ -23,15 +23,21 @@ struct Launch {
   const FakeBatch* batch = nullptr;      // another over the same blocks
   const __nv_bfloat16* query = nullptr;  // others
   bool raw = false, timed = false;
+  const int32_t* selection = nullptr;  // others
+  bool all_kept = false;
 };
 
 cuda::SparseDecodePlan plan_of(Cut cut, const AttentionSpec& spec, const FakeBatch& batch) {
   int context = 0;
   for (const RowSpec& r : batch.specs) context = std::max(context, r.position + r.count);
-  const int processors = cut == Cut::kProduct ? cuda::device_info().multiprocessors : cut == Cut::kSplits ? 0 : 1 << 20;
-  cuda::SparseDecodePlan plan =
-      cuda::plan_sparse_decode(spec.kind, spec.topk, context, batch.tokens(), spec.heads, processors);
-  if (cut == Cut::kTurns && plan.spread) plan.blocks = std::min(plan.blocks, 3);
+  cuda::SparseDecodePlan plan = cuda::plan_sparse_decode(spec.kind, spec.topk, context, batch.tokens(), spec.heads,
+                                                         cuda::device_info().multiprocessors);
+  const int splits = cuda::decode_splits(spec.kind, spec.topk, context);
+  const int tiles = splits * cuda::decode_split(spec.kind) / cuda::kDecodeTile;  // at most
+  if (cut == Cut::kSplits) plan = {.parts = splits, .blocks = splits};
+  if ((cut == Cut::kTiles || cut == Cut::kTurns) && batch.tokens() * tiles < cuda::kMaxSpreadParts) {
+    plan = {.spread = true, .parts = tiles, .blocks = cut == Cut::kTiles ? tiles : std::min(tiles, 3)};
+  }
   ++plan.parts, ++plan.blocks;  // a graph's bounds are above what its steps need
   return plan;
 }
@@ -52,6 +58,8 @@ Run decode(const AttentionCase& c, const Launch& launch) {
   p.partial = partial;
   p.state = state;
   p.raw_query = launch.raw;
+  if (launch.selection != nullptr) p.selection = launch.selection;
+  p.all_kept = launch.all_kept;
   cuda::run_sparse_decode(p, nullptr);
   sync("sparse_decode");
   Run run;
@@ -90,6 +98,20 @@ void check_case(const AttentionSpec& spec) {
   expect(same_bits(decode(c, {.batch = &alone}).out, got, first), c.name() + ": the first row alone gives the same bits");
 }
 
+/// Entries that are all kept need no selection.
+void check_all_kept(RowFormat format) {
+  const AttentionCase c({LayerKind::kCsa, format, 24, 512, {{1500, 3}, {2040, 2}, {2, 1}}});
+  std::vector<int32_t> every(static_cast<size_t>(c.batch.tokens()) * c.spec.topk);
+  for (size_t i = 0; i < every.size(); ++i) every[i] = static_cast<int32_t>(i % static_cast<size_t>(c.spec.topk));
+  const DeviceArray<int32_t> selection(every);
+  bool same = true;
+  for (const Cut cut : {Cut::kSplits, Cut::kTiles}) {
+    const auto want = decode(c, {.cut = cut, .selection = selection}).out, got = decode(c, {.cut = cut, .all_kept = true}).out;
+    same &= std::memcmp(got.data(), want.data(), got.size() * 2) == 0;
+  }
+  expect(same, c.name() + ": without a selection all entries are kept, to the bit");
+}
+
 void bench_one(LayerKind kind, int heads, int context, int tokens) {
   const AttentionCase c({.kind = kind, .format = RowFormat::kFp8, .heads = heads, .topk = 512,
                          .rows = {{context - tokens, tokens}}, .window_blocks = 4, .context_blocks = 40});
@@ -119,10 +141,13 @@ int main(int argc, char** argv) {
     check_case({LayerKind::kCsa, format, 32, 512, {{1500, 3}, {700, 1}, {0, 2}}});
     check_case({LayerKind::kCsa, format, 8, 16, {{5, 3}, {300, 3}}});
     check_case({LayerKind::kCsa, format, 8, 512, {{1500, 3}, {2, 1}}, Chosen::kNone});  // no entry is chosen
+    check_case({LayerKind::kCsa, format, 40, 100, {{500, 3}, {40, 1}}});
+    check_case({LayerKind::kHca, format, 40, 0, {{1000, 3}, {126, 1}, {80000, 2}, {0, 1}}});
     check_case({LayerKind::kHca, format, 64, 0, {{1000, 3}, {126, 3}, {6000, 1}, {524285, 3}}});
     check_case({LayerKind::kCsa, format, 32, 512, {{524285, 3}}});
     check_case({LayerKind::kSwa, format, 20, 0, {{126, 3}, {0, 1}}});
     check_case({LayerKind::kSwa, format, 2, 0, {{3, 1}}});
+    check_all_kept(format);
   }
   if (timed) {
     for (const int heads : {32, 64})
