@@ -23,8 +23,8 @@ struct WeightsRequest {
   LoadProgress progress;  // may be empty
 };
 
-/// Hands every tensor of the rank to `ops` (linear, vector, matrix_f32, hyper_matrix, experts, token_table), cut by the rule of shard.h.
-/// Views passed to `ops` are valid during that call only and may be unaligned.
+/// Hands every tensor of the rank to `ops` (linear, vector, matrix_f32, hyper_matrix, experts, token_table), cut by the rule of
+/// shard.h. Views passed to `ops` are valid during that call only and may be unaligned.
 /// @throws Error kBadCheckpoint naming the tensor (expert ids out of range, tensor absent), and whatever `ops` throws.
 ModelWeights load_weights(const WeightsRequest& request, Ops& ops);
 
