@@ -43,7 +43,7 @@ struct Scratch {
   // Not shared.
   float* scores = nullptr;              // kScoreFloats
   float* hyper = nullptr;
-  __nv_bfloat16* hidden_quantised = nullptr;  // [kStreamTokens, D] the hidden state of few tokens, as products take it
+  __nv_bfloat16* hidden_quantised = nullptr;  // [kStreamTokens, D] the hidden state of few tokens, as the experts take it
   uint8_t* workspace = nullptr;         // gathered KV rows
   int workspace_rows = 0;
   __nv_bfloat16* head_rows = nullptr;   // [N, D]
