@@ -17,6 +17,8 @@ constexpr int kFreePart = 7;  // of the multiprocessors one in so many
 
 int CudaOps::product_arch() const { return device_info().arch; }
 
+int CudaOps::cluster_arch() const { return device_info().clusters ? product_arch() : 0; }
+
 GemmParams CudaOps::product(const Linear& weights, int rows, int decode_rows, int ldx) const {
   GemmParams gemm;
   gemm.format = weights.format;

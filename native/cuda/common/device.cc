@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "common/device.h"
 
+#include "common/clusters.h"
+
 namespace twelvex::cuda {
 
 namespace {
@@ -15,6 +17,7 @@ DeviceInfo read_device(int device) {
   info.arch = attribute(cudaDevAttrComputeCapabilityMajor) * 10 + attribute(cudaDevAttrComputeCapabilityMinor);
   info.multiprocessors = attribute(cudaDevAttrMultiProcessorCount);
   info.shared_bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  info.clusters = info.arch == kClusterArch && runs_clusters();
   return info;
 }
 

@@ -10,12 +10,13 @@ namespace twelvex::cuda {
 
 inline constexpr int kMaxSharedBytes = 101376;  // of one block on sm_12x: 99 KiB
 
-inline constexpr int kClusterArch = 90;  // whose multiprocessors run clusters of 16 blocks of 100 KiB of shared memory each
+inline constexpr int kClusterArch = 90;  // for which clusters of 16 blocks are written
 
 struct DeviceInfo {
   int arch = 0;             // 90, 120, 121
   int multiprocessors = 0;
   int shared_bytes = 0;     // most dynamic shared memory of a block
+  bool clusters = false;    // kClusterArch, and this device has room for them (clusters.h)
 };
 
 /// Of the current device; cached per thread.
