@@ -32,18 +32,36 @@ struct Part {
     const int row = threadIdx.x / 8;
     if (threadIdx.x % 8 == 0 && row < heads) state[row] = row_state;
   }
-  /// `first`: of the warp's columns.
-  __device__ __forceinline__ void store(int n, const float (&c)[4], int first, int lane) const {
-    const int g = lane / 4, column = first + lane % 4 * 2 + n * 8;
-    if (g < heads) *reinterpret_cast<float2*>(partial + g * kHeadDim + column) = make_float2(c[0], c[1]);
-    if (g + 8 < heads) *reinterpret_cast<float2*>(partial + (g + 8) * kHeadDim + column) = make_float2(c[2], c[3]);
+  /// This warp's columns, out[n] as value_tile gives them. They go by way of shared memory, where the warp's columns of the
+  /// tile's rows were, which only it has read: whole lines are written sooner than fragments of 32 bytes.
+  template <int kBlockWarps>
+  __device__ __forceinline__ void store(SmemPlan& s, const float (&out)[kHeadDim / kBlockWarps / 8][4], int warp,
+                                        int lane) const {
+    constexpr int kColumns = kHeadDim / kBlockWarps, kHalf = kColumns / 2;
+    static_assert(kTile == 2 * kHeads);
+    const auto place = [&](int head, int column) {
+      return reinterpret_cast<float*>(s.rows[2 * head + column / kHalf] + warp * kColumns * 2) + column % kHalf;
+    };
+    __syncwarp();
+#pragma unroll
+    for (int n = 0; n < kColumns / 8; ++n) {
+      const int g = lane / 4, column = n * 8 + lane % 4 * 2;
+      *reinterpret_cast<float2*>(place(g, column)) = make_float2(out[n][0], out[n][1]);
+      *reinterpret_cast<float2*>(place(g + 8, column)) = make_float2(out[n][2], out[n][3]);
+    }
+    __syncwarp();
+#pragma unroll
+    for (int i = lane * 4; i < kHeads * kColumns; i += 32 * 4) {
+      const int head = i / kColumns, column = i % kColumns;
+      const float4 v = *reinterpret_cast<const float4*>(place(head, column));
+      if (head < heads) *reinterpret_cast<float4*>(partial + head * kHeadDim + warp * kColumns + column) = v;
+    }
   }
 };
 
 // Few tokens: blocks of eight warps take tiles in turn, mostly one. One copy of the code for what is done before the wait and
 // behind it: a block runs it once, and fetching instructions takes longer than they do.
 __global__ void __launch_bounds__(kSpreadWarps * 32, 2) decode_tiles_kernel(const __grid_constant__ SparseDecodeParams p) {
-  constexpr int kColumns = kHeadDim / kSpreadWarps;
   extern __shared__ __align__(128) uint8_t shared[];
   auto& s = *reinterpret_cast<SmemPlan*>(shared);
   const int token = blockIdx.x, begin = blockIdx.z * kTile, step = gridDim.z * kTile;
@@ -78,7 +96,12 @@ __global__ void __launch_bounds__(kSpreadWarps * 32, 2) decode_tiles_kernel(cons
     const Part part(p, first / kTile);
     if (warp < kQuarters) part.store(softmax_tile<kSpreadWarps>(s, p.scale * kLog2e));
     __syncthreads();
-    value_tile<kSpreadWarps>(s, warp, lane, [&](int n, const float (&c)[4]) { part.store(n, c, warp * kColumns, lane); });
+    float out[kHeadDim / kSpreadWarps / 8][4];
+    value_tile<kSpreadWarps>(s, warp, lane, [&](int n, const float (&c)[4]) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) out[n][i] = c[i];
+    });
+    part.store<kSpreadWarps>(s, out, warp, lane);
     first += step;
     if (first >= list.total) return;
     __syncthreads();
@@ -87,7 +110,6 @@ __global__ void __launch_bounds__(kSpreadWarps * 32, 2) decode_tiles_kernel(cons
 
 // Many tokens: blocks of four warps take a split each.
 __global__ void __launch_bounds__(kWarps * 32) decode_split_kernel(const __grid_constant__ SparseDecodeParams p) {
-  constexpr int kColumns = kHeadDim / kWarps;
   extern __shared__ __align__(128) uint8_t shared[];
   auto& s = *reinterpret_cast<SmemPlan*>(shared);
   const int split = decode_split(p.kind), token = blockIdx.x, block = blockIdx.z;
@@ -113,7 +135,7 @@ __global__ void __launch_bounds__(kWarps * 32) decode_split_kernel(const __grid_
   }
   if (!works) return;
   if (!p.query_ready) load_query<kWarps>(p, s, turns);
-  float out[16][4] = {};
+  float out[kHeadDim / kWarps / 8][4] = {};
   float row_max = -INFINITY, row_sum = 0;
   for (int first = begin; first < end; first += kTile) {
     __syncthreads();
@@ -136,8 +158,7 @@ __global__ void __launch_bounds__(kWarps * 32) decode_split_kernel(const __grid_
   }
   const Part part(p, block);
   part.store(make_float2(row_max, row_sum));
-#pragma unroll
-  for (int n = 0; n < 16; ++n) part.store(n, out[n], warp * kColumns, lane);
+  part.store<kWarps>(s, out, warp, lane);
 }
 
 constexpr int kMergeThreads = kHeadDim / 4;
@@ -220,50 +241,65 @@ __global__ void __launch_bounds__(kMergeThreads) merge_splits_kernel(const __gri
 
 // Block (token, head, quarter of its columns), one warp: joins the tiles of few tokens to splits and these as merge_splits_kernel
 // does. Its blocks are as many as the device has multiprocessors and wait for no other warp; without shared memory, whose size
-// would be changed for this launch alone.
+// would be changed for this launch alone. Lanes find the weights of a tile each, so that what follows one by one is short.
+template <int kPerSplit>
 __global__ void __launch_bounds__(32) merge_tiles_kernel(const __grid_constant__ SparseDecodeParams p) {
-  constexpr int kBatch = 20;  // tiles whose outputs are fetched at once
+  constexpr int kBatch = 20 / kPerSplit * kPerSplit;  // tiles whose outputs are fetched at once: whole splits
   const int lane = threadIdx.x;
   const MergedColumns m(p, blockIdx.z * kMergeColumns + lane * 4);
   const CandidateList list = CandidateList::of(p.batch, p.kind, nullptr, p.topk, m.token);
-  const int per_split = decode_split(p.kind) / kTile, parts = (list.total + kTile - 1) / kTile;
+  const int parts = (list.total + kTile - 1) / kTile, stride = p.heads * (kHeadDim / 4);
   const size_t base = static_cast<size_t>(m.token) * p.plan.parts * p.heads + m.head;
   const float2* states = p.state + base;
   const auto* outputs = reinterpret_cast<const float4*>(p.partial + base * kHeadDim + m.column);
   wait_for_previous_kernel();
   let_next_kernel_start();
   if (parts == 0) return;
-  float top = m.sink, sum = 0, own_top = -INFINITY, own_sum = 0;
-  float4 out = make_float4(0, 0, 0, 0), own = out;
+  float top = m.sink, sum = 0;
+  float4 out = make_float4(0, 0, 0, 0);
+#pragma unroll 1
   for (int first = 0; first < parts; first += kBatch) {
-    float4 fetched[kBatch];
+    // Tiles that are not there add zeros.
     float2 state = make_float2(-INFINITY, 0);
-    if (lane < kBatch && first + lane < parts) state = states[static_cast<size_t>(first + lane) * p.heads];
+    if (lane < kBatch && first + lane < parts) state = states[(first + lane) * p.heads];
+    float4 fetched[kBatch];
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {
-      if (first + i < parts) fetched[i] = outputs[static_cast<size_t>(first + i) * p.heads * (kHeadDim / 4)];
+      fetched[i] = make_float4(0, 0, 0, 0);
+      if (first + i < parts) fetched[i] = outputs[(first + i) * stride];
     }
     if (first == 0) {
       top = fmaxf(top, state.x);
-      for (int i = kBatch + lane; i < parts; i += 32) top = fmaxf(top, states[static_cast<size_t>(i) * p.heads].x);
+      for (int i = kBatch + lane; i < parts; i += 32) top = fmaxf(top, states[i * p.heads].x);
       top = warp_max(top);
       sum = exp2f(m.sink - top);
     }
+    // Lane i: how tile first + i joins those of its split before it, and what the split weighs if it is the last.
+    float own_top = state.x;
 #pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
-      if (first + i >= parts) break;
-      const float4 part = fetched[i];
-      const Join join(own_top, __shfl_sync(kFullWarp, state.x, i));
-      own_top = join.top;
-      own_sum = Join::apply(own_sum, join.kept, __shfl_sync(kFullWarp, state.y, i), join.added);
-      own.x = Join::apply(own.x, join.kept, part.x, join.added), own.y = Join::apply(own.y, join.kept, part.y, join.added);
-      own.z = Join::apply(own.z, join.kept, part.z, join.added), own.w = Join::apply(own.w, join.kept, part.w, join.added);
-      if ((first + i + 1) % per_split != 0 && first + i + 1 < parts) continue;
-      const float weight = exp2f(own_top - top);
-      own_top = -INFINITY;
-      sum = __fmaf_rn(own_sum, weight, sum);
-      out.x = __fmaf_rn(own.x, weight, out.x), out.y = __fmaf_rn(own.y, weight, out.y);
-      out.z = __fmaf_rn(own.z, weight, out.z), out.w = __fmaf_rn(own.w, weight, out.w);
+    for (int d = 1; d < kPerSplit; d <<= 1) {
+      const float before = __shfl_up_sync(kFullWarp, own_top, d);
+      if (lane % kPerSplit >= d) own_top = fmaxf(own_top, before);
+    }
+    const float before = __shfl_up_sync(kFullWarp, own_top, 1);
+    const Join join(lane % kPerSplit == 0 ? -INFINITY : before, state.x);
+    const float weight = exp2f(own_top - top);
+#pragma unroll
+    for (int split = 0; split < kBatch; split += kPerSplit) {
+      float own_sum = 0;
+      float4 own = make_float4(0, 0, 0, 0);
+#pragma unroll
+      for (int i = split; i < split + kPerSplit; ++i) {
+        const float4 part = fetched[i];
+        const float kept = __shfl_sync(kFullWarp, join.kept, i), added = __shfl_sync(kFullWarp, join.added, i);
+        own_sum = Join::apply(own_sum, kept, __shfl_sync(kFullWarp, state.y, i), added);
+        own.x = Join::apply(own.x, kept, part.x, added), own.y = Join::apply(own.y, kept, part.y, added);
+        own.z = Join::apply(own.z, kept, part.z, added), own.w = Join::apply(own.w, kept, part.w, added);
+      }
+      const float by = __shfl_sync(kFullWarp, weight, split + kPerSplit - 1);
+      sum = __fmaf_rn(own_sum, by, sum);
+      out.x = __fmaf_rn(own.x, by, out.x), out.y = __fmaf_rn(own.y, by, out.y);
+      out.z = __fmaf_rn(own.z, by, out.z), out.w = __fmaf_rn(own.w, by, out.w);
     }
   }
   finish_merge(p, m, out, sum);
@@ -280,7 +316,9 @@ void run_sparse_decode(const SparseDecodeParams& p, cudaStream_t queue) {
   const dim3 grid(p.tokens, (p.heads + kHeads - 1) / kHeads, p.plan.blocks);
   launch_dependent({grid, threads, sizeof(SmemPlan), queue}, kernel, p);
   if (p.plan.spread) {
-    launch_dependent({dim3(p.tokens, p.heads, kHeadDim / kMergeColumns), 32, 0, queue}, merge_tiles_kernel, p);
+    constexpr int kLong = decode_split(LayerKind::kHca) / kTile, kShort = decode_split(LayerKind::kCsa) / kTile;
+    const auto merge = decode_split(p.kind) / kTile == kLong ? merge_tiles_kernel<kLong> : merge_tiles_kernel<kShort>;
+    launch_dependent({dim3(p.tokens, p.heads, kHeadDim / kMergeColumns), 32, 0, queue}, merge, p);
   } else {
     launch_dependent({dim3(p.tokens, p.heads), kMergeThreads, 0, queue}, merge_splits_kernel, p);
   }
