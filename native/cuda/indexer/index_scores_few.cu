@@ -61,12 +61,13 @@ __device__ __forceinline__ void load_entries(const IndexScoreParams& p, SmemPlan
   if (part == 0) s.entry_scale[r] = scale;
 }
 
-/// A token's queries, sixteen threads a head, on their way from memory to shared memory.
+/// A token's queries on their way from memory to shared memory: eight threads a head's first half, then as many its second half,
+/// whose rotation so keeps all lanes of a warp busy.
 class Queries {
  public:
   __device__ __forceinline__ Queries(const IndexScoreParams& p, SmemPlan& s, int token) : p_(p), s_(s), token_(token), turns_{} {
-    if (p.raw_query && part() >= 8) {
-      const float2* turns = p.batch.rope_long + static_cast<size_t>(token) * (kRopeDim / 2) + (part() - 8) * 4;
+    if (p.raw_query) {
+      const float2* turns = p.batch.rope_long + static_cast<size_t>(token) * (kRopeDim / 2) + part() * 4;
 #pragma unroll
       for (int i = 0; i < 4; ++i) turns_[i] = turns[i];
     }
@@ -78,24 +79,31 @@ class Queries {
   }
 
   __device__ __forceinline__ void load() const {
-    constexpr int kHeadsAtOnce = kThreads / 16, kOwn = kMaxIndexHeads / kHeadsAtOnce;
+    constexpr int kHeadsAtOnce = kThreads / 8, kOwn = kMaxIndexHeads / kHeadsAtOnce;
+    static_assert(kRopeDim == kIndexDim / 2 && kIndexDim / 8 == 16);
     const auto* query = reinterpret_cast<const uint4*>(p_.query + static_cast<size_t>(token_) * p_.heads * kIndexDim) + part();
-    const int head = threadIdx.x / 16;
-    uint4 raw[kOwn];
+    const int head = threadIdx.x / 8;
+    uint4 raw[2][kOwn];
 #pragma unroll
-    for (int i = 0; i < kOwn; ++i) {
-      const int h = head + i * kHeadsAtOnce;
-      raw[i] = h < p_.heads ? query[h * (kIndexDim / 8)] : make_uint4(0, 0, 0, 0);
+    for (int half = 0; half < 2; ++half) {
+#pragma unroll
+      for (int i = 0; i < kOwn; ++i) {
+        const int h = head + i * kHeadsAtOnce;
+        raw[half][i] = h < p_.heads ? query[h * 16 + half * 8] : make_uint4(0, 0, 0, 0);
+      }
     }
 #pragma unroll
-    for (int i = 0; i < kOwn; ++i) {
-      if (p_.raw_query && part() >= 8) raw[i] = rotate_index_part(raw[i], turns_);
-      reinterpret_cast<uint4*>(s_.query[head + i * kHeadsAtOnce])[part()] = raw[i];
+    for (int half = 0; half < 2; ++half) {
+#pragma unroll
+      for (int i = 0; i < kOwn; ++i) {
+        if (p_.raw_query && half == 1) raw[half][i] = rotate_index_part(raw[half][i], turns_);
+        reinterpret_cast<uint4*>(s_.query[head + i * kHeadsAtOnce])[half * 8 + part()] = raw[half][i];
+      }
     }
   }
 
  private:
-  __device__ __forceinline__ static int part() { return threadIdx.x % 16; }
+  __device__ __forceinline__ static int part() { return threadIdx.x % 8; }
 
   const IndexScoreParams& p_;
   SmemPlan& s_;
