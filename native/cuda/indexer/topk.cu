@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: MIT
 // Exact top-k of one token's scores by radix selection on the float bits.
 //
-// Block (token), 512 threads. Up to three histogram passes over digits of 11, 11 and 10 bits (from the top) find the k-th largest
-// key, or as much of it as tells which keys are kept. Then each warp counts what it keeps of its stretch of entries, and with the
-// counts of the warps before it knows the places of those. Equal scores go to the lower entry, so the result is ascending, exact
-// and the same on every run. The first 4,096 scores stay in shared memory. Loops are not unrolled: for one token a block runs
-// this once, and fetching instructions takes longer than they do.
-#include "arch/async_copy.cuh"
+// Block (token), 1,024 threads. Up to three histogram passes over digits of 11, 11 and 10 bits (from the top) find the k-th
+// largest key, or as much of it as tells which keys are kept. Then every thread counts what it keeps of its four neighbouring
+// entries, and with the counts of the threads before it knows the places of those. Equal scores go to the lower entry, so the
+// result is ascending, exact and the same on every run. The first 4,096 scores stay in registers.
 #include "arch/dependent_launch.cuh"
 #include "common/reduce.cuh"
 #include "indexer/indexer.h"
@@ -15,15 +13,16 @@ namespace twelvex::cuda {
 
 namespace {
 
-constexpr int kThreads = 512;
+constexpr int kThreads = 1024;
 constexpr int kWarps = kThreads / 32;
 constexpr int kBins = 2048;
-constexpr int kHeld = 4096;  // scores in shared memory
+constexpr int kOwn = 4;                    // neighbouring entries of a thread
+constexpr int kStretch = kThreads * kOwn;  // entries of a block at once; the first ones stay in registers, others are read again
+static_assert(kWarps == 32 && kBins == 2 * kThreads);
 
 struct SmemPlan {
   alignas(16) uint32_t histogram[kBins];  // zeros where a selection begins
-  alignas(16) float scores[kHeld];        // of the first entries; the others are read again
-  alignas(16) uint32_t warp_total[kWarps];
+  uint32_t warp_total[2][kWarps];
   uint32_t digit, remaining, found;
 };
 
@@ -33,139 +32,129 @@ __device__ __forceinline__ uint32_t order_key(float score) {
   return bits ^ ((bits >> 31) ? 0xffffffffu : 0x80000000u);
 }
 
-struct TopSelect {
+class TopSelect {
+ public:
   /// `token_scores`: aligned to 16 bytes, with room for a multiple of four.
   __device__ __forceinline__ TopSelect(SmemPlan& smem, const float* token_scores, int count)
       : s(smem), scores(token_scores), visible(count) {}
 
   /// A barrier must follow.
   __device__ __forceinline__ static void clear(SmemPlan& s) {
-    for (int i = threadIdx.x; i < kBins / 4; i += kThreads) {
-      reinterpret_cast<uint4*>(s.histogram)[i] = make_uint4(0, 0, 0, 0);
-    }
+    reinterpret_cast<uint2*>(s.histogram)[threadIdx.x] = make_uint2(0, 0);
   }
 
   /// Calls keep(place, entry) for the `k` best of more than `k` entries, each by some thread.
   template <class Keep>
   __device__ __forceinline__ void choose(uint32_t k, const Keep& keep) {
-#pragma unroll 1
-    for (int i = threadIdx.x * 4; i < min(visible, kHeld); i += kThreads * 4) cp_async_16(smem_address(s.scores + i), scores + i);
-    cp_async_commit();
-    cp_async_wait<0>();
-    __syncthreads();
+    load(0, first_keys);
     wanted = k;
 #pragma unroll 1
     do {
       const int bits = shift == 10 ? 10 : 11, above = shift;
       shift -= bits;
 #pragma unroll 1
-      for (int i = threadIdx.x; i < visible; i += kThreads) {
-        const uint32_t key = key_of(i);
-        if (above < 32 && key >> above != prefix) continue;
-        atomicAdd(&s.histogram[(key >> shift) & ((1u << bits) - 1)], 1u);
+      for (int first = 0; first < visible; first += kStretch) {
+        uint32_t keys[kOwn];
+        load_again(first, keys);
+#pragma unroll
+        for (int i = 0; i < kOwn; ++i) {
+          const bool counts = first + own_entry() + i < visible && (above == 32 || keys[i] >> above == prefix);
+          if (counts) atomicAdd(&s.histogram[(keys[i] >> shift) & ((1u << bits) - 1)], 1u);
+        }
       }
       __syncthreads();
       find_digit();
       prefix = (prefix << bits) | s.digit;
       wanted = s.remaining;
     } while (s.found != wanted && shift > 0);
-    keep_chosen(keep);
+    keep_chosen(k, keep);
   }
 
-  static constexpr int kOwnBins = kBins / kThreads;
-  static_assert(kOwnBins % 4 == 0 && kWarps % 4 == 0 && kHeld % 4 == 0);
+ private:
+  __device__ __forceinline__ static int own_entry() { return static_cast<int>(threadIdx.x) * kOwn; }
 
-  __device__ __forceinline__ uint32_t key_of(int i) const { return order_key(i < kHeld ? s.scores[i] : scores[i]); }
+  /// Keys of this thread's entries of the stretch at `first`.
+  __device__ __forceinline__ void load(int first, uint32_t (&keys)[kOwn]) const {
+    float4 v = make_float4(0, 0, 0, 0);
+    if (first + own_entry() < visible) v = *reinterpret_cast<const float4*>(scores + first + own_entry());
+    keys[0] = order_key(v.x), keys[1] = order_key(v.y), keys[2] = order_key(v.z), keys[3] = order_key(v.w);
+  }
+  __device__ __forceinline__ void load_again(int first, uint32_t (&keys)[kOwn]) const {
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) keys[i] = first_keys[i];
+    if (first > 0) load(first, keys);
+  }
 
-  /// Sum of warp_total[w] for w before this warp.
-  __device__ __forceinline__ uint32_t warps_before() const {
-    const int warp = threadIdx.x / 32;
-    uint32_t before = 0;
+  /// Sum of `own` over the threads of this warp up to this one.
+  __device__ __forceinline__ static uint32_t sum_in_warp(uint32_t own) {
+    const int lane = threadIdx.x % 32;
 #pragma unroll
-    for (int w = 0; w < kWarps; w += 4) {
-      const uint4 v = *reinterpret_cast<const uint4*>(s.warp_total + w);
-      const uint32_t value[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-      for (int i = 0; i < 4; ++i)
-        if (w + i < warp) before += value[i];
+    for (int d = 1; d < 32; d <<= 1) {
+      const uint32_t lower = __shfl_up_sync(kFullWarp, own, d);
+      if (lane >= d) own += lower;
     }
-    return before;
+    return own;
   }
 
   /// Finds the digit in which the `wanted`-th largest key lies, and clears the histogram: s.digit, s.remaining (of that digit
   /// still wanted), s.found (there).
   __device__ __forceinline__ void find_digit() {
-    // Thread t owns bins from the top: kBins - 1 - (t * kOwnBins + i).
-    auto* bins = reinterpret_cast<uint4*>(s.histogram + kBins - kOwnBins * (threadIdx.x + 1));
-    uint32_t own[kOwnBins], sum = 0;
-#pragma unroll
-    for (int i = 0; i < kOwnBins; i += 4) {
-      const uint4 v = bins[(kOwnBins - 4 - i) / 4];
-      bins[(kOwnBins - 4 - i) / 4] = make_uint4(0, 0, 0, 0);
-      own[i] = v.w, own[i + 1] = v.z, own[i + 2] = v.y, own[i + 3] = v.x;
-      sum += v.x + v.y + v.z + v.w;
-    }
-    const int lane = threadIdx.x % 32;
-    uint32_t above = sum;
-#pragma unroll
-    for (int d = 1; d < 32; d <<= 1) {
-      const uint32_t lower = __shfl_up_sync(kFullWarp, above, d);
-      if (lane >= d) above += lower;
-    }
-    if (lane == 31) s.warp_total[threadIdx.x / 32] = above;
+    // Thread t owns two bins from the top: kBins - 1 - 2 t and the one below it.
+    const uint32_t thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
+    auto& bins = reinterpret_cast<uint2*>(s.histogram)[kThreads - 1 - thread];
+    const uint2 own = bins;
+    bins = make_uint2(0, 0);
+    uint32_t above = sum_in_warp(own.x + own.y);
+    if (lane == 31) s.warp_total[0][warp] = above;
     __syncthreads();
-    above += warps_before() - sum;
-    if (above < wanted && above + sum >= wanted) {
-#pragma unroll
-      for (int i = 0; i < kOwnBins; ++i) {
-        if (above < wanted && above + own[i] >= wanted) {
-          s.digit = kBins - 1 - (threadIdx.x * kOwnBins + i);
-          s.remaining = wanted - above;
-          s.found = own[i];
-        }
-        above += own[i];
-      }
+    above += __reduce_add_sync(kFullWarp, lane < warp ? s.warp_total[0][lane] : 0) - own.x - own.y;
+    if (above < wanted && above + own.x + own.y >= wanted) {
+      const bool upper = above + own.y >= wanted;
+      s.digit = kBins - 1 - 2 * thread - (upper ? 0 : 1);
+      s.remaining = wanted - above - (upper ? 0 : own.y);
+      s.found = upper ? own.y : own.x;
     }
     __syncthreads();
   }
 
   /// prefix is the begin of the k-th largest key, from bit `shift` on; `wanted` of the keys that begin with it are kept, the
-  /// first ones. The first walk counts, the second keeps.
+  /// first ones.
   template <class Keep>
-  __device__ __forceinline__ void keep_chosen(const Keep& keep) {
-    const int lane = threadIdx.x % 32, stretch = (visible + kThreads - 1) / kThreads * 32;
-    const int begin = static_cast<int>(threadIdx.x / 32) * stretch, end = min(visible, begin + stretch);
-    const uint32_t below = (1u << lane) - 1;
-    uint32_t overs = 0, ties = 0;
+  __device__ __forceinline__ void keep_chosen(uint32_t k, const Keep& keep) {
+    const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    uint32_t overs_before = 0, ties_before = 0, turn = 1;
 #pragma unroll 1
-    for (int walk = 0; walk < 2; ++walk) {
-      if (walk > 0) {
-        // Sums of both fit 16 bits: k entries at most are above, and more ties than are kept need no count.
-        if (lane == 0) s.warp_total[threadIdx.x / 32] = overs | min(ties, wanted) << 16;
-        __syncthreads();
-        const uint32_t before = warps_before();
-        overs = before & 0xffff, ties = before >> 16;
+    for (int first = 0; first < visible && overs_before + min(ties_before, wanted) < k; first += kStretch, turn ^= 1) {
+      uint32_t keys[kOwn];
+      load_again(first, keys);
+      // What a thread keeps for sure in the lower half, ties in the upper one: a stretch has no more than 4,096 of either.
+      uint32_t kinds[kOwn], own = 0;
+#pragma unroll
+      for (int i = 0; i < kOwn; ++i) {
+        const uint32_t digits = keys[i] >> shift;
+        const bool there = first + own_entry() + i < visible;
+        own += kinds[i] = !there || digits < prefix ? 0 : digits > prefix ? 1 : 1u << 16;
       }
-#pragma unroll 1
-      for (int first = begin; first < end; first += 32) {
-        const int i = first + lane;
-        const uint32_t digits = i < end ? key_of(i) >> shift : 0;
-        const bool over = i < end && digits > prefix, tie = i < end && digits == prefix;
-        const uint32_t over_mask = __ballot_sync(kFullWarp, over), tie_mask = __ballot_sync(kFullWarp, tie);
-        const uint32_t ties_before = ties + __popc(tie_mask & below);
-        if (walk > 0 && (over || (tie && ties_before < wanted))) {
-          keep(overs + __popc(over_mask & below) + min(ties_before, wanted), i);
-        }
-        overs += __popc(over_mask);
-        ties += __popc(tie_mask);
+      const uint32_t up_to = sum_in_warp(own);
+      if (lane == 31) s.warp_total[turn][warp] = up_to;
+      __syncthreads();
+      const uint32_t total = s.warp_total[turn][lane];
+      const uint32_t before = __reduce_add_sync(kFullWarp, lane < warp ? total : 0) + up_to - own;
+      uint32_t overs = overs_before + (before & 0xffff), ties = ties_before + (before >> 16);
+#pragma unroll
+      for (int i = 0; i < kOwn; ++i) {
+        if (kinds[i] == 1 || (kinds[i] > 1 && ties < wanted)) keep(overs + min(ties, wanted), first + own_entry() + i);
+        overs += kinds[i] & 1, ties += kinds[i] >> 16;
       }
+      const uint32_t all = __reduce_add_sync(kFullWarp, total);
+      overs_before += all & 0xffff, ties_before += all >> 16;
     }
   }
 
   SmemPlan& s;
   const float* scores;
   const int visible;
-  uint32_t prefix = 0, wanted = 0;
+  uint32_t first_keys[kOwn], prefix = 0, wanted = 0;
   int shift = 32;
 };
 
@@ -175,6 +164,7 @@ __global__ void __launch_bounds__(kThreads) topk_kernel(const __grid_constant__ 
   const int token = p.first_token + blockIdx.x;
   int32_t* out = p.selection + static_cast<size_t>(token) * p.topk;
   const int visible = p.batch.token_row[token] < 0 ? 0 : (p.batch.cache_position[token] + 1) / kCsaRatio;
+  __syncthreads();
   wait_for_previous_kernel();
   let_next_kernel_start();
   if (p.batch.token_row[token] < 0) return;
@@ -182,7 +172,6 @@ __global__ void __launch_bounds__(kThreads) topk_kernel(const __grid_constant__ 
     for (int i = threadIdx.x; i < p.topk; i += kThreads) out[i] = i < visible ? i : -1;
     return;
   }
-  __syncthreads();
   TopSelect select(s, p.scores + blockIdx.x * p.stride, visible);
   select.choose(p.topk, [&](uint32_t place, int entry) { out[place] = entry; });
 }
