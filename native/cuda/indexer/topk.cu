@@ -18,10 +18,11 @@ constexpr int kWarps = kThreads / 32;
 constexpr int kBins = 2048;
 constexpr int kOwn = 4;                    // neighbouring entries of a thread
 constexpr int kStretch = kThreads * kOwn;  // entries of a block at once; the first ones stay in registers, others are read again
-static_assert(kWarps == 32 && kBins == 2 * kThreads);
+static_assert(kWarps == 32 && kBins == 2 * kThreads);  // lanes stand for warps; a thread clears two bins
 
 struct SmemPlan {
   alignas(16) uint32_t histogram[kBins];  // zeros where a selection begins
+  uint32_t unused[32];                    // counts what no bin counts
   uint32_t warp_total[2][kWarps];
   uint32_t digit, remaining, found;
 };
@@ -54,12 +55,15 @@ class TopSelect {
       shift -= bits;
 #pragma unroll 1
       for (int first = 0; first < visible; first += kStretch) {
+        if (first + warp_entry() >= visible) break;
         uint32_t keys[kOwn];
         load_again(first, keys);
+        // A branch around each addition would take longer than additions that do not count.
 #pragma unroll
         for (int i = 0; i < kOwn; ++i) {
           const bool counts = first + own_entry() + i < visible && (above == 32 || keys[i] >> above == prefix);
-          if (counts) atomicAdd(&s.histogram[(keys[i] >> shift) & ((1u << bits) - 1)], 1u);
+          uint32_t* bin = &s.histogram[(keys[i] >> shift) & ((1u << bits) - 1)];
+          atomicAdd(counts ? bin : &s.unused[threadIdx.x % 32], 1u);
         }
       }
       __syncthreads();
@@ -72,6 +76,9 @@ class TopSelect {
 
  private:
   __device__ __forceinline__ static int own_entry() { return static_cast<int>(threadIdx.x) * kOwn; }
+
+  /// The warp's first one.
+  __device__ __forceinline__ static int warp_entry() { return static_cast<int>(threadIdx.x) / 32 * 32 * kOwn; }
 
   /// Keys of this thread's entries of the stretch at `first`.
   __device__ __forceinline__ void load(int first, uint32_t (&keys)[kOwn]) const {
@@ -96,23 +103,43 @@ class TopSelect {
     return own;
   }
 
+  /// Sum of the totals of the warps before this one.
+  __device__ __forceinline__ static uint32_t sum_before_warp(const uint32_t (&totals)[kWarps]) {
+    const uint32_t lane = threadIdx.x % 32;
+    return __reduce_add_sync(kFullWarp, lane < threadIdx.x / 32 ? totals[lane] : 0);
+  }
+
   /// Finds the digit in which the `wanted`-th largest key lies, and clears the histogram: s.digit, s.remaining (of that digit
-  /// still wanted), s.found (there).
+  /// still wanted), s.found (there). The other half of the threads only waits: all warps together would issue for longer.
   __device__ __forceinline__ void find_digit() {
-    // Thread t owns two bins from the top: kBins - 1 - 2 t and the one below it.
-    const uint32_t thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
-    auto& bins = reinterpret_cast<uint2*>(s.histogram)[kThreads - 1 - thread];
-    const uint2 own = bins;
-    bins = make_uint2(0, 0);
-    uint32_t above = sum_in_warp(own.x + own.y);
-    if (lane == 31) s.warp_total[0][warp] = above;
+    constexpr int kFinders = kBins / 4;
+    const bool finds = threadIdx.x < kFinders;
+    // Thread t owns four bins, threads from the top.
+    uint4 v = make_uint4(0, 0, 0, 0);
+    uint32_t sum = 0, above = 0;
+    if (finds) {
+      uint4& bins = reinterpret_cast<uint4*>(s.histogram)[kFinders - 1 - threadIdx.x];
+      v = bins;
+      bins = make_uint4(0, 0, 0, 0);
+      sum = v.x + v.y + v.z + v.w;
+      above = sum_in_warp(sum);
+      if (threadIdx.x % 32 == 31) s.warp_total[0][threadIdx.x / 32] = above;
+    }
     __syncthreads();
-    above += __reduce_add_sync(kFullWarp, lane < warp ? s.warp_total[0][lane] : 0) - own.x - own.y;
-    if (above < wanted && above + own.x + own.y >= wanted) {
-      const bool upper = above + own.y >= wanted;
-      s.digit = kBins - 1 - 2 * thread - (upper ? 0 : 1);
-      s.remaining = wanted - above - (upper ? 0 : own.y);
-      s.found = upper ? own.y : own.x;
+    if (finds) {
+      above += sum_before_warp(s.warp_total[0]) - sum;
+      if (above < wanted && above + sum >= wanted) {
+        const uint32_t own[4] = {v.w, v.z, v.y, v.x};
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          if (above < wanted && above + own[i] >= wanted) {
+            s.digit = kBins - 1 - (threadIdx.x * 4 + i);
+            s.remaining = wanted - above;
+            s.found = own[i];
+          }
+          above += own[i];
+        }
+      }
     }
     __syncthreads();
   }
@@ -124,30 +151,36 @@ class TopSelect {
     const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     uint32_t overs_before = 0, ties_before = 0, turn = 1;
 #pragma unroll 1
-    for (int first = 0; first < visible && overs_before + min(ties_before, wanted) < k; first += kStretch, turn ^= 1) {
-      uint32_t keys[kOwn];
-      load_again(first, keys);
-      // What a thread keeps for sure in the lower half, ties in the upper one: a stretch has no more than 4,096 of either.
-      uint32_t kinds[kOwn], own = 0;
+    for (int first = 0;; first += kStretch, turn ^= 1) {
+      const bool works = first + warp_entry() < visible;
+      // What a thread keeps for sure counts in the lower half, ties in the upper one: a stretch has no more than 4,096 of either.
+      uint32_t kinds[kOwn] = {}, own = 0, up_to = 0;
+      if (works) {
+        uint32_t keys[kOwn];
+        load_again(first, keys);
 #pragma unroll
-      for (int i = 0; i < kOwn; ++i) {
-        const uint32_t digits = keys[i] >> shift;
-        const bool there = first + own_entry() + i < visible;
-        own += kinds[i] = !there || digits < prefix ? 0 : digits > prefix ? 1 : 1u << 16;
+        for (int i = 0; i < kOwn; ++i) {
+          const uint32_t digits = keys[i] >> shift;
+          const bool there = first + own_entry() + i < visible;
+          own += kinds[i] = !there || digits < prefix ? 0 : digits > prefix ? 1 : 1u << 16;
+        }
+        up_to = sum_in_warp(own);
       }
-      const uint32_t up_to = sum_in_warp(own);
       if (lane == 31) s.warp_total[turn][warp] = up_to;
       __syncthreads();
-      const uint32_t total = s.warp_total[turn][lane];
-      const uint32_t before = __reduce_add_sync(kFullWarp, lane < warp ? total : 0) + up_to - own;
-      uint32_t overs = overs_before + (before & 0xffff), ties = ties_before + (before >> 16);
+      if (works) {
+        const uint32_t before = sum_before_warp(s.warp_total[turn]) + up_to - own;
+        uint32_t overs = overs_before + (before & 0xffff), ties = ties_before + (before >> 16);
 #pragma unroll
-      for (int i = 0; i < kOwn; ++i) {
-        if (kinds[i] == 1 || (kinds[i] > 1 && ties < wanted)) keep(overs + min(ties, wanted), first + own_entry() + i);
-        overs += kinds[i] & 1, ties += kinds[i] >> 16;
+        for (int i = 0; i < kOwn; ++i) {
+          if (kinds[i] == 1 || (kinds[i] > 1 && ties < wanted)) keep(overs + min(ties, wanted), first + own_entry() + i);
+          overs += kinds[i] & 1, ties += kinds[i] >> 16;
+        }
       }
-      const uint32_t all = __reduce_add_sync(kFullWarp, total);
+      if (first + kStretch >= visible) return;
+      const uint32_t all = __reduce_add_sync(kFullWarp, s.warp_total[turn][lane]);
       overs_before += all & 0xffff, ties_before += all >> 16;
+      if (overs_before + min(ties_before, wanted) >= k) return;
     }
   }
 
