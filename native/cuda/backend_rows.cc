@@ -9,19 +9,6 @@
 
 namespace twelvex::cuda {
 
-namespace {
-
-/// Multiprocessors for a streaming product behind which blocks of attention wait for room: one in seven is left to them, and more
-/// where the product's blocks take as many rounds without.
-int multiprocessors_beside(const GemmParams& p) {
-  constexpr int kFreePart = 7;
-  const StreamPlan plan = plan_stream(p, stream_rows(p));
-  const int64_t steps = ceil_div(plan.units, plan.row_groups), most = p.num_sms - p.num_sms / kFreePart;
-  return static_cast<int>(ceil_div(steps, ceil_div(steps, most)));
-}
-
-}  // namespace
-
 int CudaOps::product_arch() const { return device_info().arch; }
 
 int CudaOps::cluster_arch() const { return device_info().clusters ? product_arch() : 0; }
@@ -103,12 +90,7 @@ void CudaOps::project_query_kv(const Batch& batch, int layer, const AttentionWei
     }
     add_segment(up, wq_b, latent.data, scratch_.index_query, config_.index_heads * kIndexDim);
   }
-  // Blocks of a streaming product fill their multiprocessors. Some stay free for the blocks of the launch behind it, which fetch
-  // cache rows meanwhile.
-  if (up.num_segments > 0) {
-    if (works_ahead(b) && stream_rows(up) != 0) up.num_sms = multiprocessors_beside(up);
-    run_gemm(up);
-  }
+  if (up.num_segments > 0) run_gemm(up);
   // What works ahead reads queries as they are, but for the indexer's e4m3 ones.
   QueryParams finish;
   finish.tokens = batch.tokens;

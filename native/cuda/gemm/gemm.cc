@@ -35,6 +35,8 @@ void check_shapes(const GemmParams& p) {
   TWELVEX_NEED_LE(p.format == WeightFormat::kBF16, 0);
   TWELVEX_NEED(p.segments[0].rows, p.segments[1].rows);
   TWELVEX_NEED(p.segments[0].rows % kCellRows, 0);
+  if (p.tiles == nullptr || stream_rows(p) == 0) return;
+  TWELVEX_NEED((p.segments[1].scales - p.segments[0].scales) * 16, p.segments[1].weights - p.segments[0].weights);
 }
 
 /// The same product on a quantised copy of its input.

@@ -3,16 +3,23 @@
 //
 // A block's warps are `row_groups` x `split`. A warp owns one 256-column chunk (`rounds` of them when K is long) of a row
 // unit (kUnitTiles tiles of 16 weight rows). Blocks walk consecutive units; the loads of the next unit are issued while
-// the current one is multiplied, through a ring of eight 16-byte vectors a lane, so about 4 KB a warp stay in flight.
+// the current one is multiplied, through a ring of 16-byte vectors a lane: four for each of 32 warps of a multiprocessor or eight
+// for each of 16, 64 KB in all.
 //   unit:    ring -> widen -> mma with the activations -> partial sums [chunk][token][row] in shared memory
-//   barrier: all chunks of the unit are there; threads add them in ascending order and write y (SwiGLU when paired)
+//   barrier: all chunks of the unit are there; its row group's threads add them in ascending order and write y (SwiGLU when
+//            paired)
 // With two buffers of partial sums one barrier a unit suffices: a buffer is written again two units later, behind the
 // barrier that every reader of it has passed.
 // Before it waits for the kernel before it, a block fetches its first weights (dependent_launch.cuh).
-// With 8 activation rows (kTilesM = 1, 16 warps) a warp keeps its chunk's activations in registers, quantised once; with 16
-// (8 warps, for their registers) it reads them, quantised before, for every unit.
+// With 8 activation rows (kTilesM = 1, 16 warps) every warp stages its chunk's activations in shared memory, quantised, when they
+// change; with 16 (8 warps, for their registers) it reads them, quantised before, for every unit.
+//
+// Widening quantised weights takes a multiprocessor as long as reading them, and whatever a warp does besides counts: two blocks
+// of 64 registers a thread share a multiprocessor, nothing is divided, and where units lie is kept in shared memory
+// (bench/results/2026-11-23-decode.md).
 #pragma once
 
+#include "arch/async_copy.cuh"
 #include "arch/dependent_launch.cuh"
 #include "arch/mma.cuh"
 #include "common/device.h"
@@ -24,34 +31,46 @@
 
 namespace twelvex::cuda::stream {
 
-inline constexpr int kRing = 8;
-inline constexpr int kBlocks = kChunkCols / 32;      // blocks of 32 columns in a chunk
-inline constexpr int kSpreadTokens = 3;              // so few are quantised by all lanes
-inline constexpr int kTokenStride = kCellRows + 4;   // floats; 20 spreads the eight tokens of a fragment over all banks
+inline constexpr int kBlocks = kChunkCols / 32;  // blocks of 32 columns in a chunk
+inline constexpr int kSlots = 8;                 // tokens of a fragment, as places among the partial sums
 
-/// Where a unit lies.
-struct Unit {
-  int segment = 0;
-  int row = 0;                       // weight row of tile 0 within its segment
-  int group = 0;                     // grouped: index into tiles, times segments
-  int tiles = 0;                     // 0: no unit; 1: its second tile is behind the segment's last row
-  const uint8_t* weights = nullptr;  // this lane's first vector of tile 0
-  uint32_t scales = 0;               // byte offset of tile 0's scales (this lane's word for fp4) in its segment
+inline constexpr int kNone = 1 << 30;  // key of no unit
+
+/// A unit, as one warp knows it.
+struct alignas(16) Place {
+  int key;           // dense: segment; grouped: index into tiles, times segments; kNone: no unit
+  int index;         // among the key's units
+  int expert;
+  uint32_t rows;     // row of its first token (sorted where grouped) and, in the low bits, tokens
+  uint32_t weights;  // tile 0 of this warp's first chunk in its segment, in units of 16 bytes
+  uint32_t scales;   // byte offset of its scales in the segment
+  uint32_t second;   // from tile 0's weights to tile 1's (not paired), in units of 16 bytes: 0 behind the segment's last row
+  int segment;
+
+  static constexpr int kTokenBits = 5;
+  __device__ int first() const { return static_cast<int>(rows >> kTokenBits); }
+  __device__ int tokens() const { return static_cast<int>(rows & ((1 << kTokenBits) - 1)); }
 };
 
-/// 16 bytes, or zeros when `valid` is false: a predicated load, no branch.
-__device__ __forceinline__ uint4 load_weights(const uint8_t* address, bool valid) {
-  uint4 v;
+static_assert(2 * sizeof(Place) == kStreamPlaces);
+
+/// A chunk of a unit, for loads of its weights and scales.
+struct Source {
+  uint32_t weights, scales, second;  // as a place's, of this lane
+  int segment;
+  int cells;  // from here to the row's end; 0: no unit
+};
+
+/// 16 bytes; `v` stays as it is when `valid` is false: a predicated load, no branch.
+__device__ __forceinline__ void load_weights(uint4& v, const uint8_t* address, bool valid) {
   asm volatile(
       "{\n .reg .pred valid;\n setp.ne.u32 valid, %5, 0;\n"
-      " mov.u32 %0, 0;\n mov.u32 %1, 0;\n mov.u32 %2, 0;\n mov.u32 %3, 0;\n"
       " @valid ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0,%1,%2,%3}, [%4];\n}\n"
-      : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+      : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w)
       : "l"(address), "r"(static_cast<uint32_t>(valid)));
-  return v;
 }
 
-/// The same for activations, which other kernels of the same graph write. Volatile: not hoisted, registers are short.
+/// 16 bytes of activations, which other kernels of the same graph write, or zeros. Volatile: not hoisted, registers are short.
 __device__ __forceinline__ uint4 load_activations(const bf16* address, bool valid) {
   uint4 v;
   asm volatile(
@@ -64,168 +83,185 @@ __device__ __forceinline__ uint4 load_activations(const bf16* address, bool vali
   return v;
 }
 
-template <WeightFormat kFormat, int kTilesM, bool kPaired, bool kGrouped>
+/// 16 bytes of shared memory.
+template <int kOffset>
+__device__ __forceinline__ uint4 load_shared(uint32_t address) {
+  uint4 v;
+  asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4 + %5];\n"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "r"(address), "n"(kOffset));
+  return v;
+}
+
+template <WeightFormat kFormat, int kTilesM, bool kPaired, bool kGrouped, int kResidents>
 struct Stream {
+  static constexpr bool kStaged = kTilesM == 1;
   static constexpr int kThreads = stream_warps(kTilesM * 8) * 32;
   static constexpr int kUnitTiles = kPaired || kFormat == WeightFormat::kFp4Group32 ? 2 : 1;
-  static constexpr int kTileVectors = kChunkCells * cell_bytes(kFormat) / 512;  // of a tile and chunk, per lane
-  static constexpr int kVectors = kTileVectors * kUnitTiles;
-  static constexpr int kScales = kFormat == WeightFormat::kBF16 ? 0 : kFormat == WeightFormat::kFp8Block128 ? 2 : kChunkCells;
-  static constexpr int kTokens = kTilesM * 8;
-  static constexpr int kPartial = kTokens * kTokenStride;  // floats of one warp's partial sums of a tile
+  static constexpr bool kApart = kPaired && !kGrouped;  // gate and up are matrices of their own
+  static constexpr int kPerCell = cell_bytes(kFormat) / 512;  // vectors of a lane
+  static constexpr int kRing = kResidents > 1 ? 4 : 8;
+  static constexpr int kCycles = kChunkCells * kPerCell * kUnitTiles / kRing;  // rounds of the ring in a chunk
+  static constexpr int kCycleBlocks = kBlocks / kCycles;
+  static constexpr int kScaleBlocks = kFormat == WeightFormat::kFp4Group32 ? 2 : 4;  // blocks of 32 columns that share a scale
+  static constexpr int kScales = kFormat == WeightFormat::kBF16 ? 0 : (kCycleBlocks + kScaleBlocks - 1) / kScaleBlocks;
+  static constexpr int kPartial = kTilesM * kSlots * kCellRows;  // floats of one warp's partial sums of a tile
 
   const GemmParams& p;
   const StreamPlan& plan;
+  float* const partial_sums;
+  Place* const places;  // of this warp's unit and the next
+  uint4* const staged;  // this warp's activations: [token][32]; odd tokens swap neighbouring blocks of 32 columns, for the banks
   const int lane = threadIdx.x % 32;
-  const int warp = threadIdx.x / 32;
-  const int cells = static_cast<int>(cells_per_row(p.cols));
+  const int warp = __shfl_sync(kFullWarp, threadIdx.x / 32, 0);  // so that the compiler knows it to be uniform
   uint4 ring[kRing];
   uint32_t scale[kUnitTiles][kScales > 0 ? kScales : 1];
-  uint4 x[kTilesM == 1 ? kBlocks : kTilesM];
   float acc[kUnitTiles][kTilesM][4];
 
-  __device__ Stream(const GemmParams& params, const StreamPlan& stream_plan) : p(params), plan(stream_plan) {}
+  __device__ Stream(const GemmParams& params, const StreamPlan& stream_plan, float* smem)
+      : p(params),
+        plan(stream_plan),
+        partial_sums(smem),
+        places(reinterpret_cast<Place*>(smem + stream_plan.partial_floats) + threadIdx.x / 32 * 2),
+        staged(reinterpret_cast<uint4*>(smem + stream_plan.partial_floats) + kThreads / 32 * (kStreamPlaces / 16) +
+               threadIdx.x / 32 * stream_plan.tokens * 32) {}
 
   /// Units of a group's second segment (gemm.h) are a group of their own.
   __device__ int segment_bits() const { return kGrouped && !kPaired ? p.num_segments - 1 : 0; }
-  __device__ const GemmSegment& segment_of(const Unit& unit) const {
-    return p.segments[kGrouped ? unit.group & segment_bits() : unit.segment];
-  }
+  __device__ const GemmSegment& segment_of(int key) const { return p.segments[kGrouped ? key & segment_bits() : key]; }
+  __device__ int units_of(int key) const { return kGrouped || kPaired ? plan.key_units[0] : plan.key_units[key]; }
 
-  /// Row units of one group (dense: of the launch).
-  __device__ int units_of(int segment) const {
-    return kPaired || kUnitTiles == 1 ? static_cast<int>(row_tiles(p.segments[segment].rows))
-                                      : static_cast<int>(ceil_div(row_tiles(p.segments[segment].rows), 2));
-  }
+  /// Groups or segments of the launch.
+  __device__ int keys() const { return kGrouped ? *p.tile_count << segment_bits() : kPaired ? 1 : p.num_segments; }
 
-  /// Finds unit `index` of the launch; false behind the last.
-  __device__ bool locate(int index, int units, Unit& unit) const {
-    if (index >= units) return false;
+  /// Finds the unit `index` of `key`, or of those behind it; kNone behind the last.
+  __device__ void locate(int key, int index, Place& place) const {
+    const int keys = this->keys();
+    while (key < keys && index >= units_of(key)) index -= units_of(key++);
+    place.key = key < keys ? key : kNone;
+    place.index = index;
     if constexpr (kGrouped) {
-      const int per_group = plan.units >> segment_bits();
-      unit.group = index / per_group;
-      index -= unit.group * per_group;
-    } else if constexpr (!kPaired) {
-      while (index >= units_of(unit.segment)) index -= units_of(unit.segment++);
+      if (key >= keys) return;
+      const GroupTile group = p.tiles[key >> segment_bits()];
+      place.expert = group.expert;
+      place.rows = group.first << Place::kTokenBits | group.rows;
+    } else {
+      place.rows = p.rows;
     }
-    const size_t expert = kGrouped ? group_of(unit).expert : 0;
-    unit.row = index * kCellRows * (kPaired ? 1 : kUnitTiles);
-    const GemmSegment& s = segment_of(unit);
-    const int row_tile = unit.row / kCellRows;
-    unit.tiles = kPaired || unit.row + kCellRows < s.rows ? kUnitTiles : 1;
-    unit.weights =
-        s.weights + expert * p.expert_weight_bytes + static_cast<size_t>(row_tile) * cells * cell_bytes(kFormat) + lane * 16;
+  }
+
+  /// Where its weights lie.
+  __device__ void aim(Place& place) const {
+    place.segment = 0;
+    if (place.key == kNone) return;
+    const uint32_t expert = kGrouped ? place.expert : 0;
+    const int row_tile = place.index * (kPaired ? 1 : kUnitTiles);
+    const int cell = row_tile * plan.cells + first_chunk() * kChunkCells;
+    place.segment = kPaired ? 0 : kGrouped ? place.key & segment_bits() : place.key;
+    place.weights = expert * static_cast<uint32_t>(p.expert_weight_bytes / 16) + cell * (cell_bytes(kFormat) / 16);
+    if constexpr (kPaired) {
+      place.second = plan.pair_offset;
+    } else {
+      place.second = kUnitTiles > 1 && (row_tile + 1) * kCellRows < p.segments[place.segment].rows
+                         ? plan.cells * (cell_bytes(kFormat) / 16)
+                         : 0;
+    }
+    place.scales = kFormat == WeightFormat::kFp8Block128
+                       ? row_tile / (kScaleBlock / kCellRows) * ((plan.cells + 1) / 2) + first_chunk() * (kChunkCells / 2)
+                       : expert * static_cast<uint32_t>(p.expert_scale_bytes) + cell * 32;
+  }
+
+  /// Of this warp.
+  __device__ int first_chunk() const { return warp & (plan.split - 1); }
+
+  /// The chunk `skipped` chunks behind this warp's first.
+  __device__ Source source(const Place& place, int skipped) const {
+    Source from;
+    from.weights = place.weights + skipped * (kChunkCells * cell_bytes(kFormat) / 16) + lane;
+    from.scales = place.scales + (kFormat == WeightFormat::kFp8Block128 ? skipped * (kChunkCells / 2)
+                                                                        : skipped * (kChunkCells * 32) + lane / 4 * 4);
+    from.second = place.second;
+    from.segment = place.segment;
+    from.cells = place.key == kNone ? 0 : plan.cells - (first_chunk() + skipped) * kChunkCells;
+    return from;
+  }
+
+  /// Vector `position` of a cycle: tiles innermost, so that one activation operand serves all tiles.
+  __device__ void load(int position, int cycle, const Source& from) {
+    const int tile = position % kUnitTiles, vector = cycle * (kRing / kUnitTiles) + position / kUnitTiles;
+    const uint8_t* base = p.segments[kApart ? tile : from.segment].weights;
+    const uint32_t at = from.weights + (kApart ? 0 : tile * from.second);
+    load_weights(ring[position], base + static_cast<size_t>(at) * 16 + vector * 512, vector / kPerCell < from.cells);
+  }
+
+  /// Scale `i` of a cycle: of 128 columns (fp8) or of a cell (fp4).
+  __device__ void load_scale(int tile, int i, int cycle, const Source& from) {
+    const uint8_t* base = p.segments[kApart ? tile : from.segment].scales;
     if constexpr (kFormat == WeightFormat::kFp8Block128) {
-      unit.scales = static_cast<uint32_t>(unit.row / kScaleBlock * ceil_div(p.cols, kScaleBlock));
+      const int at = cycle * kCycleBlocks / 4 + i;
+      if (at * 2 < from.cells) scale[tile][i] = __ldg(base + from.scales + at);
     } else if constexpr (kFormat == WeightFormat::kFp4Group32) {
-      unit.scales = static_cast<uint32_t>(expert * p.expert_scale_bytes) + row_tile * cells * 32 + lane / 4 * 4;
-    }
-    return true;
-  }
-
-  /// Vector `position` of a unit's chunk: tiles innermost, so that one activation operand serves all tiles.
-  __device__ void load(int position, const Unit& unit, int chunk) {
-    const int tile = position % kUnitTiles;
-    const int vector = position / kUnitTiles;
-    constexpr int kPerCell = cell_bytes(kFormat) / 512;
-    const int cell = chunk * kChunkCells + vector / kPerCell;
-    const int64_t to_tile = kPaired ? p.segments[1].weights - p.segments[0].weights : cells * cell_bytes(kFormat);
-    ring[position % kRing] =
-        load_weights(unit.weights + tile * to_tile + chunk * (kChunkCells * cell_bytes(kFormat)) + vector * 512,
-                     tile < unit.tiles && cell < cells);
-  }
-
-  /// Scale `i` of a unit's chunk: of 128 columns (fp8) or of a cell (fp4).
-  __device__ void load_scale(int tile, int i, const Unit& unit, int chunk) {
-    const uint8_t* scales = (kPaired ? p.segments[tile] : segment_of(unit)).scales + unit.scales;
-    const int at = chunk * kScales + i;
-    if constexpr (kFormat == WeightFormat::kFp8Block128) {
-      scale[tile][i] = tile < unit.tiles && at * kScaleBlock < p.cols ? __ldg(scales + at) : 127;
-    } else if constexpr (kFormat == WeightFormat::kFp4Group32) {
-      if (!kPaired) scales += tile * cells * 32;
-      scale[tile][i] = tile < unit.tiles && at < cells ? __ldg(reinterpret_cast<const uint32_t*>(scales) + at * 8) : 0x7f7f7f7fu;
+      const int at = cycle * kCycleBlocks / 2 + i;
+      const uint32_t row = from.scales + tile * from.second;  // 32 bytes of scales to 512 of weights
+      if (at < from.cells) scale[tile][i] = __ldg(reinterpret_cast<const uint32_t*>(base + row) + at * 8);
     }
   }
 
-  /// Token `token` of the group; null behind the last.
-  __device__ const bf16* x_row(const Unit& unit, const GroupTile& group, int token) const {
-    if (token >= group.rows) return nullptr;
-    int64_t row = group.first + token;
+  /// Row `token` of the unit's activations.
+  __device__ const bf16* x_row(const Place& unit, int token) const {
+    int64_t row = unit.first() + token;
     if constexpr (kGrouped) {
       if (p.gather != nullptr) row = __ldg(p.gather + row);
     }
-    return segment_of(unit).x + row * p.ldx;
+    return segment_of(unit.key).x + row * p.ldx;
   }
 
-  /// Activations of one block of 32 columns into registers (kTilesM > 1, dense).
-  __device__ void load_block_x(const Unit& unit, int chunk, int block) {
+  __device__ uint4& staged_at(int token, int vector) const { return staged[token * 32 + (vector ^ (token % 2 * 4))]; }
+
+  /// The chunk's activations into shared memory, quantised per 128 columns (16 lanes).
+  __device__ void stage(const Place& place, int chunk) const {
+    const Place& unit = place;
+    const int column = chunk * kChunkCols + lane * 8;
+    __syncwarp();
+#pragma unroll 1
+    for (int token = 0; token < unit.tokens(); ++token) {
+      cp_async_16(smem_address(&staged_at(token, lane)), x_row(unit, token) + column, column < p.cols);
+    }
+    cp_async_wait_all();
+#pragma unroll 1
+    for (int token = 0; p.quantise && token < unit.tokens(); ++token) {
+      uint4& v = staged_at(token, lane);
+      v = requantise_bf16x8(v, activation_scale(warp_max<16>(amax_bf16x8(v))));
+    }
+    __syncwarp();
+  }
+
+  /// Activations of one block of 32 columns (kTilesM > 1, dense).
+  __device__ void load_block_x(uint4 (&operand)[kTilesM], const Place& place, int chunk, int block) const {
 #pragma unroll
     for (int m = 0; m < kTilesM; ++m) {
       const int token = m * 8 + lane / 4;
       const int column = chunk * kChunkCols + block * 32 + lane % 4 * 8;
-      x[m] = load_activations(segment_of(unit).x + token * p.ldx + column, token < p.rows && column < p.cols);
-    }
-  }
-
-  /// The chunk's activations into registers; quantised per 128 columns (four blocks, the four lanes of a token).
-  __device__ void load_chunk_x(const Unit& unit, const GroupTile& group, int chunk) {
-    if constexpr (!kGrouped) {  // the others lack the registers
-      if (p.quantise && group.rows <= kSpreadTokens) return spread_chunk_x(unit, group, chunk);
-    }
-    const bf16* row = x_row(unit, group, lane / 4);
-#pragma unroll
-    for (int b = 0; b < kBlocks; ++b) {
-      const int column = chunk * kChunkCols + b * 32;
-      x[b] = load_activations(row + column + lane % 4 * 8, row != nullptr && column < p.cols);
-    }
-    if (!p.quantise) return;
-#pragma unroll
-    for (int half = 0; half < kBlocks / 4; ++half) {
-      float amax = 0;
-#pragma unroll
-      for (int b = 0; b < 4; ++b) amax = fmaxf(amax, amax_bf16x8(x[half * 4 + b]));
-      const float2 s = activation_scale(warp_max<4>(amax));
-#pragma unroll
-      for (int b = 0; b < 4; ++b) x[half * 4 + b] = requantise_bf16x8(x[half * 4 + b], s);
-    }
-  }
-
-  /// The same for few tokens, whose lanes would work alone: a token's columns are quantised by the whole warp, eight a lane, and
-  /// handed to the lanes that multiply them.
-  __device__ void spread_chunk_x(const Unit& unit, const GroupTile& group, int chunk) {
-#pragma unroll
-    for (int b = 0; b < kBlocks; ++b) x[b] = make_uint4(0, 0, 0, 0);
-#pragma unroll 1
-    for (int token = 0; token < group.rows; ++token) {
-      const int column = chunk * kChunkCols + lane * 8;
-      uint4 v = load_activations(x_row(unit, group, token) + column, column < p.cols);
-      v = requantise_bf16x8(v, activation_scale(warp_max<16>(amax_bf16x8(v))));
-#pragma unroll
-      for (int b = 0; b < kBlocks; ++b) {
-        const int from = b * 4 + lane % 4;
-        const uint4 got = make_uint4(__shfl_sync(kFullWarp, v.x, from), __shfl_sync(kFullWarp, v.y, from),
-                                     __shfl_sync(kFullWarp, v.z, from), __shfl_sync(kFullWarp, v.w, from));
-        if (lane / 4 == token) x[b] = got;
-      }
+      operand[m] = load_activations(p.segments[place.segment].x + token * p.ldx + column, token < p.rows && column < p.cols);
     }
   }
 
   template <int kStep>
   __device__ void fragment(int block, int tile, uint32_t (&a)[4]) const {
     if constexpr (kFormat == WeightFormat::kBF16) {
-      const uint4& v = ring[((block * 2 + kStep) * kUnitTiles + tile) % kRing];
+      const uint4& v = ring[(block * 2 + kStep) * kUnitTiles + tile];
       a[0] = v.x, a[1] = v.y, a[2] = v.z, a[3] = v.w;
     } else if constexpr (kFormat == WeightFormat::kFp8Block128) {
-      fragment_fp8<kStep>(ring[(block * kUnitTiles + tile) % kRing], scale_pair<kFp8ScaleBias>(scale[tile][block / 4]), a);
+      fragment_fp8<kStep>(ring[block * kUnitTiles + tile], scale_pair<kFp8ScaleBias>(scale[tile][block / 4] & 0xffu), a);
     } else if (block % 2 == 0) {
-      fragment_fp4<0, kStep>(ring[(block / 2 * kUnitTiles + tile) % kRing], scale[tile][block / 2], a);
+      fragment_fp4<0, kStep>(ring[block / 2 * kUnitTiles + tile], scale[tile][block / 2], a);
     } else {
-      fragment_fp4<1, kStep>(ring[(block / 2 * kUnitTiles + tile) % kRing], scale[tile][block / 2], a);
+      fragment_fp4<1, kStep>(ring[block / 2 * kUnitTiles + tile], scale[tile][block / 2], a);
     }
   }
 
-  /// Multiplies the unit in the ring and refills the ring from `next`.
-  __device__ void multiply(const Unit& unit, int chunk, const Unit& next, int next_chunk) {
+  /// Multiplies the chunk in the ring and refills the ring from the chunk `skipped` chunks behind the first one of `next`.
+  __device__ void multiply(const Place& place, int chunk, const Place& next, int skipped) {
 #pragma unroll
     for (int tile = 0; tile < kUnitTiles; ++tile) {
 #pragma unroll
@@ -234,20 +270,39 @@ struct Stream {
         for (int i = 0; i < 4; ++i) acc[tile][m][i] = 0;
       }
     }
-#pragma unroll
-    for (int block = 0; block < kBlocks; ++block) {
-      if constexpr (kTilesM > 1) load_block_x(unit, chunk, block);
+    const int token = min(lane / 4, plan.tokens - 1);  // columns of the product behind the last token are not read
+    const uint32_t x[2] = {smem_address(&staged_at(token, lane % 4)), smem_address(&staged_at(token, lane % 4 + 4))};
+    multiply_cycles<0>(place, chunk, next, skipped, x);
+  }
+
+  template <int kCycle>
+  __device__ __forceinline__ void multiply_cycles(const Place& place, int chunk, const Place& next, int skipped,
+                                                  const uint32_t (&x)[2]) {
+    if constexpr (kCycle < kCycles) {
+      const Source from = kCycle + 1 == kCycles ? source(next, skipped) : source(place, chunk - first_chunk());
+      multiply_blocks<kCycle, 0>(place, chunk, from, x);
+      multiply_cycles<kCycle + 1>(place, chunk, next, skipped, x);
+    }
+  }
+
+  template <int kCycle, int kBlock>
+  __device__ __forceinline__ void multiply_blocks(const Place& place, int chunk, const Source& from, const uint32_t (&x)[2]) {
+    if constexpr (kBlock < kCycleBlocks) {
+      constexpr int kColumnBlock = kCycle * kCycleBlocks + kBlock, kNext = kCycle + 1 == kCycles ? 0 : kCycle + 1;
       uint4 operand[kTilesM];
-#pragma unroll
-      for (int m = 0; m < kTilesM; ++m) operand[m] = x[kTilesM == 1 ? block : m];
-      step<0>(block, operand, unit, chunk, next, next_chunk);
-      step<1>(block, operand, unit, chunk, next, next_chunk);
+      if constexpr (kStaged) {
+        operand[0] = load_shared<kColumnBlock / 2 * 128>(x[kColumnBlock % 2]);
+      } else {
+        load_block_x(operand, place, chunk, kColumnBlock);
+      }
+      step<0>(kBlock, operand, kNext, from);
+      step<1>(kBlock, operand, kNext, from);
+      multiply_blocks<kCycle, kBlock + 1>(place, chunk, from, x);
     }
   }
 
   template <int kStep>
-  __device__ __forceinline__ void step(int block, const uint4 (&operand)[kTilesM], const Unit& unit, int chunk, const Unit& next,
-                                       int next_chunk) {
+  __device__ __forceinline__ void step(int block, const uint4 (&operand)[kTilesM], int cycle, const Source& from) {
 #pragma unroll
     for (int tile = 0; tile < kUnitTiles; ++tile) {
       uint32_t a[4];
@@ -260,142 +315,152 @@ struct Stream {
       constexpr bool kFp4 = kFormat == WeightFormat::kFp4Group32;
       if (kFormat == WeightFormat::kBF16 || (kStep == 1 && (!kFp4 || block % 2 == 1))) {
         const int vector = kFormat == WeightFormat::kBF16 ? block * 2 + kStep : kFp4 ? block / 2 : block;
-        const int position = vector * kUnitTiles + tile + kRing;
-        if (position < kVectors) {
-          load(position, unit, chunk);
-        } else {
-          load(position - kVectors, next, next_chunk);
-        }
+        load(vector * kUnitTiles + tile, cycle, from);
       }
-      constexpr int kBlocksPerScale = kFp4 ? 2 : 4;
-      if (kScales > 0 && kStep == 1 && (block + 1) % kBlocksPerScale == 0)
-        load_scale(tile, block / kBlocksPerScale, next, next_chunk);
+      if (kScales > 0 && kStep == 1 && ((block + 1) % kScaleBlocks == 0 || block + 1 == kCycleBlocks)) {
+        load_scale(tile, block / kScaleBlocks, cycle, from);
+      }
     }
   }
+
+  /// Place of a token and weight row among a tile's partial sums: the four tokens that a warp stores at once, and two neighbours
+  /// that are read, lie in different banks.
+  static __device__ int partial_at(int slot, int row) { return slot * kCellRows + (row ^ (slot % 4 / 2 * 8)); }
 
   __device__ void store_partial(float* partial) const {
 #pragma unroll
     for (int tile = 0; tile < kUnitTiles; ++tile) {
-      float* base = partial + static_cast<size_t>(tile) * plan.split * plan.rounds * kPartial;
+      float* base = partial + tile * plan.chunk_places * kPartial;
 #pragma unroll
       for (int m = 0; m < kTilesM; ++m) {
-        float* token = base + (m * 8 + lane % 4 * 2) * kTokenStride + lane / 4;
-        token[0] = acc[tile][m][0];
-        token[kTokenStride] = acc[tile][m][1];
-        token[8] = acc[tile][m][2];
-        token[kTokenStride + 8] = acc[tile][m][3];
+        const int slot = m * kSlots + lane % 4;
+#pragma unroll
+        for (int i = 0; i < 4; ++i) base[partial_at(slot + i % 2 * 4, lane / 4 + i / 2 * 8)] = acc[tile][m][i];
       }
     }
   }
 
   /// Adds the chunks of one output in ascending order.
-  __device__ float total(const float* partial, int tile, int token, int row) const {
-    const float* at = partial + static_cast<size_t>(tile) * plan.split * plan.rounds * kPartial + token * kTokenStride + row;
+  __device__ float total(const float* partial, int tile, int at) const {
+    const float* from = partial + tile * plan.chunk_places * kPartial + at;
     float sum = 0;
-#pragma unroll 2
-    for (int c = 0; c < plan.chunks; ++c) sum += at[c * kPartial];
+#pragma unroll 4
+    for (int c = 0; c < plan.chunks; ++c) sum += from[c * kPartial];
     return sum;
   }
 
-  /// All threads: outputs of the units that the block's row groups have just computed.
-  __device__ void reduce(const float* partials, int first_index, int units) const {
-    constexpr int kOutputs = kTokens * kCellRows * (kPaired ? 1 : kUnitTiles);
+  /// Threads of a row group: outputs of the unit that it has just computed.
+  __device__ void reduce(const float* partial, const Place& place) const {
+    constexpr int kOutputTiles = kPaired ? 1 : kUnitTiles;
+    const int threads = 32 << plan.split_log;
 #pragma unroll 1
-    for (int o = threadIdx.x; o < plan.row_groups * kOutputs; o += kThreads) {
-      Unit unit;
-      if (!locate(first_index + o / kOutputs, units, unit)) continue;
-      const int row_in_tile = o % kCellRows;
-      const int token = o / kCellRows % kTokens;
-      const int tile = kPaired ? 0 : o / (kCellRows * kTokens) % kUnitTiles;
-      const GemmSegment& s = segment_of(unit);
-      const int row = unit.row + tile * kCellRows + row_in_tile;
-      const GroupTile group = group_of(unit);
-      if (token >= group.rows || row >= s.rows) continue;
-      const float* partial = partials + static_cast<size_t>(o / kOutputs) * kUnitTiles * plan.split * plan.rounds * kPartial;
-      const int64_t y_row = group.first + token;
-      float value = total(partial, tile, token, row_in_tile);
+    for (int o = threadIdx.x & (threads - 1); o < place.tokens() * kOutputTiles * kCellRows; o += threads) {
+      const GemmSegment& s = segment_of(place.key);
+      const int row_in_tile = o % kCellRows, tile = o / kCellRows % kOutputTiles, token = o / (kCellRows * kOutputTiles);
+      const int row = (place.index * kOutputTiles + tile) * kCellRows + row_in_tile;
+      if (row >= s.rows) continue;
+      const int slot = token / kSlots * kSlots + token % kSlots / 2 + token % 2 * 4;
+      const int y_row = place.first() + token, at = partial_at(slot, row_in_tile);
+      float value = total(partial, tile, at);
       if constexpr (kPaired) {
-        value = swiglu(value, total(partial, 1, token, row_in_tile), p.limit);
+        value = swiglu(value, total(partial, 1, at), p.limit);
         if (p.row_weight != nullptr) value *= __ldg(p.row_weight + y_row);
       }
+      const int64_t to = static_cast<int64_t>(y_row) * s.ldy + row;
       if (s.f32) {
-        static_cast<float*>(s.y)[y_row * s.ldy + row] = value;
+        static_cast<float*>(s.y)[to] = value;
       } else {
-        static_cast<bf16*>(s.y)[y_row * s.ldy + row] = __float2bfloat16_rn(value);
+        static_cast<bf16*>(s.y)[to] = __float2bfloat16_rn(value);
       }
     }
   }
 
-  __device__ GroupTile group_of(const Unit& unit) const {
-    if constexpr (kGrouped) return p.tiles[unit.group >> segment_bits()];
-    return GroupTile{0, 0, p.rows};
+  /// Of the warps of a row group; barrier 0 is the block's.
+  __device__ void row_group_barrier(int row_group) const {
+    plan.split_log == 0 ? __syncwarp() : named_barrier(1 + row_group, 32 << plan.split_log);
   }
 
-  /// The part of block `block` of `blocks`.
-  __device__ void run(float* smem, int block, int blocks) {
+  /// The part of block `block`. `early`: activations may be read before the kernel before has ended.
+  __device__ void run(int block, bool early) {
     if (kGrouped && p.fresh_tiles) wait_for_previous_kernel();
-    const int groups = kGrouped ? *p.tile_count : 1;
-    const int units = groups * plan.units;
-    // A row group takes every row_groups-th unit of the block's range, so a block advances over neighbouring rows.
-    const int steps = static_cast<int>(ceil_div(units, plan.row_groups));
-    const int first = steps * block / blocks * plan.row_groups;
-    const int last = steps * (block + 1) / blocks * plan.row_groups;
-    const int row_group = warp / plan.split;
-    const int my_chunk = warp % plan.split;
-    const size_t group_floats = static_cast<size_t>(kUnitTiles) * plan.split * plan.rounds * kPartial;
+    const int units = kGrouped ? keys() * plan.key_units[0] : plan.units;
+    const int row_group = warp >> plan.split_log;
+    // A row group takes every row_groups-th unit of the block's share, so a block advances over neighbouring rows.
+    const int steps = (units + (1 << plan.groups_log) - 1) >> plan.groups_log;
+    const int first_step = plan.first_step(steps, block);
+    int left = plan.first_step(steps, block + 1) - first_step;
+    const int begin = (first_step << plan.groups_log) + row_group;
+    const int begin_key = kGrouped ? plan.keys.divide(begin) : 0;
 
-    Unit unit;
-    bool active = first < last && locate(first + row_group, units, unit) && my_chunk < plan.chunks;
-    if (active) {
-#pragma unroll
-      for (int i = 0; i < kRing; ++i) load(i, unit, my_chunk);
+    {
+      Place place;
+      locate(left > 0 ? begin_key : kNone, begin - begin_key * plan.key_units[0], place);
+      aim(place);
+      if (lane == 0) places[left & 1] = place;
+      __syncwarp();
     }
-    wait_for_previous_kernel();  // registers are short: activations and scales come after
-    let_next_kernel_start();
-    if (active) {
+    const bool computes = places[left & 1].key != kNone && first_chunk() < plan.chunks;
+    // What is not loaded is multiplied by zeros: any weights that are numbers will do.
 #pragma unroll
-      for (int i = 0; i < kScales * kUnitTiles; ++i) load_scale(i % kUnitTiles, i / kUnitTiles, unit, my_chunk);
+    for (uint4& vector : ring) vector = make_uint4(0, 0, 0, 0);
+#pragma unroll
+    for (int i = 0; i < kScales * kUnitTiles; ++i) scale[i % kUnitTiles][i / kUnitTiles] = 0x7f7f7f7fu;
+    if (computes) {
+      const Source from = source(places[left & 1], 0);
+#pragma unroll
+      for (int i = 0; i < kRing; ++i) load(i, 0, from);
+#pragma unroll
+      for (int i = 0; i < kScales * kUnitTiles; ++i) load_scale(i % kUnitTiles, i / kUnitTiles, 0, from);
     }
-    if (first >= last) return;
-    int loaded = -1;  // what the activation registers hold: group or segment, and round
-    int buffer = 0;
-    for (int base = first; base < last; base += plan.row_groups) {
-      float* partials = smem + buffer * plan.row_groups * group_floats;
-      Unit following;
-      const bool goes_on =
-          base + plan.row_groups < last && locate(base + plan.row_groups + row_group, units, following) && my_chunk < plan.chunks;
-      for (int round = 0; active && round < plan.rounds; ++round) {
-        const int chunk = my_chunk + round * plan.split;
-        if (chunk >= plan.chunks) break;
-        const bool last_round = round + 1 == plan.rounds || chunk + plan.split >= plan.chunks;
-        const GroupTile group = group_of(unit);
-        const int wanted = (kGrouped ? unit.group : unit.segment) * plan.rounds + round;
-        if (kTilesM == 1 && loaded != wanted) {
-          load_chunk_x(unit, group, chunk);
-          loaded = wanted;
+    if (!early) {
+      wait_for_previous_kernel();
+      let_next_kernel_start();
+    }
+    const int group_floats = kUnitTiles * plan.chunk_places * kPartial;  // partial sums of a row group
+    int loaded = -1;  // the key of the staged activations
+#pragma unroll 1
+    for (; left > 0; --left) {
+      float* partial = partial_sums + (row_group * plan.buffers + (left & (plan.buffers - 1))) * group_floats;
+      __syncwarp();
+      const Place& place = places[left & 1];
+      Place& following = places[~left & 1];
+      {
+        Place next = place;
+        next.index += 1 << plan.groups_log;
+        if (left == 1) {
+          next.key = kNone;
+        } else if (place.key != kNone && next.index >= units_of(place.key)) {
+          locate(place.key, next.index, next);
         }
-        const Unit next = last_round ? following : unit;
-        multiply(unit, chunk, next, last_round ? my_chunk : chunk + plan.split);
-        store_partial(partials + row_group * group_floats + chunk * kPartial);
+        aim(next);
+        if (lane == 0) following = next;
+        __syncwarp();
       }
-      __syncthreads();
-      reduce(partials, base, units);
-      if (plan.buffers == 2) {
-        buffer ^= 1;
-      } else {
-        __syncthreads();
+#pragma unroll 1
+      for (int chunk = first_chunk(); place.key != kNone && chunk < plan.chunks;) {
+        const int behind = chunk + plan.split;
+        const bool last = behind >= plan.chunks;
+        if (kStaged && (loaded != place.key || plan.rounds > 1)) {
+          stage(place, chunk);
+          loaded = place.key;
+        }
+        multiply(place, chunk, last ? following : place, last ? 0 : behind - first_chunk());
+        store_partial(partial + chunk * kPartial);
+        chunk = behind;
       }
-      unit = following;
-      active = goes_on;
+      row_group_barrier(row_group);
+      if (place.key != kNone) reduce(partial, place);
+      if (plan.buffers == 1) row_group_barrier(row_group);
     }
   }
 };
 
 template <WeightFormat kFormat, int kTilesM, bool kPaired, bool kGrouped>
-__global__ void __launch_bounds__(stream_warps(kTilesM * 8) * 32, 1)
+__global__ void __launch_bounds__(stream_warps(kTilesM * 8) * 32, stream_residents(kFormat, kTilesM * 8))
     gemm_stream_kernel(const __grid_constant__ GemmParams p, const __grid_constant__ StreamPlan plan) {
   extern __shared__ float partial_sums[];
-  Stream<kFormat, kTilesM, kPaired, kGrouped>(p, plan).run(partial_sums, blockIdx.x, gridDim.x);
+  constexpr int kResidents = stream_residents(kFormat, kTilesM * 8);
+  Stream<kFormat, kTilesM, kPaired, kGrouped, kResidents>(p, plan, partial_sums).run(blockIdx.x, false);
 }
 
 /// Launches one instance.

@@ -8,19 +8,23 @@ namespace twelvex::cuda::stream {
 
 namespace {
 
-// The first blocks multiply the fp8 weights, the others those of kFormat.
+// The first blocks multiply the fp8 weights, the others those of kFormat; or (early) all multiply both.
 template <WeightFormat kFormat, bool kPaired, bool kGrouped>
-__global__ void __launch_bounds__(stream_warps(8) * 32, 1)
+__global__ void __launch_bounds__(stream_warps(8) * 32, stream_residents(kFormat, 8))
     gemm_stream_beside_kernel(const __grid_constant__ GemmParams first, const __grid_constant__ GemmParams second,
                               const __grid_constant__ BesidePlan plan) {
   extern __shared__ float partial_sums[];
+  constexpr int kResidents = stream_residents(kFormat, 8);
   const int block = static_cast<int>(blockIdx.x);
   if (block < plan.first_blocks) {
-    Stream<WeightFormat::kFp8Block128, 1, kPaired, false>(first, plan.first).run(partial_sums, block, plan.first_blocks);
-  } else {
-    Stream<kFormat, 1, kPaired, kGrouped>(second, plan.second)
-        .run(partial_sums, block - plan.first_blocks, plan.grid - plan.first_blocks);
+    Stream<WeightFormat::kFp8Block128, 1, kPaired, false, kResidents>(first, plan.first, partial_sums)
+        .run(block, plan.early);
+    if (!plan.early) return;
+    __syncthreads();  // the sums' place is used again
   }
+  const int begin = plan.early ? 0 : plan.first_blocks;
+  Stream<kFormat, 1, kPaired, kGrouped, kResidents>(second, plan.second, partial_sums)
+      .run(block - begin, false);
 }
 
 }  // namespace

@@ -22,24 +22,52 @@ int stream_rows(const GemmParams& p) {
   return p.rows <= 16 && !p.paired ? 16 : 0;
 }
 
-StreamPlan plan_stream(const GemmParams& p, int tile_rows_m) {
-  const int unit_tiles = p.paired || p.format == WeightFormat::kFp4Group32 ? 2 : 1;
+namespace {
+
+/// Shared memory of a multiprocessor; `arch` 0: of the smallest.
+int shared_of_multiprocessor(int arch) { return (arch == kWarpgroupArch ? 228 : 100) * 1024; }
+
+/// How many blocks share a multiprocessor, and how many buffers of partial sums a block has: blocks come first.
+void plan_shared_memory(const GemmParams& p, int tile_rows_m, int unit_tiles, StreamPlan& plan) {
+  constexpr int kReserved = 1024;  // of a block
   const int warps = stream_warps(tile_rows_m);
+  const int bytes = (unit_tiles * plan.chunk_places * tile_rows_m * kCellRows * 4) << plan.groups_log;  // of one buffer
+  int others = warps * kStreamPlaces;
+  if (tile_rows_m == 8) others += warps * plan.tokens * kChunkCols * 2;
+  plan.residents = stream_residents(p.format, tile_rows_m);
+  const auto room = [&] { return std::min(kMaxSharedBytes, shared_of_multiprocessor(p.arch) / plan.residents - kReserved); };
+  if (bytes + others > room()) plan.residents = 1;
+  plan.buffers = 2 * bytes + others <= room() ? 2 : 1;
+  plan.partial_floats = plan.buffers * bytes / 4;
+  plan.smem_bytes = plan.buffers * bytes + others;
+}
+
+}  // namespace
+
+StreamPlan plan_stream(const GemmParams& p, int tile_rows_m) {
+  const int unit_tiles = p.paired || p.format == WeightFormat::kFp4Group32 ? 2 : 1, warps = stream_warps(tile_rows_m);
   StreamPlan plan;
+  plan.cells = static_cast<int>(cells_per_row(p.cols));
   plan.chunks = static_cast<int>(ceil_div(p.cols, kChunkCols));
-  plan.split = 1;
-  while (plan.split < plan.chunks && plan.split < warps) plan.split *= 2;
+  while (1 << plan.split_log < std::min(plan.chunks, warps)) ++plan.split_log;
+  plan.split = 1 << plan.split_log;
+  while (plan.split << plan.groups_log < warps) ++plan.groups_log;
   plan.rounds = static_cast<int>(ceil_div(plan.chunks, plan.split));
-  plan.row_groups = warps / plan.split;
+  plan.chunk_places = plan.split * plan.rounds;
   for (int s = 0; s < (p.paired ? 1 : p.num_segments); ++s) {
-    plan.units +=
-        static_cast<int>(p.paired ? row_tiles(p.segments[s].rows) : ceil_div(row_tiles(p.segments[s].rows), unit_tiles));
+    const int64_t tiles = row_tiles(p.segments[s].rows);
+    plan.key_units[s] = static_cast<int>(p.paired ? tiles : ceil_div(tiles, unit_tiles));
+    plan.units += plan.key_units[s];
   }
-  const int bytes = plan.row_groups * unit_tiles * plan.split * plan.rounds * tile_rows_m * (kCellRows + 4) * 4;
-  plan.buffers = 2 * bytes <= kMaxSharedBytes ? 2 : 1;
-  plan.smem_bytes = plan.buffers * bytes;
+  if (p.paired && p.tiles != nullptr) {
+    plan.pair_offset = static_cast<uint32_t>((p.segments[1].weights - p.segments[0].weights) / 16);
+  }
+  plan.keys = Divider(std::max(plan.key_units[0], 1));
+  plan.tokens = p.tiles != nullptr ? p.group_rows : p.rows;
+  plan_shared_memory(p, tile_rows_m, unit_tiles, plan);
   const int64_t units = static_cast<int64_t>(plan.units) * (p.tiles != nullptr ? p.max_tiles : 1);
-  plan.grid = static_cast<int>(std::min<int64_t>(ceil_div(units, plan.row_groups), p.num_sms));
+  plan.grid = static_cast<int>(std::min<int64_t>(ceil_div(units, 1 << plan.groups_log), plan.residents * p.num_sms));
+  plan.blocks = Divider(std::max(plan.grid, 1));
   return plan;
 }
 
@@ -50,10 +78,10 @@ struct StreamWork {
   int64_t steps = 0, step_bytes = 0;
 
   StreamWork(const GemmParams& p, const StreamPlan& plan)
-      : steps(ceil_div(static_cast<int64_t>(plan.units) * (p.tiles != nullptr ? p.max_tiles : 1), plan.row_groups)) {
+      : steps(ceil_div(static_cast<int64_t>(plan.units) * (p.tiles != nullptr ? p.max_tiles : 1), 1 << plan.groups_log)) {
     const int unit_tiles = p.paired || p.format == WeightFormat::kFp4Group32 ? 2 : 1, rows = unit_tiles * kCellRows;
-    step_bytes = plan.row_groups *
-                 static_cast<int64_t>(weight_bytes(p.format, rows, p.cols) + scale_bytes(p.format, rows, p.cols));
+    const auto bytes = static_cast<int64_t>(weight_bytes(p.format, rows, p.cols) + scale_bytes(p.format, rows, p.cols));
+    step_bytes = bytes << plan.groups_log;
   }
 
   /// The most that a block of so many reads.
@@ -73,7 +101,19 @@ BesidePlan plan_beside(const GemmParams& first, const GemmParams& second) {
   plan.second = plan_stream(second, 8);
   const StreamWork one(first, plan.first), other(second, plan.second);
   if (one.steps == 0 || other.steps == 0) return {};
-  plan.grid = static_cast<int>(std::min<int64_t>(one.steps + other.steps, first.num_sms));
+  // The kernel is built for as many as the second product's format takes.
+  const int residents = std::min({plan.first.residents, plan.second.residents, stream_residents(second.format, 8)});
+  const int64_t most = static_cast<int64_t>(residents) * first.num_sms;
+  plan.early = first.input_ready;
+  if (plan.early) {
+    plan.grid = static_cast<int>(std::min(std::max(one.steps, other.steps), most));
+    plan.first_blocks = static_cast<int>(std::min<int64_t>(one.steps, plan.grid));
+    plan.first.blocks = Divider(plan.first_blocks);
+    plan.second.blocks = Divider(plan.grid);
+    if (one.steps <= plan.grid) plan.second.busy_blocks = plan.first_blocks;
+    return plan;
+  }
+  plan.grid = static_cast<int>(std::min(one.steps + other.steps, most));
   int64_t least = 0;
   for (int blocks = 1; blocks < plan.grid; ++blocks) {
     const int64_t longest = std::max(one.longest(blocks), other.longest(plan.grid - blocks));
@@ -81,6 +121,8 @@ BesidePlan plan_beside(const GemmParams& first, const GemmParams& second) {
     least = longest;
     plan.first_blocks = blocks;
   }
+  plan.first.blocks = Divider(std::max(plan.first_blocks, 1));
+  plan.second.blocks = Divider(std::max(plan.grid - plan.first_blocks, 1));
   return plan.first_blocks > 0 ? plan : BesidePlan{};
 }
 

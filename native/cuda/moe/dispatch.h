@@ -2,6 +2,7 @@
 // Sorts a step's (token, pick) slots by expert, stably, on the device: no host round trip and always the same order.
 #pragma once
 
+#include <algorithm>
 #include <cuda_runtime_api.h>
 
 #include <cstdint>
@@ -34,7 +35,7 @@ void run_route_and_dispatch(const RouteParams& route, const DispatchParams& disp
 
 /// Most tiles that any distribution of `slots` rows over `experts` can need.
 inline int max_group_tiles(int slots, int experts, int tile_rows) {
-  return slots / tile_rows + (slots < experts ? slots : experts);
+  return std::min(slots, slots / tile_rows + std::min(slots, experts));
 }
 
 }  // namespace twelvex::cuda

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Launches: [quantise] -> dispatch (few tokens: with the router) -> gate, up, SwiGLU [, routing weight] of the experts and the
-// shared one -> [quantise] -> down of both; combine. Few tokens take one launch for both kinds of product.
+// shared one -> [quantise] -> down of both; combine. Few tokens take one launch for both kinds of product; the shared expert's
+// part of the first begins before the tokens are dispatched.
 #include "moe/experts.h"
 
 #include <algorithm>
@@ -32,10 +33,12 @@ MoeWorkspace carve(uint8_t* base, const MoeShape& s, size_t& at) {
   w.sorted_weight = take<float>(base, at, slots);
   w.row_of_slot = take<int32_t>(base, at, slots);
   w.begin = take<int32_t>(base, at, 2 * (static_cast<size_t>(s.experts) + 1));
-  w.tiles = take<GroupTile>(base, at, static_cast<size_t>(max_group_tiles(s.tokens * s.picks, s.experts, 8) + s.experts));
+  // Two lists; tiles of less than eight rows are of less than eight tokens.
+  const int most_tiles = max_group_tiles(s.tokens * s.picks, s.experts, 8) + s.experts + 2 * 8 * s.picks;
+  w.tiles = take<GroupTile>(base, at, static_cast<size_t>(most_tiles));
   w.tile_count = take<int32_t>(base, at, 2);
   w.quantised = take<__nv_bfloat16>(base, at, tokens * hidden);
-  w.act = take<__nv_bfloat16>(base, at, slots * s.width);  // run_products needs the next one's room behind it
+  w.act = take<__nv_bfloat16>(base, at, slots * s.width);
   w.shared_act = take<__nv_bfloat16>(base, at, tokens * s.shared_width);
   for (int i = 0; i < s.parts; ++i) w.down[i] = take<__nv_bfloat16>(base, at, slots * hidden);
   for (int i = 0; i < s.parts; ++i) w.shared_down[i] = take<__nv_bfloat16>(base, at, tokens * hidden);
@@ -43,6 +46,12 @@ MoeWorkspace carve(uint8_t* base, const MoeShape& s, size_t& at) {
 }
 
 const uint8_t* bytes_of(const void* pointer) { return static_cast<const uint8_t*>(pointer); }
+
+/// Rows of a group tile: of few tokens no more than there are of them, even where one chooses an expert twice.
+int tile_rows_of(int tokens, int picks, int experts, int arch) {
+  const int rows = group_tile_rows(tokens * picks, experts, arch);
+  return rows == 8 ? std::clamp(tokens, 1, 8) : rows;
+}
 
 /// What both products of the routed experts share.
 GemmParams routed_product(const MoeParams& p, int cols) {
@@ -53,7 +62,8 @@ GemmParams routed_product(const MoeParams& p, int cols) {
   g.tiles = p.workspace.tiles;
   g.tile_count = p.workspace.tile_count;
   g.experts = p.weights->experts.count;
-  g.max_tiles = max_group_tiles(g.rows, g.experts, group_tile_rows(g.rows, g.experts, p.arch));
+  g.group_rows = tile_rows_of(p.tokens, p.picks, g.experts, p.arch);
+  g.max_tiles = max_group_tiles(g.rows, g.experts, g.group_rows);
   g.arch = p.arch;
   g.num_sms = p.num_sms;
   g.stream = p.stream;
@@ -180,6 +190,7 @@ GemmParams shared_gate_up(const MoeParams& p, const Input& input) {
   g.x_fp8 = input.fp8;
   g.x_ordered = input.ordered;
   g.quantised = p.workspace.quantised;
+  g.input_ready = p.tokens <= 8;
   g.paired = true;
   g.limit = p.limit;
   g.num_segments = 2;
@@ -213,16 +224,6 @@ void run_both(const GemmParams& routed, const GemmParams& shared) {
   }
 }
 
-/// Whether a launch of its own quantises both kinds of activations: of few tokens every warp of the down projections would do so
-/// for itself, which takes longer.
-bool quantises_between(const MoeParams& p) {
-  if (p.tokens > 8 || !p.quantise || !has_routed(p) || !has_shared(p)) return false;
-  for (size_t i = 0; i < kParts; ++i) {
-    if (p.weights->experts.down[i].cols % kScaleBlock != 0 || p.weights->shared_down[i].cols % kScaleBlock != 0) return false;
-  }
-  return true;
-}
-
 /// Every part (ops.h) is a sum of its own; parts of equal width are one launch.
 void run_down(const MoeParams& p) {
   const Parts<Linear>&of_routed = p.weights->experts.down, &of_shared = p.weights->shared_down;
@@ -241,17 +242,8 @@ void run_down(const MoeParams& p) {
 }
 
 /// The products of a part of the tokens.
-void run_products(MoeParams p, const Input& input) {
-  const bool between = quantises_between(p);
-  const int64_t routed = static_cast<int64_t>(p.tokens) * p.picks * routed_width(p);
-  if (between) p.workspace.shared_act = p.workspace.act + routed;
+void run_products(const MoeParams& p, const Input& input) {
   run_both(has_routed(p) ? routed_gate_up(p, input) : GemmParams{}, has_shared(p) ? shared_gate_up(p, input) : GemmParams{});
-  if (between) {
-    const int64_t values = routed + static_cast<int64_t>(p.tokens) * shared_width(p);
-    run_quantise({.rows = static_cast<int>(values / kScaleBlock), .cols = kScaleBlock, .ldx = kScaleBlock, .x = p.workspace.act,
-                  .y = p.workspace.act, .stream = p.stream});
-    p.quantise = false;
-  }
   run_down(p);
 }
 
@@ -273,7 +265,7 @@ MoeParams tokens_of(const MoeParams& p, int first, int tokens) {
   w.row_of_slot += slot;
   if (first > 0) {
     w.begin += experts + 1;
-    w.tiles += max_group_tiles(static_cast<int>(slot), experts, 8);
+    w.tiles += max_group_tiles(static_cast<int>(slot), experts, tile_rows_of(first, p.picks, experts, 0));
     w.tile_count += 1;
   }
   w.quantised += token * hidden;
@@ -324,7 +316,7 @@ DispatchParams dispatch_of(const MoeParams& p) {
   return {.slots = slots,
           .picks = p.picks,
           .experts = experts,
-          .tile_rows = group_tile_rows(slots, experts, p.arch),
+          .tile_rows = tile_rows_of(p.tokens, p.picks, experts, p.arch),
           .ids = p.ids,
           .weights = p.routing,
           .sorted_token = w.sorted_token,

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Launch plans are pure functions of the shape: checked without a GPU.
+#include <algorithm>
 #include <initializer_list>
 #include <vector>
 
@@ -53,7 +54,7 @@ TEST("the split of K depends on K alone, so that a row's sums are the same in an
     CHECK_EQ(one.chunks, (cols + kChunkCols - 1) / kChunkCols);
     CHECK_EQ(other.chunks, one.chunks);
     CHECK(one.split * one.rounds >= one.chunks);
-    CHECK_EQ(one.split * one.row_groups, stream_warps(8));
+    CHECK_EQ(one.split << one.groups_log, stream_warps(8));
   }
 }
 
@@ -68,6 +69,55 @@ TEST("partial sums fit into the shared memory of sm_12x for every width") {
     paired.paired = true;
     CHECK(plan_stream(paired, 8).smem_bytes <= kMaxSharedBytes);
   }
+}
+
+TEST("a launch divides as the compiler would") {
+  for (int divisor = 1; divisor < 700; ++divisor) {
+    const Divider by(divisor);
+    for (int n : {0, 1, divisor - 1, divisor, 6 * 128, 384 * 256 - 1, 3'000'000}) CHECK_EQ(by.divide(n), n / divisor);
+  }
+}
+
+TEST("the blocks of a streaming launch take every step once, as many each as they can, those that were busy before fewer") {
+  for (int blocks : {1, 2, 131, 264}) {
+    for (int busy : {0, 1, 64, 128}) {
+      if (busy > blocks) continue;
+      for (int steps : {0, 1, 5, 131, 263, 264, 265, 384, 768, 6144}) {
+        StreamPlan plan;
+        plan.blocks = Divider(blocks);
+        plan.busy_blocks = busy;
+        CHECK_EQ(plan.first_step(steps, 0), 0);
+        CHECK_EQ(plan.first_step(steps, blocks), steps);
+        int most = 0;
+        for (int block = 0; block < blocks; ++block) {
+          const int count = plan.first_step(steps, block + 1) - plan.first_step(steps, block);
+          CHECK(count >= 0);
+          most = std::max(most, count + (block < busy));
+        }
+        if (steps >= busy) CHECK(most <= (steps + busy + blocks - 1) / blocks + (steps + busy < blocks));
+      }
+    }
+  }
+}
+
+TEST("two blocks of a streaming launch share a multiprocessor where its shared memory has room for them") {
+  const auto experts = [](int tokens, int arch) {
+    GemmParams p = grouped(tokens, 6, 256, 4096, 1024);
+    p.paired = true;
+    p.segments[p.num_segments++].rows = 1024;
+    p.group_rows = tokens;
+    p.arch = arch;
+    return plan_stream(p, 8);
+  };
+  for (int tokens : {1, 3, 8}) {
+    CHECK_EQ(experts(tokens, 90).residents, 2);
+    CHECK(2 * (experts(tokens, 90).smem_bytes + 1024) <= 228 * 1024);
+  }
+  CHECK_EQ(experts(1, 120).residents, 2);
+  CHECK(2 * (experts(1, 120).smem_bytes + 1024) <= 100 * 1024);
+  CHECK_EQ(experts(8, 120).residents, 1);
+  CHECK_EQ(plan_stream(dense(WeightFormat::kBF16, 1, 4096, {64640}), 8).grid, 132);
+  CHECK_EQ(plan_stream(dense(WeightFormat::kFp8Block128, 1, 1024, {16384}), 8).grid, 256);
 }
 
 TEST("a launch covers every row of every segment") {
@@ -130,11 +180,12 @@ TEST("products of few rows run side by side, each with the blocks that its bytes
     GemmParams experts = grouped(tokens, 6, 256, 4096, 1024);
     experts.segments[experts.num_segments++].rows = 1024;
     experts.paired = shared.paired = true;
+    experts.arch = shared.arch = 90;
     return plan_beside(shared, experts);
   };
   const BesidePlan one = both(1);
-  CHECK_EQ(one.grid, 132);
-  CHECK_EQ(one.first_blocks, 32);  // 64 units of 132 KB and 384 of 70: two and four a block
+  CHECK_EQ(one.grid, 264);
+  CHECK_EQ(one.first_blocks, 64);  // 64 units of 132 KB and 384 of 70: one and two a block
   CHECK(both(8).first_blocks > 0 && both(8).first_blocks < one.first_blocks);
   CHECK_EQ(both(9).grid, 0);  // the shared expert takes tiles
   GemmParams first = dense(WeightFormat::kFp8Block128, 1, 1024, {4096}), second = grouped(1, 6, 256, 1024, 4096);
