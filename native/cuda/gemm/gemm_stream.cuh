@@ -33,8 +33,7 @@ namespace twelvex::cuda::stream {
 
 inline constexpr int kBlocks = kChunkCols / 32;  // blocks of 32 columns in a chunk
 inline constexpr int kSlots = 8;                 // tokens of a fragment, as places among the partial sums
-
-inline constexpr int kNone = 1 << 30;  // key of no unit
+inline constexpr int kNone = 1 << 30;            // key of no unit
 
 /// A unit, as one warp knows it.
 struct alignas(16) Place {
@@ -44,7 +43,7 @@ struct alignas(16) Place {
   uint32_t rows;     // row of its first token (sorted where grouped) and, in the low bits, tokens
   uint32_t weights;  // tile 0 of this warp's first chunk in its segment, in units of 16 bytes
   uint32_t scales;   // byte offset of its scales in the segment
-  uint32_t second;   // from tile 0's weights to tile 1's (not paired), in units of 16 bytes: 0 behind the segment's last row
+  uint32_t second;   // from tile 0's weights to tile 1's (experts: gate to up), in units of 16 bytes; 0: there is no tile 1
   int segment;
 
   static constexpr int kTokenBits = 5;
@@ -208,28 +207,27 @@ struct Stream {
   }
 
   /// Row `token` of the unit's activations.
-  __device__ const bf16* x_row(const Place& unit, int token) const {
-    int64_t row = unit.first() + token;
+  __device__ const bf16* x_row(const Place& place, int token) const {
+    int64_t row = place.first() + token;
     if constexpr (kGrouped) {
       if (p.gather != nullptr) row = __ldg(p.gather + row);
     }
-    return segment_of(unit.key).x + row * p.ldx;
+    return segment_of(place.key).x + row * p.ldx;
   }
 
   __device__ uint4& staged_at(int token, int vector) const { return staged[token * 32 + (vector ^ (token % 2 * 4))]; }
 
   /// The chunk's activations into shared memory, quantised per 128 columns (16 lanes).
   __device__ void stage(const Place& place, int chunk) const {
-    const Place& unit = place;
     const int column = chunk * kChunkCols + lane * 8;
     __syncwarp();
 #pragma unroll 1
-    for (int token = 0; token < unit.tokens(); ++token) {
-      cp_async_16(smem_address(&staged_at(token, lane)), x_row(unit, token) + column, column < p.cols);
+    for (int token = 0; token < place.tokens(); ++token) {
+      cp_async_16(smem_address(&staged_at(token, lane)), x_row(place, token) + column, column < p.cols);
     }
     cp_async_wait_all();
 #pragma unroll 1
-    for (int token = 0; p.quantise && token < unit.tokens(); ++token) {
+    for (int token = 0; p.quantise && token < place.tokens(); ++token) {
       uint4& v = staged_at(token, lane);
       v = requantise_bf16x8(v, activation_scale(warp_max<16>(amax_bf16x8(v))));
     }

@@ -8,7 +8,8 @@ namespace twelvex::cuda::stream {
 
 namespace {
 
-// The first blocks multiply the fp8 weights, the others those of kFormat; or (early) all multiply both.
+// The first blocks multiply the fp8 weights, the others those of kFormat; early, these are divided among all blocks, and who has
+// multiplied fp8 weights before gets fewer.
 template <WeightFormat kFormat, bool kPaired, bool kGrouped>
 __global__ void __launch_bounds__(stream_warps(8) * 32, stream_residents(kFormat, 8))
     gemm_stream_beside_kernel(const __grid_constant__ GemmParams first, const __grid_constant__ GemmParams second,
