@@ -24,6 +24,17 @@ __device__ __forceinline__ float warp_max(float v, unsigned lanes = kFullWarp) {
   return v;
 }
 
+/// Sum over the lanes up to this one, of whole numbers.
+template <class T>
+__device__ __forceinline__ T warp_scan(T v) {
+#pragma unroll
+  for (int d = 1; d < 32; d <<= 1) {
+    const T below = __shfl_up_sync(kFullWarp, v, d);
+    if (static_cast<int>(threadIdx.x % 32) >= d) v += below;
+  }
+  return v;
+}
+
 /// Sum over a block of kThreads; every thread gets it. `scratch` holds kThreads / 32 floats; usable again after a barrier.
 template <int kThreads>
 __device__ __forceinline__ float block_sum(float v, float* scratch) {

@@ -27,7 +27,7 @@ struct SmemPlan {
   uint32_t digit, remaining, found;
 };
 
-/// Larger float -> larger key.
+/// Larger float -> larger key: ordered_key without its care for NaN, of which scores have none.
 __device__ __forceinline__ uint32_t order_key(float score) {
   const uint32_t bits = __float_as_uint(score);
   return bits ^ ((bits >> 31) ? 0xffffffffu : 0x80000000u);
@@ -92,17 +92,6 @@ class TopSelect {
     if (first > 0) load(first, keys);
   }
 
-  /// Sum of `own` over the threads of this warp up to this one.
-  __device__ __forceinline__ static uint32_t sum_in_warp(uint32_t own) {
-    const int lane = threadIdx.x % 32;
-#pragma unroll
-    for (int d = 1; d < 32; d <<= 1) {
-      const uint32_t lower = __shfl_up_sync(kFullWarp, own, d);
-      if (lane >= d) own += lower;
-    }
-    return own;
-  }
-
   /// Sum of the totals of the warps before this one.
   __device__ __forceinline__ static uint32_t sum_before_warp(const uint32_t (&totals)[kWarps]) {
     const uint32_t lane = threadIdx.x % 32;
@@ -122,7 +111,7 @@ class TopSelect {
       v = bins;
       bins = make_uint4(0, 0, 0, 0);
       sum = v.x + v.y + v.z + v.w;
-      above = sum_in_warp(sum);
+      above = warp_scan(sum);
       if (threadIdx.x % 32 == 31) s.warp_total[0][threadIdx.x / 32] = above;
     }
     __syncthreads();
@@ -164,7 +153,7 @@ class TopSelect {
           const bool there = first + own_entry() + i < visible;
           own += kinds[i] = !there || digits < prefix ? 0 : digits > prefix ? 1 : 1u << 16;
         }
-        up_to = sum_in_warp(own);
+        up_to = warp_scan(own);
       }
       if (lane == 31) s.warp_total[turn][warp] = up_to;
       __syncthreads();

@@ -17,12 +17,7 @@ static_assert(kSmallThreads >= kMaxExperts && kSmallThreads >= kSmallSlots);
 /// Exclusive sum over the threads of a block; `scratch` holds 32 ints. `total` is the sum of all.
 __device__ inline int exclusive_sum(int value, int* scratch, int& total) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
-  int sum = value;
-#pragma unroll
-  for (int d = 1; d < 32; d <<= 1) {
-    const int below = __shfl_up_sync(kFullWarp, sum, d);
-    if (lane >= d) sum += below;
-  }
+  const int sum = warp_scan(value);
   if (lane == 31) scratch[warp] = sum;
   __syncthreads();
   int before = 0;

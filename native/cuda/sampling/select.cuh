@@ -57,16 +57,6 @@ __device__ __forceinline__ uint64_t warp_sum64(uint64_t v) {
   return v;
 }
 
-/// Inclusive sum over the lanes up to this one.
-__device__ __forceinline__ uint64_t warp_scan64(uint64_t v) {
-#pragma unroll
-  for (int d = 1; d < 32; d <<= 1) {
-    const uint64_t below = __shfl_up_sync(kFullWarp, v, d);
-    if (threadIdx.x % 32 >= static_cast<unsigned>(d)) v += below;
-  }
-  return v;
-}
-
 using cuda::of_ordered_key;
 using cuda::ordered_key;
 
@@ -170,7 +160,7 @@ struct Team {
     if (before <= target && before + sum > target) {  // one warp of the team
       for (int base = first; base < last; base += 32) {
         const int i = base + lane;
-        const uint64_t upto = warp_scan64(i < last ? weight(i) : 0);
+        const uint64_t upto = warp_scan(i < last ? weight(i) : 0);
         const unsigned passed = __ballot_sync(kFullWarp, before + upto > target);
         if (passed != 0) {
           if (lane == 0) tell({0, base + __ffs(passed) - 1, 0});
@@ -243,7 +233,7 @@ struct Team {
       }
       own += v[j];
     }
-    const uint64_t upto = warp_scan64(own);
+    const uint64_t upto = warp_scan(own);
     const uint64_t whole = add_warps(__shfl_sync(kFullWarp, upto, 31));
     uint64_t before = upto - own;
     for (int w = 0; w < warp; ++w) before += s.warp[w];
