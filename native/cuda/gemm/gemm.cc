@@ -4,6 +4,7 @@
 #include "common/check.h"
 #include "gemm/fp8_gemm.h"
 #include "gemm/quantise.h"
+#include "gemm/stream_plan.h"
 #include "gemm/warpgroup_gemm.h"
 
 namespace twelvex::cuda {

@@ -27,6 +27,7 @@
 #include "gemm/epilogue.cuh"
 #include "gemm/gemm.h"
 #include "gemm/quantise.cuh"
+#include "gemm/stream_plan.h"
 #include "gemm/widen.cuh"
 
 namespace twelvex::cuda::stream {

@@ -4,6 +4,7 @@
 #include "common/device.h"
 #include "gemm/fp8_gemm.h"
 #include "gemm/gemm.h"
+#include "gemm/stream_plan.h"
 #include "gemm/warpgroup_gemm.h"
 
 namespace twelvex::cuda {
