@@ -2,9 +2,9 @@
 // Sorts a step's (token, pick) slots by expert, stably, on the device: no host round trip and always the same order.
 #pragma once
 
-#include <algorithm>
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
 #include <cstdint>
 
 #include "gemm/gemm.h"

@@ -25,6 +25,11 @@ T* take(uint8_t* base, size_t& at, size_t count) {
   return pointer;
 }
 
+/// Tiles of both parts of a step; those of less than eight rows are of less than eight tokens.
+int most_listed_tiles(const MoeShape& s) {
+  return max_group_tiles(s.tokens * s.picks, s.experts, 8) + s.experts + 2 * 8 * s.picks;
+}
+
 MoeWorkspace carve(uint8_t* base, const MoeShape& s, size_t& at) {
   const size_t tokens = static_cast<size_t>(s.tokens), slots = tokens * s.picks, hidden = static_cast<size_t>(s.hidden);
   MoeWorkspace w;
@@ -33,9 +38,7 @@ MoeWorkspace carve(uint8_t* base, const MoeShape& s, size_t& at) {
   w.sorted_weight = take<float>(base, at, slots);
   w.row_of_slot = take<int32_t>(base, at, slots);
   w.begin = take<int32_t>(base, at, 2 * (static_cast<size_t>(s.experts) + 1));
-  // Two lists; tiles of less than eight rows are of less than eight tokens.
-  const int most_tiles = max_group_tiles(s.tokens * s.picks, s.experts, 8) + s.experts + 2 * 8 * s.picks;
-  w.tiles = take<GroupTile>(base, at, static_cast<size_t>(most_tiles));
+  w.tiles = take<GroupTile>(base, at, static_cast<size_t>(most_listed_tiles(s)));
   w.tile_count = take<int32_t>(base, at, 2);
   w.quantised = take<__nv_bfloat16>(base, at, tokens * hidden);
   w.act = take<__nv_bfloat16>(base, at, slots * s.width);

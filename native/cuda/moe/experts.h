@@ -31,7 +31,7 @@ struct MoeWorkspace {
   int32_t* row_of_slot = nullptr;        // [T K]
   // Twice, as decode tokens and others may be sorted apart.
   int32_t* begin = nullptr;              // [2, E + 1]
-  GroupTile* tiles = nullptr;            // two lists, one behind the other
+  GroupTile* tiles = nullptr;            // [max_group_tiles(T K, E, 8) + E + 16 K], one list behind the other
   int32_t* tile_count = nullptr;         // [2]
   __nv_bfloat16* quantised = nullptr;    // [T, D]
   __nv_bfloat16* act = nullptr;          // [T K, I]
