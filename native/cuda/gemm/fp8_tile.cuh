@@ -21,6 +21,7 @@
 #include "gemm/fp8_cells.cuh"
 #include "gemm/fp8_gemm.h"
 #include "gemm/output_tile.cuh"
+#include "gemm/weight_order.cuh"
 
 namespace twelvex::cuda::fp8 {
 
@@ -61,6 +62,7 @@ struct Tile : Outputs<kRowsM, kPaired, kGrouped> {
   using Stage = typename Smem::Stage;
   static_assert(sizeof(Smem) <= kMaxSharedBytes);
   static constexpr bool kFp4 = Smem::kFp4;
+  static constexpr bool kFolded = kWeightOrder == WeightOrder::kFolded;
   static constexpr int kStages = Smem::kStages;
   static constexpr int kBlockTilesN = Smem::kBlockTilesN;
   using Out = Outputs<kRowsM, kPaired, kGrouped>;
@@ -162,6 +164,7 @@ struct Tile : Outputs<kRowsM, kPaired, kGrouped> {
   }
 
   /// A pair of the warp's row tiles in a stage, [tile][block of 32 columns][word], and their scales as mma_scaled takes them.
+  /// Where the instruction is emulated, weights are stored for others.
   __device__ void load_weights(const Stage& stage, int step, int pair, uint32_t (&a)[2][4][4], uint32_t (&scales)[2]) {
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
@@ -173,17 +176,21 @@ struct Tile : Outputs<kRowsM, kPaired, kGrouped> {
           const uint32_t words[4] = {v.x, v.y, v.z, v.w};  // [block][row g, g + 8]
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
-            a[n][2 * cell + i / 2][i % 2] = (words[i] << 2) & 0x3c3c3c3cu;
-            a[n][2 * cell + i / 2][2 + i % 2] = (words[i] >> 2) & 0x3c3c3c3cu;
+            const uint32_t word = kFolded ? unfold_fp4(words[i]) : words[i];
+            a[n][2 * cell + i / 2][i % 2] = (word << 2) & 0x3c3c3c3cu;
+            a[n][2 * cell + i / 2][2 + i % 2] = (word >> 2) & 0x3c3c3c3cu;
           }
         }
         // Lanes 0, 1 of a quad hold rows g and g + 8 of the first cell, lanes 2, 3 of the second, in bytes 0 and 2.
-        scales[n] = stage.scales[tile][lane % 4 / 2][lane / 4] >> (8 * (lane & 1));
+        const uint32_t word = stage.scales[tile][lane % 4 / 2][lane / 4];
+        scales[n] = (kFolded ? unfold_scales(word) : word) >> (8 * (lane & 1));
       } else {
 #pragma unroll
         for (int block = 0; block < 4; ++block) {
           const uint4 v = stage.weights[tile][block * 32 + lane];
-          a[n][block][0] = v.x, a[n][block][1] = v.y, a[n][block][2] = v.z, a[n][block][3] = v.w;
+          const uint32_t words[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+          for (int i = 0; i < 4; ++i) a[n][block][i] = kFolded ? unfold_fp8(words[i]) : words[i];
         }
         scales[n] = smem.scales[kPaired ? n : 0][step];
       }

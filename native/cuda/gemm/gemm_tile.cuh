@@ -152,7 +152,7 @@ struct Tile : Outputs<kRowsM, kPaired, kGrouped> {
       const uint4 v = stage.weights[tile][kBlock * 2 + kStep][lane];
       a[0] = v.x, a[1] = v.y, a[2] = v.z, a[3] = v.w;
     } else if constexpr (kFormat == WeightFormat::kFp8Block128) {
-      const uint32_t scale = scale_pair<kFp8ScaleBias>(smem.scales[kPaired ? n : 0][cell / 2]);
+      const bf162 scale = scale_pair<kFp8ScaleBias>(smem.scales[kPaired ? n : 0][cell / 2]);
       fragment_fp8<kStep>(stage.weights[tile][kBlock][lane], scale, a);
     } else {
       fragment_fp4<kBlock, kStep>(stage.weights[tile][0][lane], stage.scales[tile][lane / 4], a);

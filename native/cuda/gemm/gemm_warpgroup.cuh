@@ -156,7 +156,7 @@ struct Warpgroup {
         a[v][0] = w.x, a[v][1] = w.y, a[v][2] = w.z, a[v][3] = w.w;
       }
     } else if constexpr (kFormat == WeightFormat::kFp8Block128) {
-      const uint32_t scale = scale_pair<kFp8ScaleBias>(fp8_scale);
+      const bf162 scale = scale_pair<kFp8ScaleBias>(fp8_scale);
 #pragma unroll
       for (int b = 0; b < 2; ++b) {
         const uint4 w = smem.weights[at][tile][b][lane];

@@ -2,6 +2,7 @@
 // One thread writes one 16-byte vector (scales: one word). Runs while loading, at the speed of the upload.
 #include "common/check.h"
 #include "gemm/prepare.h"
+#include "gemm/weight_order.cuh"
 
 namespace twelvex::cuda {
 
@@ -21,13 +22,21 @@ struct Source {
   }
 };
 
-/// Eight e2m1 in column order -> the layout's nibble order.
-__device__ uint32_t order_nibbles(uint32_t word) {
+constexpr bool kFold = kWeightOrder == WeightOrder::kFolded;
+
+/// Eight e2m1 in column order -> a word of the layout.
+__device__ uint32_t order_fp4(uint32_t word) {
   constexpr int kColumns[8] = {0, 4, 2, 6, 1, 5, 3, 7};
   uint32_t ordered = 0;
 #pragma unroll
   for (int i = 0; i < 8; ++i) ordered |= ((word >> (4 * kColumns[i])) & 15u) << (4 * i);
-  return ordered;
+  return kFold ? fold_fp4(ordered) : ordered;
+}
+
+/// Four e4m3 in column order -> a word of the layout.
+__device__ uint32_t order_fp8(uint32_t word) {
+  const uint32_t ordered = __byte_perm(word, 0, 0x3120);
+  return kFold ? fold_fp8(ordered) : ordered;
 }
 
 __device__ uint4 gather(const Source& source, WeightFormat format, int64_t cell, int vector, int lane, int64_t cols) {
@@ -40,10 +49,10 @@ __device__ uint4 gather(const Source& source, WeightFormat format, int64_t cell,
       w[i] = source.word(g + i % 2 * 8, col * 2, cols * 2);
     } else if (format == WeightFormat::kFp8Block128) {  // vector = block; words [step][row]
       const int64_t col = cell * kCellCols + vector * 32 + t * 8 + i / 2 * 4;
-      w[i] = __byte_perm(source.word(g + i % 2 * 8, col, cols), 0, 0x3120);
+      w[i] = order_fp8(source.word(g + i % 2 * 8, col, cols));
     } else {  // words [block][row]
       const int64_t col = cell * kCellCols + i / 2 * 32 + t * 8;
-      w[i] = order_nibbles(source.word(g + i % 2 * 8, col / 2, cols / 2));
+      w[i] = order_fp4(source.word(g + i % 2 * 8, col / 2, cols / 2));
     }
   }
   return make_uint4(w[0], w[1], w[2], w[3]);
@@ -76,7 +85,7 @@ __global__ void __launch_bounds__(kThreads) prepare_fp4_scales_kernel(const Prep
     const uint32_t byte = row < p.rows && block * 32 < p.cols ? p.raw[row * p.pitch + block] : 127;
     word |= byte << (8 * i);
   }
-  reinterpret_cast<uint32_t*>(p.prepared)[((p.first_tile + tile) * cells + cell) * 8 + g] = word;
+  reinterpret_cast<uint32_t*>(p.prepared)[((p.first_tile + tile) * cells + cell) * 8 + g] = kFold ? fold_scales(word) : word;
 }
 
 }  // namespace

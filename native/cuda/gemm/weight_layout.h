@@ -13,11 +13,14 @@
 //   fp8 (e4m3)      2 vectors: [block of 32]; words [step][row g, g + 8]; bytes of a word: columns 0, 2, 1, 3 of the step,
 //                   so that bytes 0, 2 and bytes 1, 3 widen to the pairs j = 0 and j = 1.
 //   fp4 (e2m1)      1 vector; words [block of 32][row g, g + 8]; nibbles 0 .. 7 of a word: columns 0, 4, 2, 6, 1, 5, 3, 7, so
-//   that
-//                   nibble i of the low and of the high half widen to one pair, and the even (odd) nibbles are the bytes of
+//                   that nibble i of the low and of the high half widen to one pair, and the even (odd) nibbles are the bytes of
 //                   the fp8 order's first (second) step.
 //   scales fp8      e8m0 byte at (row / 128) * ceil(columns / 128) + column / 128, as in the checkpoint.
 //   scales fp4      32-bit words [row tile][cell][g]: bytes (g, block 0), (g + 8, block 0), (g, block 1), (g + 8, block 1).
+//
+// So the words of fp8 and fp4 weights lie on sm_12x, whose FP8 tensor cores take them as they are. On sm_90, which widens all of
+// them, the bits of each word, and of each word of fp4 scales, are folded into the order in which that takes the fewest
+// instructions (weight_order.cuh).
 //
 // Rows are padded to 16 and columns to 64 with zeros (scale byte 127).
 #pragma once
