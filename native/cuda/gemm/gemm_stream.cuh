@@ -14,9 +14,9 @@
 // With 8 activation rows (kTilesM = 1, 16 warps) every warp stages its chunk's activations in shared memory, quantised, when they
 // change; with 16 (8 warps, for their registers) it reads them, quantised before, for every unit.
 //
-// Widening quantised weights takes a multiprocessor as long as reading them, and whatever a warp does besides counts: two blocks
-// of 64 registers a thread share a multiprocessor, nothing is divided, and where units lie is kept in shared memory
-// (bench/results/2026-11-23-decode.md).
+// Widening and multiplying quantised weights takes a multiprocessor half as long as reading them, and whatever a warp does beside
+// it counts: two blocks of 64 registers a thread share a multiprocessor, nothing is divided, and where units lie is kept in
+// shared memory (bench/results/2026-11-23-decode.md).
 #pragma once
 
 #include "arch/async_copy.cuh"
@@ -70,6 +70,13 @@ __device__ __forceinline__ void load_weights(uint4& v, const uint8_t* address, b
       : "l"(address), "r"(static_cast<uint32_t>(valid)));
 }
 
+/// The same of a word of scales.
+__device__ __forceinline__ void load_scale_word(uint32_t& v, const uint8_t* address, bool valid) {
+  asm volatile("{\n .reg .pred valid;\n setp.ne.u32 valid, %2, 0;\n @valid ld.global.nc.u32 %0, [%1];\n}\n"
+               : "+r"(v)
+               : "l"(address), "r"(static_cast<uint32_t>(valid)));
+}
+
 /// 16 bytes of activations, which other kernels of the same graph write, or zeros. Volatile: not hoisted, registers are short.
 __device__ __forceinline__ uint4 load_activations(const bf16* address, bool valid) {
   uint4 v;
@@ -114,6 +121,7 @@ struct Stream {
   uint4* const staged;  // this warp's activations: [token][32]; odd tokens swap neighbouring blocks of 32 columns, for the banks
   const int lane = threadIdx.x % 32;
   const int warp = __shfl_sync(kFullWarp, threadIdx.x / 32, 0);  // so that the compiler knows it to be uniform
+  uint32_t staged_x;  // address of this lane's operand of the first block of 32 columns
   uint4 ring[kRing];
   uint32_t scale[kUnitTiles][kScales > 0 ? kScales : 1];
   float acc[kUnitTiles][kTilesM][4];
@@ -124,7 +132,12 @@ struct Stream {
         partial_sums(smem),
         places(reinterpret_cast<Place*>(smem + stream_plan.partial_floats) + threadIdx.x / 32 * 2),
         staged(reinterpret_cast<uint4*>(smem + stream_plan.partial_floats) + kThreads / 32 * (kStreamPlaces / 16) +
-               threadIdx.x / 32 * stream_plan.tokens * 32) {}
+               threadIdx.x / 32 * stream_plan.tokens * 32) {
+    const int token = lane / 4 < plan.tokens ? lane / 4 : 0;  // columns of the product behind the last token are not read
+    staged_x = smem_address(&staged[token * 32 + lane % 8]);
+    // Kept: the compiler would compute it again for every unit. With fp8 weights it has no register for it.
+    if constexpr (kFormat == WeightFormat::kFp4Group32) asm volatile("" : "+r"(staged_x));
+  }
 
   /// Units of a group's second segment (gemm.h) are a group of their own.
   __device__ int segment_bits() const { return kGrouped && !kPaired ? p.num_segments - 1 : 0; }
@@ -181,7 +194,7 @@ struct Stream {
     from.scales = place.scales + (kFormat == WeightFormat::kFp8Block128 ? skipped * (kChunkCells / 2)
                                                                         : skipped * (kChunkCells * 32) + lane / 4 * 4);
     from.second = place.second;
-    from.segment = place.segment;
+    from.segment = kPaired ? 0 : place.segment;
     from.cells = place.key == kNone ? 0 : plan.cells - (first_chunk() + skipped) * kChunkCells;
     return from;
   }
@@ -203,7 +216,7 @@ struct Stream {
     } else if constexpr (kFormat == WeightFormat::kFp4Group32) {
       const int at = cycle * kCycleBlocks / 2 + i;
       const uint32_t row = from.scales + tile * from.second;  // 32 bytes of scales to 512 of weights
-      if (at < from.cells) scale[tile][i] = __ldg(reinterpret_cast<const uint32_t*>(base + row) + at * 8);
+      load_scale_word(scale[tile][i], base + row + at * 32, at < from.cells);
     }
   }
 
@@ -269,34 +282,32 @@ struct Stream {
         for (int i = 0; i < 4; ++i) acc[tile][m][i] = 0;
       }
     }
-    const int token = min(lane / 4, plan.tokens - 1);  // columns of the product behind the last token are not read
-    const uint32_t x[2] = {smem_address(&staged_at(token, lane % 4)), smem_address(&staged_at(token, lane % 4 + 4))};
-    multiply_cycles<0>(place, chunk, next, skipped, x);
+    multiply_cycles<0>(place, chunk, next, skipped);
   }
 
   template <int kCycle>
-  __device__ __forceinline__ void multiply_cycles(const Place& place, int chunk, const Place& next, int skipped,
-                                                  const uint32_t (&x)[2]) {
+  __device__ __forceinline__ void multiply_cycles(const Place& place, int chunk, const Place& next, int skipped) {
     if constexpr (kCycle < kCycles) {
       const Source from = kCycle + 1 == kCycles ? source(next, skipped) : source(place, chunk - first_chunk());
-      multiply_blocks<kCycle, 0>(place, chunk, from, x);
-      multiply_cycles<kCycle + 1>(place, chunk, next, skipped, x);
+      multiply_blocks<kCycle, 0>(place, chunk, from);
+      multiply_cycles<kCycle + 1>(place, chunk, next, skipped);
     }
   }
 
   template <int kCycle, int kBlock>
-  __device__ __forceinline__ void multiply_blocks(const Place& place, int chunk, const Source& from, const uint32_t (&x)[2]) {
+  __device__ __forceinline__ void multiply_blocks(const Place& place, int chunk, const Source& from) {
     if constexpr (kBlock < kCycleBlocks) {
       constexpr int kColumnBlock = kCycle * kCycleBlocks + kBlock, kNext = kCycle + 1 == kCycles ? 0 : kCycle + 1;
       uint4 operand[kTilesM];
       if constexpr (kStaged) {
-        operand[0] = load_shared<kColumnBlock / 2 * 128>(x[kColumnBlock % 2]);
+        const uint32_t x = kColumnBlock % 2 == 0 ? staged_x : staged_x + (lane / 4 % 2 == 0 ? 64 : -64);  // see staged_at
+        operand[0] = load_shared<kColumnBlock / 2 * 128>(x);
       } else {
         load_block_x(operand, place, chunk, kColumnBlock);
       }
       step<0>(kBlock, operand, kNext, from);
       step<1>(kBlock, operand, kNext, from);
-      multiply_blocks<kCycle, kBlock + 1>(place, chunk, from, x);
+      multiply_blocks<kCycle, kBlock + 1>(place, chunk, from);
     }
   }
 
@@ -327,14 +338,15 @@ struct Stream {
   static __device__ int partial_at(int slot, int row) { return slot * kCellRows + (row ^ (slot % 4 / 2 * 8)); }
 
   __device__ void store_partial(float* partial) const {
+    float* const low = partial + partial_at(lane % 4, lane / 4);
+    float* const high = partial + partial_at(lane % 4, lane / 4 + 8);
 #pragma unroll
     for (int tile = 0; tile < kUnitTiles; ++tile) {
-      float* base = partial + tile * plan.chunk_places * kPartial;
 #pragma unroll
       for (int m = 0; m < kTilesM; ++m) {
-        const int slot = m * kSlots + lane % 4;
+        const int at = tile * plan.chunk_places * kPartial + m * kSlots * kCellRows;
 #pragma unroll
-        for (int i = 0; i < 4; ++i) base[partial_at(slot + i % 2 * 4, lane / 4 + i / 2 * 8)] = acc[tile][m][i];
+        for (int i = 0; i < 4; ++i) (i < 2 ? low : high)[at + i % 2 * 4 * kCellRows] = acc[tile][m][i];
       }
     }
   }
