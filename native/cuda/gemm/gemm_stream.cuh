@@ -156,7 +156,8 @@ struct Stream {
     if constexpr (kGrouped) {
       if (key >= keys) return;
       const GroupTile group = p.tiles[key >> segment_bits()];
-      place.expert = group.expert;
+      // Here, not where it is used: the compiler would wait there for all loads under way, in every unit.
+      place.expert = __shfl_sync(kFullWarp, group.expert, 0);
       place.rows = group.first << Place::kTokenBits | group.rows;
     } else {
       place.rows = p.rows;
