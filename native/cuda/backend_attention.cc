@@ -12,6 +12,7 @@
 #include "elementwise/norm_rope.h"
 #include "elementwise/rows.h"
 #include "gemm/fp8_gemm.h"
+#include "hyper/hyper.h"
 #include "runtime/shard.h"
 
 namespace twelvex::cuda {
@@ -276,8 +277,12 @@ void CudaOps::project_parts(const Batch& batch, const Parts<Linear>& wo_b, Array
   }
   if (up.num_segments == 2) up.x_cols = width;
   run_gemm(up);
-  if (parts_held(wo_b) == 2)
-    run_add_rows({.tokens = batch.tokens, .dim = dim, .part = scratch_.part, .sum = bf16_of(output)}, queue_);
+  if (parts_held(wo_b) < 2) return;
+  if (batch.tokens <= kFewTokens) {  // mHC, which alone reads the output, adds them
+    uncombined_ = {.tokens = batch.tokens, .cols = dim, .shared = {bf16_of(output), scratch_.part}};
+    return;
+  }
+  run_add_rows({.tokens = batch.tokens, .dim = dim, .part = scratch_.part, .sum = bf16_of(output)}, queue_);
 }
 
 }  // namespace twelvex::cuda

@@ -358,6 +358,7 @@ void run_hyper(const HyperParams& p, cudaStream_t queue) {
   if (p.parts.tokens > 0) {
     TWELVEX_NEED_LE(p.tokens, kFewTokens);
     TWELVEX_NEED_LE(p.parts.picks, kMaxPicks);
+    TWELVEX_NEED(p.parts.picks > 0 || (p.parts.shared[0] != nullptr && p.parts.shared[1] != nullptr), true);
   }
   if (p.enter && takes_cluster(p)) return run_hyper_cluster(p, queue);
   for (int first = 0; first < p.tokens; first += kHyperChunk) {

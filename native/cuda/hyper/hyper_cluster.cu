@@ -130,8 +130,17 @@ struct Cluster {
   __device__ uint4 load_output(int token) const {
     if (p.parts.tokens == 0) return *reinterpret_cast<const uint4*>(p.output + static_cast<size_t>(token) * kDim + dim);
     float total[8] = {};
+    if (p.parts.picks == 0) {  // two vectors are sooner read by all warps than handed on
+      uint4 parts[kParts];
 #pragma unroll
-    for (const auto& part : tokens[token].parts) add_vector(total, part[lane]);
+      for (size_t i = 0; i < kParts; ++i)
+        parts[i] = *reinterpret_cast<const uint4*>(p.parts.shared[i] + static_cast<size_t>(token) * kDim + dim);
+#pragma unroll
+      for (const uint4& part : parts) add_vector(total, part);
+    } else {
+#pragma unroll
+      for (const auto& part : tokens[token].parts) add_vector(total, part[lane]);
+    }
     return pack_bf16x8(total);
   }
 
@@ -374,7 +383,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
   }
   wait_for_previous_kernel();
   let_next_kernel_start();
-  if (p.parts.tokens > 0) {
+  if (p.parts.picks > 0) {
     c.combine();
     __syncthreads();
   }

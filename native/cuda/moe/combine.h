@@ -12,7 +12,7 @@
 namespace twelvex::cuda {
 
 /// y[t] = sum over k of rows[row_of_slot[t, k]] + shared[t], f32 in this order, rounded once; of two parts, both such sums added
-/// as ranks add them (comm/all_reduce.h).
+/// as ranks add them (comm/all_reduce.h). Without picks: the sum of two parts in `shared`.
 struct CombineParams {
   int tokens = 0;                            // T
   int cols = 0;                              // D, a multiple of 8

@@ -195,26 +195,29 @@ void check_rows() {
   }
 }
 
-/// Leaving with the experts' rows gives the bits of combining them first.
+/// Leaving with the experts' rows (`picks` of a token; 0: with two parts of an output) gives the bits of combining them first.
 template <int kDim>
-void check_parts(int tokens) {
-  constexpr int kPicks = 6;
+void check_parts(int tokens, int picks) {
   const auto count = static_cast<size_t>(tokens);
-  std::vector<int32_t> rows(count * kPicks);
+  std::vector<int32_t> rows(count * static_cast<size_t>(picks));
   for (size_t i = 0; i < rows.size(); ++i) rows[i] = i % 7 == 3 ? -1 : static_cast<int32_t>(rows.size() - 1 - i);
   const auto streams = random_bf16(count * 4 * kDim);
   const Weights w(kDim);
   const DeviceArray<float> kept(random_f32(count * 20));
   const DeviceArray<int32_t> row_of_slot(rows);
-  const DeviceArray<__nv_bfloat16> experts(random_bf16(rows.size() * kDim)), shared(random_bf16(count * kDim)),
-      output(count * kDim);
+  const DeviceArray<__nv_bfloat16> experts(random_bf16(std::max<size_t>(rows.size(), 1) * kDim)),
+      shared(random_bf16(count * kDim)), other(random_bf16(count * kDim)), output(count * kDim);
   cuda::CombineParams parts;
   parts.tokens = tokens;
   parts.cols = kDim;
-  parts.picks = kPicks;
-  parts.row_of_slot = row_of_slot;
-  parts.rows[0] = experts;
+  parts.picks = picks;
   parts.shared[0] = shared;
+  if (picks > 0) {
+    parts.row_of_slot = row_of_slot;
+    parts.rows[0] = experts;
+  } else {
+    parts.shared[1] = other;
+  }
   parts.y = output;
   const auto cross = [&](bool together) {
     const DeviceArray<__nv_bfloat16> state(streams), hidden(count * kDim);
@@ -237,7 +240,7 @@ void check_parts(int tokens) {
   const auto apart = cross(false), at_once = cross(true);
   const auto same = [](const auto& a, const auto& b) { return std::memcmp(a.data(), b.data(), a.size() * sizeof(a[0])) == 0; };
   expect(same(apart.first, at_once.first) && same(apart.second, at_once.second),
-         std::to_string(tokens) + " tokens leave with the rows of their experts as with their sum");
+         std::to_string(tokens) + " tokens leave with the rows of " + std::to_string(picks) + " experts as with their sum");
 }
 
 void check_head(int dim_i) {
@@ -416,8 +419,10 @@ int main(int argc, char** argv) {
   check_case(19, 4096);
   for (const int tokens : cases({3, 1, 4, 19}, 1)) check_case(tokens, 4096, true);
   check_case(3, 7168);
-  for (const int tokens : {1, 5, 16, 40}) check_parts<1024>(tokens);
-  for (const int tokens : cases({3, 1, 4}, 1)) check_parts<4096>(tokens);
+  for (const int picks : {6, 0}) {
+    for (const int tokens : {1, 5, 16, 40}) check_parts<1024>(tokens, picks);
+    for (const int tokens : cases({3, 1, 4}, 1)) check_parts<4096>(tokens, picks);
+  }
   check_rows();
   check_head(128);
   check_head(4096);
