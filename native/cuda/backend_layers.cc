@@ -9,6 +9,7 @@
 #include "elementwise/norm_rope.h"
 #include "elementwise/rows.h"
 #include "hyper/hyper.h"
+#include "hyper/hyper_cluster.h"
 #include "moe/route.h"
 #include "moe/route_cluster.h"
 #include "runtime/shard.h"
@@ -65,6 +66,10 @@ void CudaOps::hyper(const Batch& batch, const HyperWeights* enter, const void* n
   p.partial = scratch_.hyper;
   const CombineParams parts = std::exchange(uncombined_, {});
   if (p.leave) p.parts = parts;
+  p.tokens = batch.tokens;  // pieces are of many
+  p.mix = static_cast<float*>(mix.data);
+  p.comb_ready = p.leave && p.late_comb && comb_rest_.mix == nullptr;
+  comb_rest_ = p.enter && p.late_comb ? CombRest{p.mix, entered_iterations(p), p.sinkhorn_iters, p.hc_eps} : CombRest{};
   const auto run = [&](int first, int rows) {
     const auto row = static_cast<size_t>(first), at = row * static_cast<size_t>(p.dim);
     p.tokens = rows;

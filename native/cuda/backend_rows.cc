@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
 // What attention works on: products of a step's hidden state and latents, cache rows, compressed entries.
+#include <utility>
+
 #include "attention/decode_rows.h"
 #include "backend.h"
 #include "comm/paths.h"
@@ -76,6 +78,7 @@ void CudaOps::project_query_kv(const Batch& batch, int layer, const AttentionWei
     rows.norm = norm;
     rows.batch = b.view;
     rows.window = window_pages(layer);
+    rows.comb = std::exchange(comb_rest_, {});
     run_decode_rows(rows, queue_);
   } else {
     run_latent_kv(norm, queue_);

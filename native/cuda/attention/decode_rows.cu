@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Blocks (token, part): the latent, the window row, the token's position in each compressor, the entry that it completes there.
+// Blocks (token, part): the latent, the window row, the token's position in each compressor, the entry that it completes there,
+// the rest of comb.
 // A part of its own keeps a position while another pools: what one writes the other does not read (decode_rows.h).
 #include "attention/decode_rows.h"
 
@@ -7,6 +8,7 @@
 #include "common/check.h"
 #include "compressor/compress.cuh"
 #include "elementwise/norm_rope.cuh"
+#include "hyper/hyper_math.cuh"
 
 namespace twelvex::cuda {
 
@@ -66,9 +68,19 @@ __device__ __forceinline__ void keep(const CompressorParams& c, int block) {
   restore_ring(c, block - c.batch.tokens);
 }
 
+/// The first thread: what mHC leaves by, so that it finds it done.
+__device__ __forceinline__ void finish_comb_of(const DecodeRowsParams& p, int token) {
+  if (threadIdx.x == 0 && token < p.norm.tokens) {
+    finish_comb(p.comb, token, p.comb.mix + static_cast<size_t>(token) * kHyperKept);
+  }
+  wait_for_projections();
+}
+
 __global__ void __launch_bounds__(kThreads) decode_rows_kernel(const __grid_constant__ DecodeRowsParams p) {
   __shared__ float shared[kHeadDim];
-  const int block = blockIdx.x, part = blockIdx.y, compressor = (part - kFirstCompressor) / 2;
+  const int block = blockIdx.x, part = blockIdx.y, parts = kFirstCompressor + 2 * p.num_compressors;
+  if (part == parts) return finish_comb_of(p, block);
+  const int compressor = (part - kFirstCompressor) / 2;
   if (part >= kFirstCompressor && part % 2 == 0) return keep(p.compressors[compressor], block);
   if (block >= p.norm.tokens) return wait_for_projections();
   if (part >= kFirstCompressor) return pool(p.compressors[compressor], block, shared);
@@ -81,7 +93,8 @@ void run_decode_rows(const DecodeRowsParams& p, cudaStream_t queue) {
   if (p.norm.tokens == 0) return;
   TWELVEX_NEED_LE(p.norm.latent_dim, kMaxNormDim);
   const int blocks = p.norm.tokens + (p.num_compressors > 0 ? p.batch.rows : 0);
-  launch_dependent({dim3(blocks, kFirstCompressor + 2 * p.num_compressors), kThreads, 0, queue}, decode_rows_kernel, p);
+  const int parts = kFirstCompressor + 2 * p.num_compressors + (p.comb.mix != nullptr);
+  launch_dependent({dim3(blocks, parts), kThreads, 0, queue}, decode_rows_kernel, p);
 }
 
 }  // namespace twelvex::cuda

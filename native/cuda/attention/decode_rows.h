@@ -5,6 +5,7 @@
 
 #include "compressor/compressor.h"
 #include "elementwise/norm_rope.h"
+#include "hyper/hyper.h"
 
 namespace twelvex::cuda {
 
@@ -17,6 +18,7 @@ struct DecodeRowsParams {
   RowPages window;
   int num_compressors = 0;
   CompressorParams compressors[2];
+  CombRest comb;  // of the tokens, which mHC, two launches before this one or more, has left
 };
 void run_decode_rows(const DecodeRowsParams& params, cudaStream_t queue);
 

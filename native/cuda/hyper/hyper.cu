@@ -29,7 +29,7 @@ static_assert(kSums * kSumLanes <= kFinishThreads);
 
 struct alignas(16) MixSmem {
   bf16 streams[kTokens][kSliceWidth + 8];
-  float kept[kTokens][kHyperKept];
+  alignas(16) float kept[kTokens][kHyperKept];
   int32_t rows[kTokens][kMaxPicks];  // of parts
   float sums[kMixWarps][kTokens][kHyperMixes];
   float squares[kTokens][16];

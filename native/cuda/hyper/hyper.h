@@ -31,6 +31,7 @@ struct HyperParams {
   int sinkhorn_iters = 20;
   bool leave = false, enter = false;
   bool late_comb = false;               // few tokens: `enter` leaves comb unfinished, `leave` finishes it before it waits
+  bool comb_ready = false;              // leave: unless somebody has (CombRest)
   __nv_bfloat16* streams = nullptr;     // [T, 4, D]
   const __nv_bfloat16* output = nullptr;  // leave: [T, D]
   CombineParams parts;                  // leave: with tokens, the output is combined from them as it is read (few tokens)
@@ -42,6 +43,13 @@ struct HyperParams {
   __nv_bfloat16* hidden = nullptr;      // enter: [T, D]
   __nv_bfloat16* hidden_quantised = nullptr;  // enter: [T, D], rounded to FP8 per 128 columns (quantise.h); null: not wanted
   float* partial = nullptr;             // scratch, hyper_scratch_floats()
+};
+
+/// What `enter` leaves of comb, for a launch behind it that has time.
+struct CombRest {
+  float* mix = nullptr;                 // [T, 20]; null: nothing is left
+  int entered = 0, iterations = 0;      // done and wanted
+  float eps = 0;
 };
 
 /// Floats of `partial` for any batch.

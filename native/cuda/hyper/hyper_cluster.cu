@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // A cluster of 16 blocks; block b has the slices b and b + 16 of 128 dims of all four streams, for every token.
-//   before the wait   fn of the block's slices (copy engine; a step in registers), streams, comb's last iterations
+//   before the wait   fn of the block's slices (copy engine; a step in registers), streams, what is left of comb's iterations
 //   leave             a warp a token and stream: new streams -> global and shared memory
 //   multiply          a warp has 64 of the block's 1,024 elements: fn (rows) x tokens (columns)
 //   first exchange    sums of a slice go to every block (those of pre, and the squares) or to block t (the others of token t)
@@ -41,7 +41,7 @@ static_assert(kDim == kHyperClusterDim && kHyperClusterTokens * kStreams <= kWar
 struct alignas(16) TokenSmem {
   bf16 old[kSlices][kSliceWidth];              // streams before the sub-layer
   bf16 streams[kSlices][kSliceWidth + 8];
-  float kept[kHyperKept];
+  alignas(16) float kept[kHyperKept];
   int32_t rows[kMaxPicks];
   float squares[kSlices][16];
   float sums[kAllSlices][kShared];

@@ -26,6 +26,10 @@ inline TWELVEX_HYPER_HD int entered_iterations(const HyperParams& p) {
   const int most = takes_cluster(p) ? 7 : 0;
   return p.sinkhorn_iters < most ? p.sinkhorn_iters : most;
 }
+/// What `leave` has to do on comb.
+inline TWELVEX_HYPER_HD CombRest rest_of_comb(const HyperParams& p) {
+  return {p.mix, p.comb_ready ? p.sinkhorn_iters : entered_iterations(p), p.sinkhorn_iters, p.hc_eps};
+}
 void run_hyper_cluster(const HyperParams& params, cudaStream_t queue);
 
 }  // namespace twelvex::cuda

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "common/convert.cuh"
-#include "hyper/hyper.h"
+#include "hyper/hyper_cluster.h"
 #include "runtime/model_config.h"
 
 namespace twelvex::cuda {
@@ -65,9 +65,9 @@ __device__ __forceinline__ void sinkhorn(float (&v)[kStreams][kStreams], int ite
   continue_sinkhorn(v, 1, iterations, eps);
 }
 
-/// A token's post and comb from what `enter` kept, by one thread -> kept[kHyperKept].
-__device__ __forceinline__ void load_kept_token(const HyperParams& p, int token, float* kept) {
-  const auto* from = reinterpret_cast<const float4*>(p.mix + static_cast<size_t>(token) * kHyperKept);
+/// A token's post and comb from what `enter` kept, by one thread -> kept[kHyperKept], which may be where they are.
+__device__ __forceinline__ void finish_comb(const CombRest& rest, int token, float* kept) {
+  const auto* from = reinterpret_cast<const float4*>(rest.mix + static_cast<size_t>(token) * kHyperKept);
   const float4 post = from[0];
   float comb[kStreams][kStreams];
 #pragma unroll
@@ -75,14 +75,16 @@ __device__ __forceinline__ void load_kept_token(const HyperParams& p, int token,
     const float4 row = from[1 + j];
     comb[j][0] = row.x, comb[j][1] = row.y, comb[j][2] = row.z, comb[j][3] = row.w;
   }
-  const int entered = entered_iterations(p);
-  if (entered == 0) begin_sinkhorn(comb, p.hc_eps);
-  continue_sinkhorn(comb, max(entered, 1), p.sinkhorn_iters, p.hc_eps);
-  kept[0] = post.x, kept[1] = post.y, kept[2] = post.z, kept[3] = post.w;
+  if (rest.entered == 0) begin_sinkhorn(comb, rest.eps);
+  continue_sinkhorn(comb, max(rest.entered, 1), rest.iterations, rest.eps);
+  auto* to = reinterpret_cast<float4*>(kept);
+  to[0] = post;
 #pragma unroll
-  for (int j = 0; j < kStreams; ++j)
-#pragma unroll
-    for (int k = 0; k < kStreams; ++k) kept[kStreams + j * kStreams + k] = comb[j][k];
+  for (int j = 0; j < kStreams; ++j) to[1 + j] = make_float4(comb[j][0], comb[j][1], comb[j][2], comb[j][3]);
+}
+
+__device__ __forceinline__ void load_kept_token(const HyperParams& p, int token, float* kept) {
+  finish_comb(rest_of_comb(p), token, kept);
 }
 
 }  // namespace twelvex::cuda

@@ -35,6 +35,27 @@ std::vector<uint8_t> bytes_of(const std::vector<T>& v) {
   return {data, data + v.size() * sizeof(T)};
 }
 
+/// Streams that leave by a mix.
+std::vector<__nv_bfloat16> leave(const DeviceArray<float>& mix, int tokens, bool comb_ready) {
+  constexpr int kDim = 128;
+  const auto count = static_cast<size_t>(tokens) * kDim;
+  std::vector<__nv_bfloat16> output(count), streams(count * kStreams);
+  for (size_t i = 0; i < output.size(); ++i) output[i] = __float2bfloat16(static_cast<float>(i % 97) - 48);
+  for (size_t i = 0; i < streams.size(); ++i) streams[i] = __float2bfloat16(static_cast<float>(i % 89) - 44);
+  const DeviceArray<__nv_bfloat16> d_output(output), d_streams(streams);
+  cuda::HyperParams p;
+  p.tokens = tokens;
+  p.dim = kDim;
+  p.leave = p.late_comb = true;
+  p.comb_ready = comb_ready;
+  p.streams = d_streams;
+  p.output = d_output;
+  p.mix = mix;
+  cuda::run_hyper(p, nullptr);
+  sync("leave");
+  return d_streams.download();
+}
+
 void check_case(const Layer& layer, const std::vector<RowSpec>& rows, bool resumed) {
   FakeBatch drawn(rows, kBlocks, kBlocks);
   if (resumed) drawn.flags[0] = kRowResume;
@@ -90,6 +111,9 @@ void check_case(const Layer& layer, const std::vector<RowSpec>& rows, bool resum
     to->norm.kv_norm = kv_norm;
     to->norm.rope = batch.view().rope_plain;
   }
+  const std::vector<float> entered = random_f32(tokens * cuda::kHyperKept);
+  const DeviceArray<float> mix(entered), unfinished(entered);
+  p.comb = {mix, 0, cuda::HyperParams{}.sinkhorn_iters, cuda::HyperParams{}.hc_eps};
   cuda::run_decode_rows(p, nullptr);
   cuda::run_latent_kv(q.norm, nullptr);
   cuda::run_store_window({.batch = q.batch, .window = q.window, .kv = q.norm.kv}, nullptr);
@@ -101,6 +125,7 @@ void check_case(const Layer& layer, const std::vector<RowSpec>& rows, bool resum
     same &= together.entries[i].download() == apart.entries[i].download() &&
             together.ring[i].download() == apart.ring[i].download() && together.tail[i].download() == apart.tail[i].download();
   }
+  same &= bytes_of(leave(mix, batch.tokens(), true)) == bytes_of(leave(unfinished, batch.tokens(), false));
   char text[160];
   std::snprintf(text, sizeof text, "%s, %s rows, %d tokens in %zu rows from %d%s: the bytes of separate launches",
                 layer.kind == LayerKind::kSwa   ? "swa"
