@@ -205,7 +205,7 @@ class CudaOps : public Ops {
   bool in_graph_ = false;       // this step is captured or replayed
   bool replaying_ = false;      // its operations are in the graph already
   CombineParams uncombined_;    // of few tokens on one rank, until mHC reads it: the output is not written, or in two parts
-  CombRest comb_rest_;          // of the sub-layer that mHC has entered, until it is done
+  LateComb late_comb_;          // of the sub-layer that mHC has entered, until comb is made
   bool gather_begun_ = false;   // the next attend of a csa layer joins the gather queue
   int overlapped_ = 0, inline_ = 0;                          // gathers of this step
   int reductions_overlapped_ = 0, reductions_inline_ = 0;

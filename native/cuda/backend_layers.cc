@@ -9,7 +9,6 @@
 #include "elementwise/norm_rope.h"
 #include "elementwise/rows.h"
 #include "hyper/hyper.h"
-#include "hyper/hyper_cluster.h"
 #include "moe/route.h"
 #include "moe/route_cluster.h"
 #include "runtime/shard.h"
@@ -68,8 +67,8 @@ void CudaOps::hyper(const Batch& batch, const HyperWeights* enter, const void* n
   if (p.leave) p.parts = parts;
   p.tokens = batch.tokens;  // pieces are of many
   p.mix = static_cast<float*>(mix.data);
-  p.comb_ready = p.leave && p.late_comb && comb_rest_.mix == nullptr;
-  comb_rest_ = p.enter && p.late_comb ? CombRest{p.mix, entered_iterations(p), p.sinkhorn_iters, p.hc_eps} : CombRest{};
+  p.comb_ready = p.leave && p.late_comb && late_comb_.mix == nullptr;
+  late_comb_ = p.enter && p.late_comb ? LateComb{p.mix, p.sinkhorn_iters, p.hc_eps} : LateComb{};
   const auto run = [&](int first, int rows) {
     const auto row = static_cast<size_t>(first), at = row * static_cast<size_t>(p.dim);
     p.tokens = rows;

@@ -78,7 +78,7 @@ void CudaOps::project_query_kv(const Batch& batch, int layer, const AttentionWei
     rows.norm = norm;
     rows.batch = b.view;
     rows.window = window_pages(layer);
-    rows.comb = std::exchange(comb_rest_, {});
+    rows.comb = std::exchange(late_comb_, {});
     run_decode_rows(rows, queue_);
   } else {
     run_latent_kv(norm, queue_);

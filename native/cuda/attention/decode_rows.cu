@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Blocks (token, part): the latent, the window row, the token's position in each compressor, the entry that it completes there,
-// the rest of comb.
+// comb.
 // A part of its own keeps a position while another pools: what one writes the other does not read (decode_rows.h).
 #include "attention/decode_rows.h"
 
@@ -69,9 +69,9 @@ __device__ __forceinline__ void keep(const CompressorParams& c, int block) {
 }
 
 /// The first thread: what mHC leaves by, so that it finds it done.
-__device__ __forceinline__ void finish_comb_of(const DecodeRowsParams& p, int token) {
+__device__ __forceinline__ void make_comb_of(const DecodeRowsParams& p, int token) {
   if (threadIdx.x == 0 && token < p.norm.tokens) {
-    finish_comb(p.comb, token, p.comb.mix + static_cast<size_t>(token) * kHyperKept);
+    make_comb(p.comb, token, p.comb.mix + static_cast<size_t>(token) * kHyperKept);
   }
   wait_for_projections();
 }
@@ -79,7 +79,7 @@ __device__ __forceinline__ void finish_comb_of(const DecodeRowsParams& p, int to
 __global__ void __launch_bounds__(kThreads) decode_rows_kernel(const __grid_constant__ DecodeRowsParams p) {
   __shared__ float shared[kHeadDim];
   const int block = blockIdx.x, part = blockIdx.y, parts = kFirstCompressor + 2 * p.num_compressors;
-  if (part == parts) return finish_comb_of(p, block);
+  if (part == parts) return make_comb_of(p, block);
   const int compressor = (part - kFirstCompressor) / 2;
   if (part >= kFirstCompressor && part % 2 == 0) return keep(p.compressors[compressor], block);
   if (block >= p.norm.tokens) return wait_for_projections();

@@ -18,7 +18,7 @@ struct DecodeRowsParams {
   RowPages window;
   int num_compressors = 0;
   CompressorParams compressors[2];
-  CombRest comb;  // of the tokens, which mHC, two launches before this one or more, has left
+  LateComb comb;  // of the tokens, which mHC, two launches before this one or more, has left
 };
 void run_decode_rows(const DecodeRowsParams& params, cudaStream_t queue);
 

@@ -64,7 +64,7 @@ __device__ __forceinline__ void load_kept(const HyperParams& p, MixSmem& s, int 
     return;
   }
   const int thread = threadIdx.x, token = first + StreamPart::token(), pick = thread % 16;
-  if (thread < kTokens && first + thread < p.tokens) load_kept_token(p, first + thread, s.kept[thread]);
+  if (thread < kTokens && first + thread < p.tokens) make_comb(late_comb(p), first + thread, s.kept[thread]);
   if (p.parts.tokens > 0 && token < p.tokens && pick < p.parts.picks) {
     s.rows[StreamPart::token()][pick] = p.parts.row_of_slot[token * p.parts.picks + pick];
   }
@@ -210,7 +210,7 @@ __device__ __forceinline__ void keep_mix(const HyperParams& p, const float* mixe
     for (int k = 0; k < kStreams; ++k) comb[j][k] = mixes[8 + 4 * j + k] * factor * p.scale[2] + p.base[8 + 4 * j + k];
   auto* to = reinterpret_cast<float4*>(mix);
   to[0] = make_float4(post[0], post[1], post[2], post[3]);
-  sinkhorn(comb, entered_iterations(p), p.hc_eps);
+  sinkhorn(comb, p.late_comb ? 0 : p.sinkhorn_iters, p.hc_eps);
 #pragma unroll
   for (int j = 0; j < kStreams; ++j) to[1 + j] = make_float4(comb[j][0], comb[j][1], comb[j][2], comb[j][3]);
 }

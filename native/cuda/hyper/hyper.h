@@ -30,8 +30,8 @@ struct HyperParams {
   float norm_eps = 1e-6f, hc_eps = 1e-6f;
   int sinkhorn_iters = 20;
   bool leave = false, enter = false;
-  bool late_comb = false;               // few tokens: `enter` leaves comb unfinished, `leave` finishes it before it waits
-  bool comb_ready = false;              // leave: unless somebody has (CombRest)
+  bool late_comb = false;               // few tokens: `enter` leaves comb's logits, `leave` makes comb of them before it waits
+  bool comb_ready = false;              // leave: unless somebody has (LateComb)
   __nv_bfloat16* streams = nullptr;     // [T, 4, D]
   const __nv_bfloat16* output = nullptr;  // leave: [T, D]
   CombineParams parts;                  // leave: with tokens, the output is combined from them as it is read (few tokens)
@@ -45,10 +45,10 @@ struct HyperParams {
   float* partial = nullptr;             // scratch, hyper_scratch_floats()
 };
 
-/// What `enter` leaves of comb, for a launch behind it that has time.
-struct CombRest {
-  float* mix = nullptr;                 // [T, 20]; null: nothing is left
-  int entered = 0, iterations = 0;      // done and wanted
+/// Logits of comb, for a launch behind `enter` that has time.
+struct LateComb {
+  float* mix = nullptr;                 // [T, 20]; null: none
+  int iterations = 0;                   // 0: comb is made
   float eps = 0;
 };
 

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
 // A cluster of 16 blocks; block b has the slices b and b + 16 of 128 dims of all four streams, for every token.
-//   before the wait   fn of the block's slices (copy engine; a step in registers), streams, what is left of comb's iterations
+//   before the wait   fn of the block's slices (copy engine; a step in registers), streams, comb if nobody made it
 //   leave             a warp a token and stream: new streams -> global and shared memory
 //   multiply          a warp has 64 of the block's 1,024 elements: fn (rows) x tokens (columns)
 //   first exchange    sums of a slice go to every block (those of pre, and the squares) or to block t (the others of token t)
 //   finish            a warp a token: collapsed input of its 256 dims; squares go to every block, the second exchange; norm
-//   keep              block t, beside that: post, and comb's first iterations
+//   keep              block t, beside that: post, and comb's logits
 // A block waits for what others send on barriers that count its bytes. Nobody reads another block's memory, so a block may end
 // when it has received everything. All additions are in the order of hyper.cu's kernels.
 #include "hyper/hyper_cluster.h"
@@ -265,28 +265,21 @@ struct Cluster {
     return rsqrtf(squares / static_cast<float>(kStreams * kDim) + p.norm_eps);
   }
 
-  /// post and comb of token `rank`, as far as there is time, by a warp.
+  /// post and comb's logits of token `rank`, by a warp.
   __device__ void keep_mix() const {
     cluster_mbarrier_wait(&s.sums_there, 0);
     cluster_mbarrier_wait(&s.own_there, 0);
     const float factor = sum_factor(rank);
     const int k = lane / 8;
+    float* mix = p.mix + static_cast<size_t>(rank) * kHyperKept;
     const float post = sum_slices(&s.own[0][k], kOwn, lane % 8) * factor * p.scale[1] + p.base[kStreams + k];
-    float comb[kStreams][kStreams];
+    if (lane % 8 == 0) mix[k] = 2.0f * sigmoid(post);
 #pragma unroll
     for (int j = 0; j < kStreams; ++j) {
       const int m = kStreams + j * kStreams + k;
       const float logit = sum_slices(&s.own[0][m], kOwn, lane % 8) * factor * p.scale[2] + p.base[kStreams + m];
-#pragma unroll
-      for (int i = 0; i < kStreams; ++i) comb[j][i] = __shfl_sync(kFullWarp, logit, i * 8);
+      if (lane % 8 == 0) mix[m] = logit;
     }
-    float* mix = p.mix + static_cast<size_t>(rank) * kHyperKept;
-    if (lane % 8 == 0) mix[k] = 2.0f * sigmoid(post);
-    sinkhorn(comb, entered_iterations(p), p.hc_eps);
-    if (lane != 0) return;
-#pragma unroll
-    for (int j = 0; j < kStreams; ++j)
-      reinterpret_cast<float4*>(mix)[1 + j] = make_float4(comb[j][0], comb[j][1], comb[j][2], comb[j][3]);
   }
 
   /// A token's input, by a warp: collapsed, normalised, stored.
@@ -372,7 +365,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
       const int mine = warp - (kWarps - p.tokens);
       TokenSmem& t = c.tokens[mine];
       if (p.parts.tokens > 0 && lane < p.parts.picks) t.rows[lane] = p.parts.row_of_slot[mine * p.parts.picks + lane];
-      if (lane == 0) load_kept_token(p, mine, t.kept);
+      if (lane == 0) make_comb(late_comb(p), mine, t.kept);
     }
   }
   const Cluster::Sum sum = c.sum_of(threadIdx.x);

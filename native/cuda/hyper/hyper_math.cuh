@@ -3,7 +3,7 @@
 #pragma once
 
 #include "common/convert.cuh"
-#include "hyper/hyper_cluster.h"
+#include "hyper/hyper.h"
 #include "runtime/model_config.h"
 
 namespace twelvex::cuda {
@@ -30,9 +30,10 @@ __device__ __forceinline__ void scale_columns(float (&v)[kStreams][kStreams], fl
   }
 }
 
-/// The first of comb's iterations, on its 16 logits, row j, column k: softmax over k, then columns. One thread does all of it:
-/// the chain of quotients is what takes time, and sums over lanes would double it.
-__device__ __forceinline__ void begin_sinkhorn(float (&v)[kStreams][kStreams], float eps) {
+/// comb of its 16 logits, row j, column k: softmax over k, then columns; rows and columns in turn. One thread does all of it: the
+/// chain of quotients is what takes time, and sums over lanes would double it.
+__device__ __forceinline__ void sinkhorn(float (&v)[kStreams][kStreams], int iterations, float eps) {
+  if (iterations == 0) return;
 #pragma unroll
   for (int j = 0; j < kStreams; ++j) {
     const float top = fmaxf(fmaxf(v[j][0], v[j][1]), fmaxf(v[j][2], v[j][3]));
@@ -43,12 +44,8 @@ __device__ __forceinline__ void begin_sinkhorn(float (&v)[kStreams][kStreams], f
     for (int k = 0; k < kStreams; ++k) v[j][k] = v[j][k] * factor + eps;
   }
   scale_columns(v, eps);
-}
-
-/// Iterations [first, last) of the others: rows, then columns.
-__device__ __forceinline__ void continue_sinkhorn(float (&v)[kStreams][kStreams], int first, int last, float eps) {
 #pragma unroll 1  // code that runs once is slower to fetch than to run
-  for (int i = first; i < last; ++i) {
+  for (int i = 1; i < iterations; ++i) {
 #pragma unroll
     for (int j = 0; j < kStreams; ++j) {
       const float factor = reciprocal((v[j][0] + v[j][1]) + (v[j][2] + v[j][3]) + eps);
@@ -59,15 +56,14 @@ __device__ __forceinline__ void continue_sinkhorn(float (&v)[kStreams][kStreams]
   }
 }
 
-__device__ __forceinline__ void sinkhorn(float (&v)[kStreams][kStreams], int iterations, float eps) {
-  if (iterations == 0) return;
-  begin_sinkhorn(v, eps);
-  continue_sinkhorn(v, 1, iterations, eps);
+/// What `leave` finds.
+__device__ __forceinline__ LateComb late_comb(const HyperParams& p) {
+  return {p.mix, p.late_comb && !p.comb_ready ? p.sinkhorn_iters : 0, p.hc_eps};
 }
 
-/// A token's post and comb from what `enter` kept, by one thread -> kept[kHyperKept], which may be where they are.
-__device__ __forceinline__ void finish_comb(const CombRest& rest, int token, float* kept) {
-  const auto* from = reinterpret_cast<const float4*>(rest.mix + static_cast<size_t>(token) * kHyperKept);
+/// A token's post and comb, by one thread -> kept[kHyperKept], which may be where they come from.
+__device__ __forceinline__ void make_comb(const LateComb& late, int token, float* kept) {
+  const auto* from = reinterpret_cast<const float4*>(late.mix + static_cast<size_t>(token) * kHyperKept);
   const float4 post = from[0];
   float comb[kStreams][kStreams];
 #pragma unroll
@@ -75,16 +71,11 @@ __device__ __forceinline__ void finish_comb(const CombRest& rest, int token, flo
     const float4 row = from[1 + j];
     comb[j][0] = row.x, comb[j][1] = row.y, comb[j][2] = row.z, comb[j][3] = row.w;
   }
-  if (rest.entered == 0) begin_sinkhorn(comb, rest.eps);
-  continue_sinkhorn(comb, max(rest.entered, 1), rest.iterations, rest.eps);
+  sinkhorn(comb, late.iterations, late.eps);
   auto* to = reinterpret_cast<float4*>(kept);
   to[0] = post;
 #pragma unroll
   for (int j = 0; j < kStreams; ++j) to[1 + j] = make_float4(comb[j][0], comb[j][1], comb[j][2], comb[j][3]);
-}
-
-__device__ __forceinline__ void load_kept_token(const HyperParams& p, int token, float* kept) {
-  finish_comb(rest_of_comb(p), token, kept);
 }
 
 }  // namespace twelvex::cuda

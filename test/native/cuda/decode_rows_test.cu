@@ -113,7 +113,7 @@ void check_case(const Layer& layer, const std::vector<RowSpec>& rows, bool resum
   }
   const std::vector<float> entered = random_f32(tokens * cuda::kHyperKept);
   const DeviceArray<float> mix(entered), unfinished(entered);
-  p.comb = {mix, 0, cuda::HyperParams{}.sinkhorn_iters, cuda::HyperParams{}.hc_eps};
+  p.comb = {mix, cuda::HyperParams{}.sinkhorn_iters, cuda::HyperParams{}.hc_eps};
   cuda::run_decode_rows(p, nullptr);
   cuda::run_latent_kv(q.norm, nullptr);
   cuda::run_store_window({.batch = q.batch, .window = q.window, .kv = q.norm.kv}, nullptr);

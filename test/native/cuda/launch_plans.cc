@@ -130,23 +130,15 @@ TEST("a step is a graph only when every row verifies its drafts and nothing else
   CHECK(!is_decode_step(input));
 }
 
-TEST("few tokens cross in one cluster on Hopper; what entering leaves of comb's iterations depends on the shape alone") {
+TEST("few tokens cross in one cluster on Hopper") {
   HyperParams p;
   p.arch = 90;
   p.dim = 4096;
   p.tokens = 4;
   p.late_comb = true;
   CHECK(takes_cluster(p));
-  CHECK_EQ(entered_iterations(p), 7);
-  p.sinkhorn_iters = 4;
-  CHECK_EQ(entered_iterations(p), 4);
-  p.sinkhorn_iters = 20;
   p.tokens = 5;
   CHECK(!takes_cluster(p));
-  CHECK_EQ(entered_iterations(p), 0);
-  p.late_comb = false;
-  CHECK_EQ(entered_iterations(p), 20);
-  p.late_comb = true;
   p.tokens = 1;
   p.arch = 120;
   CHECK(!takes_cluster(p));
