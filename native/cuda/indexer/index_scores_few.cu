@@ -3,7 +3,7 @@
 //
 // Block (64 entries, token): entries, head weights and turns are in shared memory and registers before the launch before this
 // one has ended; the token's queries follow, all at once. Warp (32 entries, 16 heads): the terms of its heads; those of the warps
-// of other heads meet them in `terms` and are added in order.
+// of other heads meet them in `terms` and are added in order. A block takes 32 entries where so every block has one turn.
 #include "arch/dependent_launch.cuh"
 #include "arch/mma.cuh"
 #include "common/check.h"
@@ -142,30 +142,33 @@ __global__ void __launch_bounds__(kThreads) index_scores_few_kernel(const __grid
   __shared__ SmemPlan s;
   const int token = p.first_token + blockIdx.y, row = p.batch.token_row[token];
   const int visible = row >= 0 ? (p.batch.cache_position[token] + 1) / kCsaRatio : 0;
-  const int begin = blockIdx.x * kFewScoreTile, end = visible > p.topk ? visible : 0;
+  // Entries that half tiles cover at once are spread over twice as many blocks, half of whose warps have no heads to score.
+  const int end = visible > p.topk ? visible : 0, half = kFewScoreTile / 2;
+  const int width = end <= static_cast<int>(gridDim.x) * half ? half : kFewScoreTile, begin = blockIdx.x * width;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = warp / kHeadTiles, tile = warp % kHeadTiles;
   if (begin >= end) {
     wait_for_previous_kernel();
     return let_next_kernel_start();
   }
   const Queries queries(p, s, token);
-  load_entries(p, s, row, begin, visible);
+  load_entries(p, s, row, begin, min(visible, begin + width));
   wait_for_previous_kernel();
   let_next_kernel_start();
   queries.load();
-  for (int first = begin; first < end; first += gridDim.x * kFewScoreTile) {
-    if (first > begin) load_entries(p, s, row, first, visible);
+  for (int first = begin; first < end; first += gridDim.x * width) {
+    if (first > begin) load_entries(p, s, row, first, min(visible, first + width));
     __syncthreads();
+    const bool scores = group * 32 < width;
     float terms[8];
-    head_terms(s, group, tile, terms);
-    if (tile > 0) {
+    if (scores) head_terms(s, group, tile, terms);
+    if (scores && tile > 0) {
       s.terms[tile - 1][group][0][lane] = make_float4(terms[0], terms[1], terms[2], terms[3]);
       s.terms[tile - 1][group][1][lane] = make_float4(terms[4], terms[5], terms[6], terms[7]);
     }
     const int own = group * 32 + summed_entry(lane);
     const float scale = s.entry_scale[own];
     __syncthreads();
-    if (tile > 0) continue;
+    if (!scores || tile > 0) continue;
     float sums[8];
 #pragma unroll
     for (int i = 0; i < 8; ++i) sums[i] = 0.0f + terms[i];
