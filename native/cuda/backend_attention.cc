@@ -183,6 +183,7 @@ void CudaOps::attend(const Batch& batch, int layer, const AttentionWeights& weig
     p.partial = scratch_.decode_partial;
     p.state = scratch_.decode_state;
     p.attended = bf16_of(attended);
+    p.quantise = weights.groups > 0 && first_output_product(batch, weights).quantise;
     p.tokens = b.decode_tokens;
     p.rows_ready = works_ahead(b);
     p.query_ready = p.rows_ready && kind == LayerKind::kCsa && scores_entries(b);  // select lies between
@@ -238,6 +239,7 @@ void CudaOps::project_output(const Batch& batch, const AttentionWeights& weights
   // Every group's heads meet their own rows of wo_a: one launch, a segment a group.
   const int heads = weights.heads / weights.groups * kHeadDim, rank = config_.o_lora_rank;
   GemmParams down = first_output_product(batch, weights);
+  if (StepBatches::of(batch).decode_tokens == batch.tokens) down.quantise = false;  // attention has
   down.x_fp8 = takes_fp8(down);  // attention wrote them
   const Linear& wo_a = weights.wo_a;
   const auto flush = [&] {

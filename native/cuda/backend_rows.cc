@@ -74,8 +74,11 @@ void CudaOps::project_query_kv(const Batch& batch, int layer, const AttentionWei
   norm.kv_norm = f32_of(weights.kv_norm);
   norm.rope = b.rope(weights.kind);
   const bool index = weights.kind == LayerKind::kCsa && works_ahead(b) && scores_entries(b);
+  GemmParams up = product(weights.wq_b, batch.tokens, b.decode_tokens, config_.q_lora_rank);
   if (works_ahead(b)) {
     rows.norm = norm;
+    rows.quantise_latent = up.quantise && (!index || weights.indexer.wq_b.format == up.format);
+    up.quantise &= !rows.quantise_latent;
     rows.batch = b.view;
     rows.window = window_pages(layer);
     rows.comb = std::exchange(late_comb_, {});
@@ -83,7 +86,6 @@ void CudaOps::project_query_kv(const Batch& batch, int layer, const AttentionWei
   } else {
     run_latent_kv(norm, queue_);
   }
-  GemmParams up = product(weights.wq_b, batch.tokens, b.decode_tokens, config_.q_lora_rank);
   if (weights.heads > 0) add_segment(up, weights.wq_b, latent.data, query.data, weights.heads * kHeadDim);
   if (index) {
     const Linear& wq_b = weights.indexer.wq_b;

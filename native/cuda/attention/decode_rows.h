@@ -9,11 +9,12 @@
 
 namespace twelvex::cuda {
 
-/// The same bits as run_latent_kv, run_store_window and run_compressor; p.norm.kv stays as it is.
+/// The same bits as run_latent_kv (and run_quantise), run_store_window and run_compressor; p.norm.kv stays as it is.
 /// A row has at most 1 + kMaxMtp tokens: then no position that they keep takes the place of one that an entry pools from
 /// (runtime/cache_layout.h).
 struct DecodeRowsParams {
   LatentKvParams norm;
+  bool quantise_latent = false;  // what meets the latents reads them quantised
   BatchView batch;
   RowPages window;
   int num_compressors = 0;

@@ -8,6 +8,7 @@
 #include "arch/dependent_launch.cuh"
 #include "attention/decode_tile.cuh"
 #include "common/check.h"
+#include "gemm/quantise.cuh"
 
 namespace twelvex::cuda {
 
@@ -188,8 +189,12 @@ __device__ __forceinline__ void finish_merge(const SparseDecodeParams& p, const 
     out = make_float4(out.x * turn.x + out.y * turn.y, out.y * turn.x - out.x * turn.y, out.z * turn.z + out.w * turn.w,
                       out.w * turn.z - out.z * turn.w);
   }
-  *reinterpret_cast<uint2*>(p.attended + (static_cast<size_t>(m.token) * p.heads + m.head) * kHeadDim + m.column) =
-      make_uint2(pack_bf16(out.x, out.y), pack_bf16(out.z, out.w));
+  uint2 packed = make_uint2(pack_bf16(out.x, out.y), pack_bf16(out.z, out.w));
+  if (p.quantise) {  // a warp has the 128 columns of a scale
+    const float2 scale = activation_scale(warp_max(amax_bf16x8(make_uint4(packed.x, packed.y, 0, 0))));
+    packed = make_uint2(requantise_pair(packed.x, scale), requantise_pair(packed.y, scale));
+  }
+  *reinterpret_cast<uint2*>(p.attended + (static_cast<size_t>(m.token) * p.heads + m.head) * kHeadDim + m.column) = packed;
 }
 
 // Block (token, head): joins the splits, divides by the sum with the sink, rotates the last 64 dims back.

@@ -4,6 +4,7 @@
 
 #include "common/convert.cuh"
 #include "common/reduce.cuh"
+#include "gemm/quantise.cuh"
 #include "layout/kv_row.h"
 
 namespace twelvex::cuda {
@@ -23,8 +24,9 @@ struct NormWeights {
   __device__ __forceinline__ float4 part(int at) const { return *reinterpret_cast<const float4*>(weights + at); }
 };
 
-/// One row by one block of kNormThreads.
-__device__ __forceinline__ void norm_row(const bf16* in, const NormWeights& norm, bf16* out, int dim, float eps, float* scratch) {
+/// One row by one block of kNormThreads; `quantise`: and quantised, as products read it.
+__device__ __forceinline__ void norm_row(const bf16* in, const NormWeights& norm, bf16* out, int dim, float eps, float* scratch,
+                                         bool quantise = false) {
   float v[kMaxNormVectors][8];
   float squares = 0;
 #pragma unroll
@@ -39,12 +41,16 @@ __device__ __forceinline__ void norm_row(const bf16* in, const NormWeights& norm
 #pragma unroll
   for (int k = 0; k < kMaxNormVectors; ++k) {
     const int at = (k * kNormThreads + static_cast<int>(threadIdx.x)) * 8;
-    if (at >= dim) continue;
-    const float4 a = k == 0 ? norm.first[0] : norm.part(at), b = k == 0 ? norm.first[1] : norm.part(at + 4);
-    const float w[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+    uint4 packed = make_uint4(0, 0, 0, 0);
+    if (at < dim) {
+      const float4 a = k == 0 ? norm.first[0] : norm.part(at), b = k == 0 ? norm.first[1] : norm.part(at + 4);
+      const float w[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
 #pragma unroll
-    for (int i = 0; i < 8; ++i) v[k][i] *= factor * w[i];
-    *reinterpret_cast<uint4*>(out + at) = pack_bf16x8(v[k]);
+      for (int i = 0; i < 8; ++i) v[k][i] *= factor * w[i];
+      packed = pack_bf16x8(v[k]);
+    }
+    if (quantise) packed = requantise_bf16x8(packed, activation_scale(warp_max<16>(amax_bf16x8(packed))));
+    if (at < dim) *reinterpret_cast<uint4*>(out + at) = packed;
   }
 }
 

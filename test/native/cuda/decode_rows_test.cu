@@ -4,6 +4,7 @@
 #include "attention/decode_rows.h"
 
 #include "fake_cache.h"
+#include "gemm/quantise.h"
 #include "runtime/step.h"
 
 using namespace twelvex;
@@ -11,7 +12,7 @@ using namespace twelvex::test;
 
 namespace {
 
-constexpr int kBlocks = 12, kLatentDim = 384, kSlots = 8;
+constexpr int kBlocks = 12, kLatentDim = 384 + 64, kSlots = 8;
 
 /// Everything that the launches write.
 struct State {
@@ -114,8 +115,12 @@ void check_case(const Layer& layer, const std::vector<RowSpec>& rows, bool resum
   const std::vector<float> entered = random_f32(tokens * cuda::kHyperKept);
   const DeviceArray<float> mix(entered), unfinished(entered);
   p.comb = {mix, cuda::HyperParams{}.sinkhorn_iters, cuda::HyperParams{}.hc_eps};
+  p.quantise_latent = layer.format == RowFormat::kFp8;
   cuda::run_decode_rows(p, nullptr);
   cuda::run_latent_kv(q.norm, nullptr);
+  if (p.quantise_latent) {
+    cuda::run_quantise({.rows = batch.tokens(), .cols = kLatentDim, .ldx = kLatentDim, .x = q.norm.latent, .y = q.norm.latent});
+  }
   cuda::run_store_window({.batch = q.batch, .window = q.window, .kv = q.norm.kv}, nullptr);
   for (int i = 0; i < layer.compressors(); ++i) cuda::run_compressor(q.compressors[i], nullptr);
   sync("decode_rows");

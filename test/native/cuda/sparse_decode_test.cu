@@ -4,6 +4,7 @@
 
 #include "attention_reference.h"
 #include "elementwise/norm_rope.h"
+#include "gemm/quantise.h"
 
 using namespace twelvex;
 using namespace twelvex::test;
@@ -25,6 +26,7 @@ struct Launch {
   bool raw = false, timed = false;
   const int32_t* selection = nullptr;  // others
   bool all_kept = false;
+  bool quantise = false;
 };
 
 cuda::SparseDecodePlan plan_of(Cut cut, const AttentionSpec& spec, const FakeBatch& batch) {
@@ -60,6 +62,7 @@ Run decode(const AttentionCase& c, const Launch& launch) {
   p.raw_query = launch.raw;
   if (launch.selection != nullptr) p.selection = launch.selection;
   p.all_kept = launch.all_kept;
+  p.quantise = launch.quantise;
   cuda::run_sparse_decode(p, nullptr);
   sync("sparse_decode");
   Run run;
@@ -92,6 +95,16 @@ void check_case(const AttentionSpec& spec) {
     same &= same_bits(raw, done, raw.size());
   }
   expect(same, c.name() + ": raw queries are finished to the bit");
+
+  const DeviceArray<__nv_bfloat16> rounded(got);
+  cuda::run_quantise({.rows = static_cast<int>(got.size() / kHeadDim), .cols = kHeadDim, .ldx = kHeadDim, .x = rounded,
+                      .y = rounded, .stream = nullptr});
+  sync("quantise");
+  const auto wanted = rounded.download();
+  same = true;
+  for (const Cut cut : {Cut::kSplits, Cut::kTiles})
+    same &= same_bits(decode(c, {.cut = cut, .quantise = true}).out, wanted, wanted.size());
+  expect(same, c.name() + ": quantised as products do, to the bit");
 
   const FakeBatch alone(c.batch, 1);
   const size_t first = static_cast<size_t>(alone.tokens()) * spec.heads * kHeadDim;
