@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: MIT
 #include "common/device.h"
 
+#include <map>
+#include <mutex>
+#include <utility>
+
 #include "common/clusters.h"
 
 namespace twelvex::cuda {
@@ -33,6 +37,18 @@ const DeviceInfo& device_info() {
     cached_device = device;
   }
   return info;
+}
+
+void raise_shared_limit(const void* kernel, int bytes) {
+  static std::mutex mutex;
+  static std::map<std::pair<int, const void*>, int> limits;
+  int device = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  const std::lock_guard lock(mutex);  // until it is raised: who finds it high enough launches at once
+  int& limit = limits[{device, kernel}];
+  if (bytes <= limit) return;
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "cudaFuncSetAttribute");
+  limit = bytes;
 }
 
 }  // namespace twelvex::cuda

@@ -22,13 +22,13 @@ struct DeviceInfo {
 /// Of the current device; cached per thread.
 const DeviceInfo& device_info();
 
-/// Raises a kernel's dynamic shared memory limit where it needs more than 48 KiB.
+/// Raises a kernel's limit of dynamic shared memory on the current device, which is 48 KiB at first. Never lowers it: threads whose
+/// ranks share a device launch the same kernel with other sizes at the same time.
+void raise_shared_limit(const void* kernel, int bytes);
+
 template <class Kernel>
 void allow_shared_bytes(Kernel* kernel, int bytes) {
-  if (bytes > 48 * 1024) {
-    check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
-          "cudaFuncSetAttribute");
-  }
+  if (bytes > 48 * 1024) raise_shared_limit(reinterpret_cast<const void*>(kernel), bytes);
 }
 
 }  // namespace twelvex::cuda

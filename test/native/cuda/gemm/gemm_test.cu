@@ -2,9 +2,11 @@
 // Dense products of every weight format against float64, the quantiser to the bit, and the promise that a row's result does
 // not depend on how many rows are computed or by which kernel. With --bench: TFLOP/s (many rows) and GB/s (few).
 #include <array>
+#include <thread>
 
 #include "gemm/quantise.h"
 #include "gemm_problem.h"
+#include "runtime/error.h"
 
 namespace twelvex::cuda::tile {  // the instances, to time block sizes that the plan would not choose
 void run_fp8(const GemmParams& p, const TilePlan& plan);
@@ -93,6 +95,28 @@ void test_quantiser() {
   std::vector<float> expected = to_floats(x);
   for (int r = 0; r < kRows; ++r) quantise_row(&expected[r * kCols], kCols);
   expect(std::equal(out.begin(), out.end(), expected.begin()), "quantiser equals the rule on real numbers");
+}
+
+/// Ranks that share a device launch a kernel with different amounts of shared memory, both above 48 KiB, at the same time.
+void test_threads(WeightStore& store) {
+  constexpr int kRows[] = {4, 8}, kTimes = 500;
+  const Problem problem(store, WeightFormat::kFp8Block128, 8, 128, 4096);
+  std::array<int, 2> launched{};
+  std::array<std::thread, 2> threads;
+  for (size_t i = 0; i < threads.size(); ++i) {
+    threads[i] = std::thread([&, i] {
+      try {
+        const DeviceArray<float> y(size_t{8} * 128);
+        const GemmParams p = problem.params(kRows[i], y.get(), true, {.quantise = true});
+        for (; launched[i] < kTimes; ++launched[i]) cuda::run_gemm(p);
+        sync("two threads");
+      } catch (const Error& error) {
+        std::printf("  %s\n", error.what());
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  expect(launched[0] == kTimes && launched[1] == kTimes, "two threads launch a kernel with 4 and with 8 rows' shared memory");
 }
 
 void test_prepared_bf16(WeightStore& store) {
@@ -192,6 +216,7 @@ int main(int argc, char** argv) {
   test_invariance(store, kBf16, 300, 1056, false);
   for (const int t : {2, 15, 200}) test_segments(store, t, {});
   for (const int t : {1, 8, 50, 129}) test_paired(store, t, 256, 512);
+  test_threads(store);
   if (timed) {
     bench(store);
     bench_tiles(store, kFp8, 4096, 4096);
