@@ -239,7 +239,7 @@ void CudaOps::project_output(const Batch& batch, const AttentionWeights& weights
   // Every group's heads meet their own rows of wo_a: one launch, a segment a group.
   const int heads = weights.heads / weights.groups * kHeadDim, rank = config_.o_lora_rank;
   GemmParams down = first_output_product(batch, weights);
-  if (StepBatches::of(batch).decode_tokens == batch.tokens) down.quantise = false;  // attention has
+  if (StepBatches::of(batch).decode_tokens == batch.tokens) down.quantise = false;  // attention has done so
   down.x_fp8 = takes_fp8(down);  // attention wrote them
   const Linear& wo_a = weights.wo_a;
   const auto flush = [&] {

@@ -38,7 +38,7 @@ struct SparseDecodeParams {
   float* partial = nullptr;              // [T, parts, H, 512] unnormalised outputs
   float2* state = nullptr;               // [T, parts, H] maximum (log2 units) and sum
   __nv_bfloat16* attended = nullptr;     // [T, H, 512]
-  bool quantise = false;                 // what reads them reads them quantised
+  bool quantise = false;                 // as the product that reads them would; its doing so again changes nothing
   int tokens = 0;
   bool rows_ready = false;               // the launch before this one wrote no cache rows
   bool query_ready = false;              // nor queries
