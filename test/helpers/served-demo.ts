@@ -41,7 +41,10 @@ export async function serveDemo(options: readonly string[] = []): Promise<Served
     };
     child.stdout.on('data', read);
     child.stderr.on('data', read);
-    void ended.then((status) => reject(new Error(`ended with ${status}:\n${printed}`)));
+    void ended.then((status) => {
+      clearTimeout(limit);
+      reject(new Error(`ended with ${status}:\n${printed}`));
+    });
   });
   const readyMs = performance.now() - started;
   const stop = async (): Promise<void> => {
