@@ -22,8 +22,8 @@ struct DeviceInfo {
 /// Of the current device; cached per thread.
 const DeviceInfo& device_info();
 
-/// Raises a kernel's limit of dynamic shared memory on the current device, which is 48 KiB at first. Never lowers it: threads whose
-/// ranks share a device launch the same kernel with other sizes at the same time.
+/// Raises a kernel's limit of dynamic shared memory on the current device, which is 48 KiB at first. Never lowers it: threads
+/// whose ranks share a device launch the same kernel with other sizes at the same time.
 void raise_shared_limit(const void* kernel, int bytes);
 
 template <class Kernel>
