@@ -27,7 +27,8 @@ __device__ __forceinline__ void norm_latent(const DecodeRowsParams& p, int token
   const NormWeights norm(p.norm.q_norm, p.norm.latent_dim);
   wait_for_projections();
   bf16* latent = p.norm.latent + static_cast<size_t>(token) * p.norm.latent_dim;
-  norm_row(latent, norm, latent, p.norm.latent_dim, p.norm.eps, shared, p.quantise_latent);
+  norm_row({.in = latent, .out = latent, .dim = p.norm.latent_dim, .eps = p.norm.eps, .quantise = p.quantise_latent}, norm,
+           shared);
 }
 
 /// The first warp.

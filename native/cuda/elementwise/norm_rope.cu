@@ -29,7 +29,7 @@ __global__ void __launch_bounds__(kThreads) norm_rows_kernel(const __grid_consta
   let_next_kernel_start();
   __shared__ float scratch[kThreads / 32];
   const size_t at = static_cast<size_t>(blockIdx.x) * p.dim;
-  norm_row(p.in + at, norm, p.out + at, p.dim, p.eps, scratch);
+  norm_row({.in = p.in + at, .out = p.out + at, .dim = p.dim, .eps = p.eps}, norm, scratch);
 }
 
 // Block (token): all threads norm the latent, warp 0 then norms and rotates the kv row.
@@ -40,7 +40,7 @@ __global__ void __launch_bounds__(kThreads, 3) latent_kv_kernel(const __grid_con
   __shared__ float scratch[kThreads / 32];
   const size_t token = blockIdx.x;
   bf16* latent = p.latent + token * p.latent_dim;
-  norm_row(latent, norm, latent, p.latent_dim, p.eps, scratch);
+  norm_row({.in = latent, .out = latent, .dim = p.latent_dim, .eps = p.eps}, norm, scratch);
   if (threadIdx.x >= 32) return;
   const int lane = threadIdx.x;
   float v[16];

@@ -24,33 +24,41 @@ struct NormWeights {
   __device__ __forceinline__ float4 part(int at) const { return *reinterpret_cast<const float4*>(weights + at); }
 };
 
-/// One row by one block of kNormThreads; `quantise`: and quantised, as products read it.
-__device__ __forceinline__ void norm_row(const bf16* in, const NormWeights& norm, bf16* out, int dim, float eps, float* scratch,
-                                         bool quantise = false) {
+/// A row of `dim` values; `out` may be `in`.
+struct NormRow {
+  const bf16* in;
+  bf16* out;
+  int dim;
+  float eps;
+  bool quantise = false;  // and quantised, as products read it
+};
+
+/// By one block of kNormThreads; scratch: a float for each of its warps, in shared memory.
+__device__ __forceinline__ void norm_row(const NormRow& row, const NormWeights& norm, float* scratch) {
   float v[kMaxNormVectors][8];
   float squares = 0;
 #pragma unroll
   for (int k = 0; k < kMaxNormVectors; ++k) {
     const int at = (k * kNormThreads + static_cast<int>(threadIdx.x)) * 8;
-    if (at >= dim) continue;
-    unpack_bf16x8(*reinterpret_cast<const uint4*>(in + at), v[k]);
+    if (at >= row.dim) continue;
+    unpack_bf16x8(*reinterpret_cast<const uint4*>(row.in + at), v[k]);
 #pragma unroll
     for (int i = 0; i < 8; ++i) squares += v[k][i] * v[k][i];
   }
-  const float factor = rsqrtf(block_sum<kNormThreads>(squares, scratch) / static_cast<float>(dim) + eps);
+  const float factor = rsqrtf(block_sum<kNormThreads>(squares, scratch) / static_cast<float>(row.dim) + row.eps);
 #pragma unroll
   for (int k = 0; k < kMaxNormVectors; ++k) {
     const int at = (k * kNormThreads + static_cast<int>(threadIdx.x)) * 8;
     uint4 packed = make_uint4(0, 0, 0, 0);
-    if (at < dim) {
+    if (at < row.dim) {
       const float4 a = k == 0 ? norm.first[0] : norm.part(at), b = k == 0 ? norm.first[1] : norm.part(at + 4);
       const float w[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
 #pragma unroll
       for (int i = 0; i < 8; ++i) v[k][i] *= factor * w[i];
       packed = pack_bf16x8(v[k]);
     }
-    if (quantise) packed = requantise_bf16x8(packed, activation_scale(warp_max<16>(amax_bf16x8(packed))));
-    if (at < dim) *reinterpret_cast<uint4*>(out + at) = packed;
+    if (row.quantise) packed = requantise_bf16x8(packed, activation_scale(warp_max<16>(amax_bf16x8(packed))));
+    if (at < row.dim) *reinterpret_cast<uint4*>(row.out + at) = packed;
   }
 }
 
