@@ -406,8 +406,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
 
 void run_hyper_cluster(const HyperParams& p, cudaStream_t queue) {
   const size_t bytes = shared_bytes(p.tokens);
-  check(cudaFuncSetAttribute(hyper_cluster_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             static_cast<int>(shared_bytes(kHyperClusterTokens))), "cudaFuncSetAttribute");
+  allow_shared_bytes(hyper_cluster_kernel, static_cast<int>(shared_bytes(kHyperClusterTokens)));
   check(cudaFuncSetAttribute(hyper_cluster_kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1), "cudaFuncSetAttribute");
   launch_dependent({.grid = kBlocks, .block = kThreads, .shared_bytes = bytes, .stream = queue, .cluster = kBlocks},
                    hyper_cluster_kernel, p);
