@@ -65,16 +65,15 @@ void CudaOps::hyper(const Batch& batch, const HyperWeights* enter, const void* n
   p.partial = scratch_.hyper;
   const CombineParams parts = std::exchange(uncombined_, {});
   if (p.leave) p.parts = parts;
-  p.tokens = batch.tokens;  // pieces are of many
-  p.mix = static_cast<float*>(mix.data);
+  float* const kept = static_cast<float*>(mix.data);
   p.comb_ready = p.leave && p.late_comb && late_comb_.mix == nullptr;
-  late_comb_ = p.enter && p.late_comb ? LateComb{p.mix, p.sinkhorn_iters, p.hc_eps} : LateComb{};
+  late_comb_ = p.enter && p.late_comb ? LateComb{kept, p.sinkhorn_iters, p.hc_eps} : LateComb{};
   const auto run = [&](int first, int rows) {
     const auto row = static_cast<size_t>(first), at = row * static_cast<size_t>(p.dim);
     p.tokens = rows;
     p.streams = bf16_of(streams) + at * kStreams;
     if (p.leave) p.output = static_cast<const __nv_bfloat16*>(output) + at;
-    p.mix = static_cast<float*>(mix.data) + row * kHyperKept;
+    p.mix = kept + row * kHyperKept;
     if (p.enter) p.hidden = static_cast<__nv_bfloat16*>(hidden) + at;
     if (p.enter && quantises_hidden(batch)) p.hidden_quantised = scratch_.hidden_quantised;
     run_hyper(p, queue_);
