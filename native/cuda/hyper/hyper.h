@@ -31,7 +31,7 @@ struct HyperParams {
   int sinkhorn_iters = 20;
   bool leave = false, enter = false;
   bool late_comb = false;               // few tokens: `enter` leaves comb's logits, `leave` makes comb of them before it waits
-  bool comb_ready = false;              // leave: unless somebody has (LateComb)
+  bool comb_ready = false;              // leave: a launch between has made comb already (LateComb)
   __nv_bfloat16* streams = nullptr;     // [T, 4, D]
   const __nv_bfloat16* output = nullptr;  // leave: [T, D]
   CombineParams parts;                  // leave: with tokens, the output is combined from them as it is read (few tokens)

@@ -142,7 +142,7 @@ __global__ void __launch_bounds__(kThreads) index_scores_few_kernel(const __grid
   __shared__ SmemPlan s;
   const int token = p.first_token + blockIdx.y, row = p.batch.token_row[token];
   const int visible = row >= 0 ? (p.batch.cache_position[token] + 1) / kCsaRatio : 0;
-  // Entries that half tiles cover at once are spread over twice as many blocks, half of whose warps have no heads to score.
+  // Entries that half tiles cover at once are spread over twice as many blocks, half of whose warps have no entries.
   const int end = visible > p.topk ? visible : 0, half = kFewScoreTile / 2;
   const int width = end <= static_cast<int>(gridDim.x) * half ? half : kFewScoreTile, begin = blockIdx.x * width;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = warp / kHeadTiles, tile = warp % kHeadTiles;

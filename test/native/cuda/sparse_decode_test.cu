@@ -98,7 +98,7 @@ void check_case(const AttentionSpec& spec) {
 
   const DeviceArray<__nv_bfloat16> rounded(got);
   cuda::run_quantise({.rows = static_cast<int>(got.size() / kHeadDim), .cols = kHeadDim, .ldx = kHeadDim, .x = rounded,
-                      .y = rounded, .stream = nullptr});
+                      .y = rounded});
   sync("quantise");
   const auto wanted = rounded.download();
   same = true;
