@@ -27,11 +27,12 @@ struct LaunchShape {
   cudaStream_t stream = nullptr;
   bool early = true;  // false: starts when the kernel before has ended, as ever
   unsigned cluster = 1;  // blocks of a cluster, along x (cluster.cuh)
+  int carveout = -1;     // shared_carveout()
 };
 
 template <class... Params>
 void launch_dependent(const LaunchShape& shape, void (*kernel)(Params...), const Params&... params) {
-  cudaLaunchAttribute attributes[2] = {};
+  cudaLaunchAttribute attributes[3] = {};
   unsigned count = 0;
   if (shape.early) {
     attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
@@ -40,6 +41,10 @@ void launch_dependent(const LaunchShape& shape, void (*kernel)(Params...), const
   if (shape.cluster > 1) {
     attributes[count].id = cudaLaunchAttributeClusterDimension;
     attributes[count++].val.clusterDim = {shape.cluster, 1, 1};
+  }
+  if (shape.carveout >= 0) {
+    attributes[count].id = cudaLaunchAttributePreferredSharedMemoryCarveout;
+    attributes[count++].val.sharedMemCarveout = static_cast<unsigned>(shape.carveout);
   }
   cudaLaunchConfig_t config{};
   config.gridDim = shape.grid;

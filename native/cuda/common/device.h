@@ -22,6 +22,12 @@ struct DeviceInfo {
 /// Of the current device; cached per thread.
 const DeviceInfo& device_info();
 
+/// Percent of a multiprocessor's shared memory that a launch prefers, at least for `kilobytes` of the 228; -1: the driver
+/// chooses, for as many of the kernel's blocks as fit. On sm_90 that is too much for a launch of few large blocks: what is left
+/// of 256 KB is L1, without which loads wait, and a multiprocessor must be empty before it is divided otherwise, so that
+/// neighbouring launches cannot share it (bench/results/2026-11-23-carveout.md).
+constexpr int shared_carveout(int kilobytes, int arch) { return arch == kClusterArch ? kilobytes * 100 / 228 : -1; }
+
 /// Raises a kernel's limit of dynamic shared memory on the current device, which is 48 KiB at first. Never lowers it: threads
 /// whose ranks share a device launch the same kernel with other sizes at the same time.
 void raise_shared_limit(const void* kernel, int bytes);

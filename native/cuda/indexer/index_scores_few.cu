@@ -8,6 +8,7 @@
 #include "arch/mma.cuh"
 #include "common/check.h"
 #include "common/convert.cuh"
+#include "common/device.h"
 #include "elementwise/norm_rope.cuh"
 #include "indexer/head_sums.cuh"
 #include "indexer/indexer.h"
@@ -188,7 +189,9 @@ __global__ void __launch_bounds__(kThreads) index_scores_few_kernel(const __grid
 }  // namespace
 
 void launch_index_scores_few(const IndexScoreParams& p, int blocks, cudaStream_t queue) {
-  launch_dependent({dim3(blocks, p.tokens), kThreads, 0, queue}, index_scores_few_kernel, p);
+  LaunchShape shape = {.grid = dim3(blocks, p.tokens), .block = kThreads, .stream = queue};
+  if (blocks * p.tokens <= 3 * p.multiprocessors) shape.carveout = shared_carveout(132, device_info().arch);  // three fit
+  launch_dependent(shape, index_scores_few_kernel, p);
 }
 
 }  // namespace twelvex::cuda

@@ -147,6 +147,15 @@ TEST("few tokens cross in one cluster on Hopper") {
   CHECK(!takes_cluster(p));
 }
 
+TEST("a launch asks for a share of shared memory on Hopper alone, never for more than the size that it names") {
+  for (const int kilobytes : {64, 100, 132, 164, 196}) {
+    const int percent = shared_carveout(kilobytes, 90);
+    CHECK(percent * 228 <= kilobytes * 100);
+    CHECK((percent + 1) * 228 > kilobytes * 100);
+  }
+  CHECK_EQ(shared_carveout(164, 120), -1);
+}
+
 TEST("the router of few tokens is one cluster on Hopper") {
   GateParams gate;
   gate.arch = 90;
