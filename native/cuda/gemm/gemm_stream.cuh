@@ -83,17 +83,23 @@ struct Stream {
   /// Groups or segments of the launch.
   __device__ int keys() const { return kGrouped ? *p.tile_count << segment_bits() : kPaired ? 1 : p.num_segments; }
 
-  /// Finds the unit `index` of `key`, or of those behind it; kNone behind the last.
-  __device__ void locate(int key, int index, Place& place) const {
-    const int keys = this->keys();
+  __device__ GroupTile fetch_tile(int tile) const {
+    GroupTile group = p.tiles[tile];
+    // Used here, not where it is needed: the compiler would wait there for all loads under way, in every unit.
+    group.expert = __shfl_sync(kFullWarp, group.expert, 0);
+    return group;
+  }
+
+  /// Finds the unit `index` of `key`, or of those behind it; kNone behind the last. tile_at(i): tile i of a grouped launch.
+  template <class TileAt>
+  __device__ void locate(int key, int index, int keys, Place& place, const TileAt& tile_at) const {
     while (key < keys && index >= units_of(key)) index -= units_of(key++);
     place.key = key < keys ? key : kNone;
     place.index = index;
     if constexpr (kGrouped) {
       if (key >= keys) return;
-      const GroupTile group = p.tiles[key >> segment_bits()];
-      // Here, not where it is used: the compiler would wait there for all loads under way, in every unit.
-      place.expert = __shfl_sync(kFullWarp, group.expert, 0);
+      const GroupTile group = tile_at(key >> segment_bits());
+      place.expert = group.expert;
       place.rows = group.first << Place::kTokenBits | group.rows;
     } else {
       place.rows = p.rows;
@@ -331,6 +337,8 @@ struct Stream {
   /// The part of block `block`. `early`: activations may be read before the kernel before has ended.
   __device__ void run(int block, bool early) {
     if (kGrouped && p.fresh_tiles) wait_for_previous_kernel();
+    GroupTile near;  // tile `lane`: asked for with the tiles' count, not behind it
+    if (kGrouped && lane < p.max_tiles) near = p.tiles[lane];
     const int units = kGrouped ? keys() * plan.key_units[0] : plan.units;
     const int row_group = warp >> plan.split_log;
     // A row group takes every row_groups-th unit of the block's share, so a block advances over neighbouring rows.
@@ -342,7 +350,11 @@ struct Stream {
 
     {
       Place place;
-      locate(left > 0 ? begin_key : kNone, begin - begin_key * plan.key_units[0], place);
+      locate(left > 0 ? begin_key : kNone, begin - begin_key * plan.key_units[0], keys(), place, [&](int tile) {
+        return tile < 32 ? GroupTile{__shfl_sync(kFullWarp, near.expert, tile), __shfl_sync(kFullWarp, near.first, tile),
+                                     __shfl_sync(kFullWarp, near.rows, tile)}
+                         : fetch_tile(tile);
+      });
       aim(place);
       if (lane == 0) places[left & 1] = place;
       __syncwarp();
@@ -378,7 +390,7 @@ struct Stream {
         if (left == 1) {
           next.key = kNone;
         } else if (place.key != kNone && next.index >= units_of(place.key)) {
-          locate(place.key, next.index, next);
+          locate(place.key, next.index, keys(), next, [&](int tile) { return fetch_tile(tile); });
         }
         aim(next);
         if (lane == 0) following = next;
