@@ -75,7 +75,6 @@ struct GemmParams {
   int experts = 0;                    // E
   size_t expert_weight_bytes = 0, expert_scale_bytes = 0;
   const int* gather = nullptr;        // [rows] row of x for each sorted row; null: the same row
-  bool one_row = false;               // paired: gather names the same row of x for all
   const float* row_weight = nullptr;  // [rows] routing weight of each sorted row; null: 1
   // Launches that do not quantise while they load first write a quantised copy of x: the x_rows x x_cols elements behind
   // segment 0's x (0: rows and cols), among which lie the inputs of all segments.

@@ -377,7 +377,7 @@ struct Stream {
       let_next_kernel_start();
     }
     const int group_floats = kUnitTiles * plan.chunk_places * kPartial;  // partial sums of a row group
-    int loaded = -1;  // the key whose activations are staged
+    int loaded = -1;  // the key of the staged activations
 #pragma unroll 1
     for (; left > 0; --left) {
       float* partial = partial_sums + (row_group * plan.buffers + (left & (plan.buffers - 1))) * group_floats;
@@ -401,7 +401,7 @@ struct Stream {
         const int behind = chunk + plan.split;
         const bool last = behind >= plan.chunks;
         if (kStaged && (loaded != place.key || plan.rounds > 1)) {
-          if (!kGrouped || !kPaired || !p.one_row || loaded < 0 || plan.rounds > 1) stage(place, chunk);  // gemm.h, one_row
+          stage(place, chunk);
           loaded = place.key;
         }
         multiply(place, chunk, last ? following : place, last ? 0 : behind - first_chunk());

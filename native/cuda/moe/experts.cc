@@ -167,7 +167,6 @@ GemmParams routed_gate_up(const MoeParams& p, const Input& input) {
   g.paired = true;
   g.limit = p.limit;
   g.gather = w.sorted_token;
-  g.one_row = p.tokens == 1;
   g.row_weight = w.sorted_weight;
   g.expert_weight_bytes = weight_bytes(gate_up.format, 2 * width, hidden);
   g.expert_scale_bytes = scale_bytes(gate_up.format, 2 * width, hidden);
