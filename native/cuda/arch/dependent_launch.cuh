@@ -39,6 +39,8 @@ void launch_dependent(const LaunchShape& shape, void (*kernel)(Params...), const
     attributes[count++].val.programmaticStreamSerializationAllowed = 1;
   }
   if (shape.cluster > 1) {
+    // More than eight blocks are not portable (common/clusters.h).
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1), "cudaFuncSetAttribute");
     attributes[count].id = cudaLaunchAttributeClusterDimension;
     attributes[count++].val.clusterDim = {shape.cluster, 1, 1};
   }

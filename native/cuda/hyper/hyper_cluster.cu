@@ -407,7 +407,6 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
 void run_hyper_cluster(const HyperParams& p, cudaStream_t queue) {
   const size_t bytes = shared_bytes(p.tokens);
   allow_shared_bytes(hyper_cluster_kernel, static_cast<int>(shared_bytes(kHyperClusterTokens)));
-  check(cudaFuncSetAttribute(hyper_cluster_kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1), "cudaFuncSetAttribute");
   const LaunchShape shape = {.grid = kBlocks, .block = kThreads, .shared_bytes = bytes, .stream = queue, .cluster = kBlocks,
                              .carveout = shared_carveout(164, p.arch)};
   launch_dependent(shape, hyper_cluster_kernel, p);

@@ -184,7 +184,6 @@ __global__ void __launch_bounds__(kThreads, 2)
 
 void run_route_cluster(const GateParams& gate, const RouteParams& p, const DispatchParams& dispatch) {
   check_shapes(p);
-  check(cudaFuncSetAttribute(route_cluster_kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1), "cudaFuncSetAttribute");
   allow_shared_bytes(route_cluster_kernel, sizeof(RouteSmem));
   const LaunchShape shape = {.grid = kBlocks, .block = kThreads, .shared_bytes = sizeof(RouteSmem), .stream = p.stream,
                              .cluster = kBlocks, .carveout = shared_carveout(164, gate.arch)};
