@@ -69,11 +69,14 @@ function anthropicConversation(bytes: number): object {
 /** @param bytes size of each body, about */
 export function bigPrompts(bytes: number): BigPrompt[] {
   const user = (content: string): object[] => [{ role: 'user', content }];
+  const tokens = Array.from({ length: Math.ceil(bytes / 5) }, (_, index) => 1000 + ((index * 7919) % 3000));
   return [
     { name: 'chat, one English text', path: '/v1/chat/completions', body: { messages: user(repeated(english, bytes)) } },
     { name: 'chat, one Chinese text', path: '/v1/chat/completions', body: { messages: user(repeated(chinese, bytes)) } },
     { name: 'chat, an agent with 40 tools', path: '/v1/chat/completions', body: { messages: conversation(bytes), tools } },
     { name: 'completions', path: '/v1/completions', body: { prompt: repeated(english, bytes) } },
+    { name: 'completions, ids and their text', path: '/v1/completions', body: { prompt: tokens, echo: true } },
+    { name: 'detokenize', path: '/detokenize', body: { tokens } },
     { name: 'responses', path: '/v1/responses', body: { input: repeated(english, bytes) } },
     { name: 'messages, an agent with 40 tools', path: '/v1/messages', body: anthropicConversation(bytes) },
     { name: 'messages', path: '/v1/messages', body: { model: 'demo', max_tokens: 1, messages: user(repeated(english, bytes)) } },

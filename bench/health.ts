@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // How long /health takes while prompts of 4 MB are read, rendered and tokenised: what blocks the event loop shows here.
 // The demo checkpoint is served by a process of its own; its context is short, so every prompt is refused once it is
-// tokenised and nothing is computed.
+// tokenised and nothing is computed. Ids are turned into text, too.
 //
 //   node dist/bench/health.js [--megabytes 4] [--repeat 5]
 
@@ -25,7 +25,8 @@ async function probe(url: string, path: string, body: Buffer): Promise<number[]>
   let done = false;
   const asked = request(`${url}${path}`, { method: 'POST', dispatcher: agent, headers, body }).then(async (response) => {
     const text = await response.body.text();
-    if (response.statusCode !== 400 || !text.includes('token')) throw new Error(`${path}: ${text.slice(0, 200)}`);
+    const answered = response.statusCode === 200 || (response.statusCode === 400 && text.includes('token'));
+    if (!answered) throw new Error(`${path}: ${text.slice(0, 200)}`);
     done = true;
   });
   const times: number[] = [];

@@ -3,6 +3,7 @@
 import { Choice, NO_USAGE } from './choice.ts';
 import type { ChoiceEnd } from './choice.ts';
 import { EngineError } from './errors.ts';
+import { inTurns } from './event-loop.ts';
 import { EventStream } from './event-stream.ts';
 import { Intake } from './intake.ts';
 import type { IntakeParts, ReadyRequest } from './intake.ts';
@@ -13,7 +14,7 @@ import type { StepOutcome } from './scheduler/commit.ts';
 import type { Sequence } from './scheduler/sequence.ts';
 import { sequenceRequests } from './sequence-request.ts';
 import { StatsKeeper } from './stats.ts';
-import { decodeTokens } from './text/detokenizer.ts';
+import { decodeStepwise } from './text/detokenizer.ts';
 import type { Tokenizer } from './text/tokenizer.ts';
 import type { KvCache } from './cache/kv-cache.ts';
 import type { Engine, EngineLogger, EngineStats, GenerationEvent, GenerationRequest, ModelInfo, PromptInput } from './types.ts';
@@ -85,15 +86,15 @@ export class ServingEngine implements Engine {
   }
 
   async decode(tokens: Int32Array): Promise<string> {
-    return decodeTokens(this.#parts.tokenizer, tokens);
+    return inTurns(decodeStepwise(this.#parts.tokenizer, tokens));
   }
 
   tokenBytes(token: number): Uint8Array {
     return this.#parts.tokenizer.tokenBytes(token);
   }
 
-  render(input: PromptInput): string {
-    return this.#parts.prompts.render(input, (tokens) => decodeTokens(this.#parts.tokenizer, tokens));
+  async render(input: PromptInput): Promise<string> {
+    return input.kind === 'tokens' ? this.decode(input.tokens) : this.#parts.prompts.render(input);
   }
 
   stats(): EngineStats {

@@ -7,7 +7,7 @@ import { FIM_BEGIN, FIM_END, FIM_HOLE } from './text/chat-constants.ts';
 import type { EncoderRevision } from './text/chat-constants.ts';
 import type { ToolGrammar } from './text/grammar/tool-calls.ts';
 import { member, parseLossless } from './text/json-text.ts';
-import { promptText, renderChat, renderFim, renderStepwise } from './text/prompt.ts';
+import { promptText, renderFim, renderStepwise } from './text/prompt.ts';
 import type { Segment } from './text/segment.ts';
 import type { Tokenizer } from './text/tokenizer.ts';
 import { TurnReplay } from './text/turn-replay.ts';
@@ -59,11 +59,11 @@ export class Prompts {
     return { tokens: input.tokens, parser };
   }
 
-  /** The prompt as text; ids as the text they stand for. */
-  render(input: PromptInput, decode: (tokens: Int32Array) => string): string {
+  /** The prompt as text. */
+  async render(input: Exclude<PromptInput, { kind: 'tokens' }>): Promise<string> {
     if (input.kind === 'text') return input.text;
     if (input.kind === 'fim') return promptText(renderFim(input));
-    return input.kind === 'tokens' ? decode(input.tokens) : promptText(renderChat(input, this.#revision, this.#replay).segments);
+    return promptText((await inTurns(renderStepwise(input, this.#revision, this.#replay))).segments);
   }
 
   #refuseFimUnlessKnown(): void {

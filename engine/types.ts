@@ -253,8 +253,8 @@ export interface Engine {
   decode(tokens: Int32Array): Promise<string>;
   /** Bytes and display text of one token. */
   tokenBytes(token: number): Uint8Array;
-  /** The rendered prompt as text, for inspection. */
-  render(input: PromptInput): string;
+  /** The rendered prompt as text, for inspection; of ids the text they stand for. */
+  render(input: PromptInput): Promise<string>;
   stats(): EngineStats;
   /** False once a native fault made the engine unusable; `reason` says why. */
   health(): { ok: boolean; reason?: string };

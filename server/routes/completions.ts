@@ -30,7 +30,7 @@ export function completionsRoute(app: FastifyInstance, context: RouteContext): v
       logprobs: body.logprobs !== undefined,
       ...streamOptionsOf(body, context.config, () => reply.elapsedTime),
       tokenBytes: (token: number) => engine.tokenBytes(token),
-      ...(body.echo === true && { echo: await Promise.all(inputs.map((input) => promptText(engine, input))) }),
+      ...(body.echo === true && { echo: await Promise.all(inputs.map((input) => engine.render(input))) }),
     };
     const header = answerHeader('cmpl', request.id, engine, model);
     const exchange = openExchange({ context, request, reply, engine, stream: body.stream ?? false });
@@ -44,10 +44,6 @@ export function completionsRoute(app: FastifyInstance, context: RouteContext): v
     if (body.stream === true) await streamAnswer(exchange, requests, new CompletionChunks(header, options));
     else await wholeAnswer(exchange, requests, new CompletionAnswer(header, options));
   });
-}
-
-async function promptText(engine: Engine, input: PromptInput): Promise<string> {
-  return input.kind === 'tokens' ? engine.decode(input.tokens) : engine.render(input);
 }
 
 function generationOf(body: CompletionBody, input: PromptInput, { info }: Engine): Omit<GenerationRequest, 'id'> {

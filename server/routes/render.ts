@@ -40,5 +40,5 @@ export function renderRoutes(app: FastifyInstance, { lifecycle, config }: RouteC
 }
 
 async function rendered(engine: Engine, input: PromptInput): Promise<Record<'token_ids' | 'text', JsonPieces>> {
-  return { token_ids: jsonNumbers(await engine.encode(input)), text: jsonText(engine.render(input)) };
+  return { token_ids: jsonNumbers(await engine.encode(input)), text: jsonText(await engine.render(input)) };
 }

@@ -8,7 +8,7 @@ import { requestedModel } from '../model-names.ts';
 import { readBody } from '../schemas/parse.ts';
 import type { JsonBody } from '../schemas/parse.ts';
 import { DetokenizeBody, TokenizeChatBody, TokenizeTextBody } from '../schemas/tokenize.ts';
-import { json, jsonNumbers, jsonObject, jsonTexts, sendPieces } from '../stream/json-pieces.ts';
+import { json, jsonNumbers, jsonObject, jsonText, jsonTexts, sendPieces } from '../stream/json-pieces.ts';
 import { chatInput } from './chat-request.ts';
 import type { RouteContext } from './context.ts';
 import { checkedTokens } from './generation-request.ts';
@@ -28,11 +28,12 @@ export function tokenizeRoute(app: FastifyInstance, { lifecycle, config }: Route
     return sendPieces(reply, answer);
   });
 
-  app.post('/detokenize', async (request) => {
+  app.post('/detokenize', async (request, reply) => {
     const engine = lifecycle.engine();
     const body = await readBody(DetokenizeBody, request.body as JsonBody | undefined);
     requestedModel(body.model, config, engine.info.id);
-    return { prompt: await engine.decode(Int32Array.from(checkedTokens(body.tokens, 'tokens', engine.info))) };
+    const text = await engine.decode(Int32Array.from(checkedTokens(body.tokens, 'tokens', engine.info)));
+    return sendPieces(reply, jsonObject({ prompt: jsonText(text) }));
   });
 }
 

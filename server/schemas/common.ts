@@ -87,7 +87,27 @@ const seed = z
   .number(expected('a whole number'))
   .refine((value) => Number.isInteger(value) && Math.abs(value) <= 2 ** 64, 'expected a whole number of 64 bits');
 
-const tokenId = integerIn(0, 2 ** 31 - 1);
+const mostId = 2 ** 31 - 1;
+const tokenId = integerIn(0, mostId);
+
+/**
+ * Ids of a text. There may be millions, over which zod's own array takes ten times as long; it is asked about the first that
+ * is wrong.
+ */
+export const tokenIds: z.ZodType<number[]> = z.preprocess(
+  (value, { addIssue }) => {
+    const at = Array.isArray(value) ? value.findIndex((id) => !isTokenId(id)) : -1;
+    if (Array.isArray(value) && at < 0) return value;
+    const wrong = Array.isArray(value) ? value.slice(at, at + 1) : value;
+    for (const issue of z.array(tokenId, expected('an array of token ids')).safeParse(wrong).error?.issues ?? []) {
+      addIssue({ ...issue, path: issue.path.length > 0 ? [at] : [] });
+    }
+    return z.NEVER;
+  },
+  z.custom<number[]>().meta({ type: 'array', items: { type: 'integer', minimum: 0, maximum: mostId } }),
+);
+
+const isTokenId = (value: unknown): boolean => Number.isInteger(value) && (value as number) >= 0 && (value as number) <= mostId;
 
 const grammarFields = {
   regex: optional(string().min(1, 'must not be empty')),

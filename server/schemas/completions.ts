@@ -2,9 +2,9 @@
 // Body of POST /v1/completions.
 
 import { z } from 'zod';
-import { boolean, generationFields, integerIn, limits, optional, string } from './common.ts';
+import { boolean, generationFields, integerIn, limits, optional, string, tokenIds } from './common.ts';
 
-const tokens = z.array(integerIn(0, 2 ** 31 - 1), { error: 'expected an array of token ids' }).min(1, 'must not be empty');
+const tokens = tokenIds.refine((ids) => ids.length > 0, 'must not be empty');
 const tooMany = `at most ${limits.prompts} prompts`;
 
 export const CompletionBody = z.object({

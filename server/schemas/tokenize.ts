@@ -2,7 +2,7 @@
 // Bodies of POST /tokenize and POST /detokenize.
 
 import { z } from 'zod';
-import { boolean, integerIn, optional, string } from './common.ts';
+import { boolean, optional, string, tokenIds } from './common.ts';
 import { ChatCompletionBody } from './chat-completions.ts';
 
 const shared = { model: optional(string()), return_token_strs: optional(boolean()) };
@@ -13,5 +13,5 @@ export const TokenizeChatBody = ChatCompletionBody.extend(shared);
 
 export const DetokenizeBody = z.object({
   model: optional(string()),
-  tokens: z.array(integerIn(0, 2 ** 31 - 1), { error: 'expected an array of token ids' }),
+  tokens: tokenIds,
 });

@@ -118,7 +118,7 @@ export abstract class FakeEngine implements ScriptedEngine {
     this.aborted += missing;
   }
 
-  render(input: PromptInput): string {
+  async render(input: PromptInput): Promise<string> {
     if (input.kind === 'text') return input.text;
     if (input.kind === 'fim') return `<fim>${input.prefix}<hole>${input.suffix}<end>`;
     if (input.kind === 'tokens') return Buffer.from(input.tokens).toString();
@@ -126,7 +126,7 @@ export abstract class FakeEngine implements ScriptedEngine {
   }
 
   async encode(input: PromptInput): Promise<Int32Array> {
-    return input.kind === 'tokens' ? input.tokens : Int32Array.from(Buffer.from(this.render(input)));
+    return input.kind === 'tokens' ? input.tokens : Int32Array.from(Buffer.from(await this.render(input)));
   }
 
   async decode(tokens: Int32Array): Promise<string> {

@@ -24,10 +24,7 @@ test('filling the middle puts hole and suffix before the answer, their text as p
   assert.equal(control.at(-1), '<｜fim▁end｜>');
   assert.equal(parser.start, 'plain');
   const text = '<｜begin▁of▁sentence｜><｜fim▁begin｜>a <｜fim▁hole｜><｜fim▁hole｜>b<｜fim▁end｜>';
-  assert.equal(
-    prompts.render(input, () => ''),
-    text,
-  );
+  assert.equal(await prompts.render(input), text);
 });
 
 test('filling the middle is refused where the tokenizer has no tokens for it', async () => {

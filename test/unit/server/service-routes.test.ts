@@ -58,7 +58,17 @@ describe('tokenising', () => {
   test('turns ids back into text, and refuses ids outside the vocabulary', async (t) => {
     const { url } = await testServer(t, scriptedEngine([]));
     assert.deepEqual(await json(post(`${url}/detokenize`, { tokens: [72, 105] })), { prompt: 'Hi' });
-    assert.equal((await post(`${url}/detokenize`, { tokens: [256] })).status, 400);
+    for (const [wrong, param] of [
+      [[1, 256], 'tokens[1]'],
+      [[1, 2, -1], 'tokens[2]'],
+      [[1.5], 'tokens[0]'],
+      [['x'], 'tokens[0]'],
+      ['x', 'tokens'],
+    ]) {
+      const refusal = await post(`${url}/detokenize`, { tokens: wrong });
+      assert.equal(refusal.status, 400);
+      assert.equal(((await refusal.json()) as { error: { param: string } }).error.param, param);
+    }
   });
 });
 

@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { before, test } from 'node:test';
 import fc from 'fast-check';
 import { EOS, THINK_CLOSE } from '../../../../engine/text/chat-constants.ts';
-import { bytesText, decodeTokens, Detokenizer } from '../../../../engine/text/detokenizer.ts';
+import { bytesText, decodeStepwise, decodeTokens, Detokenizer } from '../../../../engine/text/detokenizer.ts';
 import { loadTokenizer, type Tokenizer } from '../../../../engine/text/tokenizer.ts';
 import { demoModel } from '../../../helpers/project.ts';
 
@@ -51,6 +51,19 @@ test('a code point that is cut off comes out as U+FFFD at the end, or before a c
   ]);
   detokenizer.push(ids[0] as number);
   assert.deepEqual(detokenizer.flush(), [{ kind: 'text', text: '\ufffd' }]);
+});
+
+test('a long sequence is decoded a slice at a time, like its tokens one by one', () => {
+  // Parts of a character on both sides of every border, and control tokens wherever they may cut one off.
+  const ids = Int32Array.from({ length: 100_000 }, (_, i) => (i * 7919) % 4096);
+  const slices = decodeStepwise(tokenizer, ids);
+  let steps = 0;
+  for (let step = slices.next(); ; step = slices.next(), steps++) {
+    if (step.done !== true) continue;
+    assert.equal(step.value, stream(ids).join(''));
+    break;
+  }
+  assert.ok(steps > 10, `${steps} steps`);
 });
 
 test('a control token is a segment of its own, text that spells it is text', async () => {
