@@ -3,14 +3,14 @@
 
 import { randomUUID } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
-import type { Socket } from 'node:net';
 import Fastify, { LogController } from 'fastify';
 import type { FastifyBaseLogger, FastifyContextConfig, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { allowOrigins, limitKeys, requireKeys } from './access.ts';
 import { ApiKeys } from './api-keys.ts';
 import type { Config } from './config.ts';
-import { badRequest, compressedBody, methodNotAllowed, notFound, toHttpError } from './errors.ts';
+import { compressedBody, methodNotAllowed, notFound, toHttpError } from './errors.ts';
 import type { HttpError } from './errors.ts';
+import { refuseBrokenRequest, refuseInWords } from './http-faults.ts';
 import { readJson } from './json-body.ts';
 import type { Lifecycle } from './lifecycle.ts';
 import { ServerMetrics } from './metrics.ts';
@@ -42,6 +42,9 @@ const methods = ['GET', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'] as const;
 /** Paths that are asked every few milliseconds and would drown the others in the metrics. */
 const probes = new Set(['/health', '/v1/health', '/readyz', '/livez', '/metrics', '/version']);
 
+/** A request without Host is refused by a hook, with a body. */
+const parsing = { requireHostHeader: false };
+
 /** Some programs on Windows put it before their text. */
 const byteOrderMark = Buffer.from('\ufeff');
 
@@ -51,7 +54,7 @@ const plainId = /^[\w.:/+=@-]{1,128}$/;
 export function buildApp(lifecycle: Lifecycle, config: Config, logger?: FastifyBaseLogger): FastifyInstance {
   const certificate = readCertificate(config);
   const app = Fastify({
-    ...(certificate !== undefined && { https: certificate }),
+    ...(certificate === undefined ? { http: parsing } : { https: { ...certificate, ...parsing } }),
     ...(logger === undefined ? { logger: false } : { loggerInstance: logger }),
     bodyLimit: config.bodyLimitBytes,
     genReqId: requestId,
@@ -70,6 +73,7 @@ export function buildApp(lifecycle: Lifecycle, config: Config, logger?: FastifyB
     reply.header('x-request-id', request.id);
     if (lifecycle.draining) reply.header('connection', 'close');
   });
+  refuseInWords(app);
   allowOrigins(app, config.corsOrigin);
   const keys = new ApiKeys(config);
   requireKeys(app, keys);
@@ -80,14 +84,7 @@ export function buildApp(lifecycle: Lifecycle, config: Config, logger?: FastifyB
   const { otlpTracesEndpoint } = config;
   const traces = otlpTracesEndpoint === undefined ? undefined : new TraceExporter(otlpTracesEndpoint, app.log);
   app.addHook('onClose', async () => traces?.close());
-  app.addHook('onResponse', async (request, reply) => {
-    const { method } = request;
-    const handler = request.routeOptions.url ?? 'none';
-    if (!probes.has(handler)) metrics.answered({ handler, method, status: reply.statusCode, seconds: reply.elapsedTime / 1e3 });
-    if (loggedAnswers.has(request)) return;
-    const line = { method: request.method, url: request.url, status: reply.statusCode, totalMs: Math.round(reply.elapsedTime) };
-    request.log[request.method === 'GET' ? 'debug' : 'info'](line, 'answered');
-  });
+  reportAnswers(app, metrics);
   app.setErrorHandler((error, request, reply) => sendError(error, request, reply));
   app.setNotFoundHandler((request) => {
     throw notFound(request.method, request.url);
@@ -107,6 +104,18 @@ export function buildApp(lifecycle: Lifecycle, config: Config, logger?: FastifyB
     registerPlayground(app);
   });
   return app;
+}
+
+/** Counts every answer, and writes the log lines of those that generate nothing. */
+function reportAnswers(app: FastifyInstance, metrics: ServerMetrics): void {
+  app.addHook('onResponse', async (request, reply) => {
+    const { method } = request;
+    const handler = request.routeOptions.url ?? 'none';
+    if (!probes.has(handler)) metrics.answered({ handler, method, status: reply.statusCode, seconds: reply.elapsedTime / 1e3 });
+    if (loggedAnswers.has(request)) return;
+    const line = { method: request.method, url: request.url, status: reply.statusCode, totalMs: Math.round(reply.elapsedTime) };
+    request.log[request.method === 'GET' ? 'debug' : 'info'](line, 'answered');
+  });
 }
 
 function requestId(request: { headers: IncomingMessage['headers'] }): string {
@@ -156,19 +165,4 @@ function sendError(error: unknown, request: FastifyRequest, reply: FastifyReply)
     .headers(answer.options.headers ?? {})
     .type('application/json; charset=utf-8')
     .send(JSON.stringify(request.routeOptions.config.errorBody?.(answer) ?? answer.body()));
-}
-
-/** What does not even parse as HTTP gets the same kind of body as every other mistake. */
-function refuseBrokenRequest(error: NodeJS.ErrnoException, socket: Socket): void {
-  if (error.code === 'ECONNRESET' || !socket.writable) {
-    socket.destroy();
-    return;
-  }
-  const tooLarge = error.code === 'HPE_HEADER_OVERFLOW';
-  const status = tooLarge ? '431 Request Header Fields Too Large' : '400 Bad Request';
-  const message = tooLarge ? 'the request headers are too large' : 'the request is not valid HTTP';
-  const body = JSON.stringify(badRequest(tooLarge ? 431 : 400, message).body());
-  const length = Buffer.byteLength(body);
-  const headers = `content-type: application/json; charset=utf-8\r\ncontent-length: ${length}\r\nconnection: close`;
-  socket.end(`HTTP/1.1 ${status}\r\n${headers}\r\n\r\n${body}`);
 }

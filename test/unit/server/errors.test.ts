@@ -92,13 +92,6 @@ describe('failures that the framework finds', () => {
       'invalid_url',
     );
   });
-
-  test('bytes that are not HTTP are 400 with the same body', async (t) => {
-    const { port } = await testServer(t, scriptedEngine([]));
-    const answer = await rawExchange(port, 'HELLO\r\n\r\n');
-    assert.match(answer, /^HTTP\/1\.1 400 /);
-    assert.equal((JSON.parse(answer.slice(answer.indexOf('{'))) as Failure).error.type, 'invalid_request_error');
-  });
 });
 
 describe('failures of the body', () => {

@@ -70,6 +70,13 @@ describe('framing', () => {
     }
   });
 
+  test('ends the connection of a client that asked for it', async (t) => {
+    const { port } = await testServer(t, scriptedEngine([answer('Hi')]));
+    const bytes = requestBytes({ ...hello, stream: true }).replace('host: x', 'host: x\r\nconnection: close');
+    const closed = rawExchange(port, bytes).then((received) => /^connection: (.*)\r$/im.exec(received)?.[1]);
+    assert.equal(await Promise.race([closed, sleep(2000, 'still open')]), 'close');
+  });
+
   test('is bare for HTTP/1.0, whose clients know no chunks', async (t) => {
     const { port } = await testServer(t, scriptedEngine([answer('Hi')]));
     const received = await rawExchange(port, requestBytes({ ...hello, stream: true }).replace('HTTP/1.1', 'HTTP/1.0'));
