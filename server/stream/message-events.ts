@@ -49,6 +49,8 @@ export class MessageEvents {
   #started = false;
   #index = -1;
   #open: Part | undefined;
+  /** Thinking sent so far; it is sent again as text when it turns out to have been meant as the answer. */
+  #thinking = '';
 
   constructor(header: MessageHeader) {
     this.#header = header;
@@ -68,13 +70,14 @@ export class MessageEvents {
         this.#usage = promptUsage(event);
         return this.#start();
       case 'reasoning':
+        this.#thinking += event.text;
         return this.#delta(
           'thinking',
           { type: 'thinking', thinking: '', signature: '' },
           { type: 'thinking_delta', thinking: event.text },
         );
       case 'answer':
-        return this.#delta('text', { type: 'text', text: '' }, { type: 'text_delta', text: event.text });
+        return this.#text(event.text);
       case 'tool-call':
         return [...this.#close(), this.#begin('tool_use', { type: 'tool_use', id: event.id, name: event.name, input: {} })];
       case 'tool-arguments':
@@ -97,6 +100,10 @@ export class MessageEvents {
     const { id, model } = this.#header;
     const message = { id, type: 'message', role: 'assistant', model, content: [], stop_reason: null, stop_sequence: null };
     return [{ type: 'message_start', message: { ...message, usage: this.#usage } }];
+  }
+
+  #text(text: string): object[] {
+    return this.#delta('text', { type: 'text', text: '' }, { type: 'text_delta', text });
   }
 
   #delta(part: Part, block: object, delta: object): object[] {
@@ -122,7 +129,9 @@ export class MessageEvents {
   #end(event: GenerationEvent & { kind: 'end' }): object[] {
     this.#usage = { ...this.#usage, output_tokens: event.usage.completionTokens };
     if (event.reason === 'error' || event.reason === 'aborted') return [];
-    return [...this.#start(), ...this.#close(), { type: 'message_delta', delta: stopReason(event), usage: this.#usage }];
+    const answer = event.reasoningIsAnswer === true ? this.#text(this.#thinking) : [];
+    const last = { type: 'message_delta', delta: stopReason(event), usage: this.#usage };
+    return [...this.#start(), ...answer, ...this.#close(), last];
   }
 }
 
@@ -170,6 +179,9 @@ export class MessageAnswer {
       case 'end':
         this.#usage = { ...this.#usage, output_tokens: event.usage.completionTokens };
         this.#stop = stopReason(event);
+        if (event.reasoningIsAnswer === true && last?.type === 'thinking') {
+          this.#content[this.#content.length - 1] = { type: 'text', text: last.thinking };
+        }
         return;
       case 'progress':
       case 'tokens':

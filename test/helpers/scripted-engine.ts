@@ -22,7 +22,7 @@ export type ScriptStep =
   | { kind: 'delay'; ms: number }
   /** Ends the choice with reason 'error'. */
   | { kind: 'fail'; error: EngineError }
-  | { kind: 'end'; reason: FinishReason; stop?: string | number };
+  | { kind: 'end'; reason: FinishReason; stop?: string | number; reasoningIsAnswer?: true };
 
 export const reasoning = (text: string, logprobs?: TokenLogprob[]): ScriptStep =>
   logprobs === undefined ? { kind: 'reasoning', text } : { kind: 'reasoning', text, logprobs };
@@ -34,6 +34,9 @@ export const delay = (ms: number): ScriptStep => ({ kind: 'delay', ms });
 export const fail = (error: EngineError): ScriptStep => ({ kind: 'fail', error });
 export const end = (reason: FinishReason, stop?: string | number): ScriptStep =>
   stop === undefined ? { kind: 'end', reason } : { kind: 'end', reason, stop };
+
+/** The model ends without closing its reasoning. */
+export const endInReasoning: ScriptStep = { kind: 'end', reason: 'stop', reasoningIsAnswer: true };
 
 /** A script, or a function that writes one for a choice of a request. */
 export type Script = ScriptStep[] | ((request: GenerationRequest, choice: number) => ScriptStep[]);
@@ -249,7 +252,10 @@ class ScriptPlayer extends FakeEngine {
       if (step.kind === 'delay') await sleep(step.ms, request.signal);
       if (request.signal?.aborted === true) return yield finish('aborted');
       if (step.kind === 'fail') return yield finish('error', { error: step.error });
-      if (step.kind === 'end') return yield finish(step.reason, step.stop === undefined ? {} : { stop: step.stop });
+      if (step.kind === 'end') {
+        const { reason, stop, reasoningIsAnswer } = step;
+        return yield finish(reason, { ...(stop !== undefined && { stop }), ...(reasoningIsAnswer && { reasoningIsAnswer }) });
+      }
       for (const batch of eventsOf(step, { choice, toolIndex, usage })) {
         if (batch.length > 0) yield batch;
         this.generatedTokens += 1;

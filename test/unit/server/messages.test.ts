@@ -6,7 +6,7 @@ import Anthropic from '@anthropic-ai/sdk';
 import { EngineError } from '../../../engine/index.ts';
 import type { ChatInput } from '../../../engine/index.ts';
 import { post, testServer } from '../../helpers/http.ts';
-import { answer, delay, end, fail, reasoning, scriptedEngine, tool } from '../../helpers/scripted-engine.ts';
+import { answer, delay, end, endInReasoning, fail, reasoning, scriptedEngine, tool } from '../../helpers/scripted-engine.ts';
 
 const hello = { model: 'claude-sonnet-4', max_tokens: 100, messages: [{ role: 'user' as const, content: 'Hello' }] };
 const weather = {
@@ -90,6 +90,25 @@ describe('streamed message', () => {
     const { url } = await testServer(t, scriptedEngine([answer('a'), fail(new EngineError('DEVICE_LOST', 'gone'))]));
     const events = await eventsOf(await post(`${url}/v1/messages`, { ...hello, stream: true }));
     assert.deepEqual([events.at(-1)!.type, (events.at(-1)!.error as { type: string }).type], ['error', 'api_error']);
+  });
+});
+
+describe('the thinking of a model that did nothing else', () => {
+  const engine = () => scriptedEngine([reasoning('4'), reasoning('2'), endInReasoning]);
+
+  test('is the text of a message', async (t) => {
+    const { url } = await testServer(t, engine());
+    const message = (await (await post(`${url}/v1/messages`, hello)).json()) as Anthropic.Message;
+    assert.deepEqual(message.content, [{ type: 'text', text: '42' }]);
+  });
+
+  test('is sent again as text in a stream', async (t) => {
+    const { url } = await testServer(t, engine());
+    const client = new Anthropic({ baseURL: url, apiKey: 'none', maxRetries: 0 });
+    assert.deepEqual((await client.messages.stream(hello).finalMessage()).content, [
+      { type: 'thinking', thinking: '42', signature: '' },
+      { type: 'text', text: '42' },
+    ]);
   });
 });
 

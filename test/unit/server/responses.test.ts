@@ -6,7 +6,7 @@ import OpenAI from 'openai';
 import { EngineError } from '../../../engine/index.ts';
 import type { ChatInput } from '../../../engine/index.ts';
 import { post, testServer } from '../../helpers/http.ts';
-import { answer, delay, end, fail, reasoning, scriptedEngine, tool } from '../../helpers/scripted-engine.ts';
+import { answer, delay, end, endInReasoning, fail, reasoning, scriptedEngine, tool } from '../../helpers/scripted-engine.ts';
 import type { ScriptedEngine } from '../../helpers/scripted-engine.ts';
 
 interface Event {
@@ -203,13 +203,7 @@ describe('whole response', () => {
   });
 
   test('of a model that only thought has the thought as its answer', async (t) => {
-    const engine = scriptedEngine([reasoning('42')]);
-    const play = engine.generate.bind(engine);
-    engine.generate = async function* (request) {
-      for await (const batch of play(request))
-        yield batch.map((event) => (event.kind === 'end' ? { ...event, reasoningIsAnswer: true } : event));
-    };
-    const { url } = await testServer(t, engine);
+    const { url } = await testServer(t, scriptedEngine([reasoning('42'), endInReasoning]));
     assert.equal((await clientOf(url).responses.create(hello)).output_text, '42');
   });
 });
