@@ -17,6 +17,8 @@ import type { CountTokensBody, MessagesBody, ToolResultBlock } from '../schemas/
 import type { JsonBody } from '../schemas/parse.ts';
 import { effortFor } from './chat-request.ts';
 import type { ChatContext } from './chat-request.ts';
+import { formatGrammar, formatPrompt } from './grammar-request.ts';
+import type { AnswerFormat, Grammar } from './grammar-request.ts';
 
 type Message = CountTokensBody['messages'][number];
 type Block = Exclude<Message['content'], string>[number];
@@ -32,6 +34,8 @@ export async function messagesInput(body: CountTokensBody, source: JsonBody, con
     body.thinking === undefined ? (context.model.thinking ?? context.config.thinking) : body.thinking.type !== 'disabled';
   const effort = thinking ? effortFor(body.output_config?.effort, context) : undefined;
   const system = systemOf(body);
+  const format = formatOf(body, source);
+  const shownFormat = format && formatPrompt(format, source);
   const nodes = body.messages.some(hasCalls) ? elements(parseMember(source.text, 'messages')) : [];
   const messages = body.messages.flatMap((message, index) =>
     message.role === 'assistant'
@@ -43,6 +47,7 @@ export async function messagesInput(body: CountTokensBody, source: JsonBody, con
     messages: system === '' ? messages : [{ role: 'system', content: system }, ...messages],
     thinking,
     ...(tools.length > 0 && { tools }),
+    ...(shownFormat !== undefined && { responseFormat: shownFormat }),
     ...(effort !== undefined && { effort }),
     ...toolChoiceOf(body, tools.length > 0),
     ...(body.tool_choice?.disable_parallel_tool_use === true && { parallelToolCalls: false }),
@@ -57,6 +62,19 @@ export function messagesSampling(body: MessagesBody, context: ChatContext): Samp
     topP: body.top_p ?? generationDefaults.topP,
     topK: body.top_k ?? 0,
   };
+}
+
+/** What is asked for in this form is promised: a schema that cannot be enforced is refused. */
+function formatOf({ output_config: config }: CountTokensBody, source: JsonBody): AnswerFormat | undefined {
+  if (config?.format === undefined) return undefined;
+  const node = member(parseMember(source.text, 'output_config'), 'format');
+  return { type: config.format.type, schema: member(node, 'schema'), strict: true };
+}
+
+/** @throws HttpError for a format that cannot be served. */
+export function messagesGrammar(body: MessagesBody, source: JsonBody): Grammar | undefined {
+  const format = formatOf(body, source);
+  return format && formatGrammar(format, source, 'output_config.format');
 }
 
 export function messagesStop(body: MessagesBody): StopOptions {
@@ -84,10 +102,13 @@ function toolsOf(body: CountTokensBody, source: JsonBody): JsonText[] {
       if (tool.type !== undefined && tool.type !== 'custom') return [];
       throw invalid(`tools[${index}].input_schema is required`, `tools[${index}].input_schema`, 'missing_required_parameter');
     }
-    const description = tool.description === undefined ? '' : `"description": ${JSON.stringify(tool.description)}, `;
-    return [
-      { json: `{"name": ${JSON.stringify(tool.name)}, ${description}"parameters": ${sourceText(source.text, schema).json}}` },
+    const fields = [
+      `"name": ${JSON.stringify(tool.name)}`,
+      ...(tool.description === undefined ? [] : [`"description": ${JSON.stringify(tool.description)}`]),
+      `"parameters": ${sourceText(source.text, schema).json}`,
+      ...(tool.strict === true ? ['"strict": true'] : []),
     ];
+    return [{ json: `{${fields.join(', ')}}` }];
   });
 }
 

@@ -15,7 +15,7 @@ import type { StreamProtocol } from './answer.ts';
 import type { ChatContext } from './chat-request.ts';
 import { engineRequestId, openExchange } from './context.ts';
 import type { RouteContext } from './context.ts';
-import { messagesInput, messagesSampling, messagesStop } from './message-request.ts';
+import { messagesGrammar, messagesInput, messagesSampling, messagesStop } from './message-request.ts';
 
 const errorTypes: Record<number, string> = {
   400: 'invalid_request_error',
@@ -53,6 +53,7 @@ export function messagesRoute(app: FastifyInstance, context: RouteContext): void
     const source = request.body as JsonBody | undefined;
     const body = await readBody(MessagesBody, source);
     const chat = chatContext(body.model, context);
+    const grammar = messagesGrammar(body, source!);
     const generation: GenerationRequest = {
       id: engineRequestId(request.id),
       input: await messagesInput(body, source!, chat),
@@ -62,6 +63,7 @@ export function messagesRoute(app: FastifyInstance, context: RouteContext): void
       n: 1,
       logprobs: -1,
       promptLogprobs: -1,
+      ...(grammar !== undefined && { grammar }),
     };
     const header = { id: `msg_${request.id}`, model: chat.model.name };
     const exchange = openExchange({ context, request, reply, engine, stream: body.stream ?? false });

@@ -35,7 +35,12 @@ const message = z.discriminatedUnion(
   { error: 'expected a message with a role of user, assistant or system' },
 );
 
-const tool = z.object({ type: optional(string()), name: string().min(1, 'must not be empty'), description: optional(string()) });
+const tool = z.object({
+  type: optional(string()),
+  name: string().min(1, 'must not be empty'),
+  description: optional(string()),
+  strict: optional(boolean()),
+});
 
 const toolChoice = z.object({
   type: z.enum(['auto', 'any', 'tool', 'none'], { error: 'expected auto, any, tool or none' }),
@@ -56,7 +61,12 @@ export const CountTokensBody = z.object({
   thinking: optional(
     z.object({ type: z.enum(['enabled', 'disabled', 'adaptive'], { error: 'expected enabled, disabled or adaptive' }) }),
   ),
-  output_config: optional(z.object({ effort: optional(string()) })),
+  output_config: optional(
+    z.object({
+      effort: optional(string()),
+      format: optional(z.object({ type: string(), schema: z.unknown().optional() }, { error: 'expected an object' })),
+    }),
+  ),
 });
 
 export const MessagesBody = CountTokensBody.extend({

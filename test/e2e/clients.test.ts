@@ -6,6 +6,7 @@ import { execFile } from 'node:child_process';
 import { after, before, describe, test } from 'node:test';
 import { promisify } from 'node:util';
 import Anthropic from '@anthropic-ai/sdk';
+import { zodOutputFormat } from '@anthropic-ai/sdk/helpers/zod';
 import { createParser } from 'eventsource-parser';
 import OpenAI from 'openai';
 import { zodResponseFormat, zodTextFormat } from 'openai/helpers/zod';
@@ -184,6 +185,15 @@ describe('Anthropic messages', () => {
     messages.push({ role: 'assistant', content: first.content }, { role: 'user', content: [result] });
     const second = await anthropic.messages.create({ ...asking, messages });
     assert.match(second.content.map((block) => (block.type === 'text' ? block.text : '')).join(''), /rainy/);
+  });
+
+  test('are parsed by a schema, also in a stream', async () => {
+    const output_config = { format: zodOutputFormat(animal) };
+    const messages = [{ role: 'user' as const, content: aboutFox }];
+    const body = { model: 'demo', max_tokens: 600, temperature: 0, messages, output_config };
+    const { parsed_output: whole } = await anthropic.messages.parse(body);
+    assert.equal(typeof whole?.tame, 'boolean');
+    assert.deepEqual((await anthropic.messages.stream(body).finalMessage()).parsed_output, whole);
   });
 
   test('are aborted in the middle, and the engine stops', async () => {

@@ -176,6 +176,21 @@ describe('message', () => {
     assert.deepEqual([input.toolChoice, input.parallelToolCalls, input.thinking, input.effort], ['required', false, true, 'max']);
   });
 
+  test('is held to the schema of output_config and to those of strict tools', async (t) => {
+    const engine = scriptedEngine([answer('ok')]);
+    const { url } = await testServer(t, engine);
+    const schema = { type: 'object', properties: { age: { type: 'integer' } } };
+    const asked = { ...hello, tools: [{ ...weather, strict: true }], output_config: { format: { type: 'json_schema', schema } } };
+    await post(`${url}/v1/messages`, asked);
+    const { grammar } = engine.requests[0]!;
+    assert.deepEqual(grammar, {
+      spec: { kind: 'json-schema', schema: { json: JSON.stringify(schema) }, strict: true },
+      param: 'output_config.format',
+    });
+    assert.deepEqual(inputOf(engine).responseFormat, { json: JSON.stringify(schema) });
+    assert.equal((JSON.parse(inputOf(engine).tools![0]!.json) as { strict?: boolean }).strict, true);
+  });
+
   test('continues a last assistant message', async (t) => {
     const engine = scriptedEngine([answer('ok')]);
     const { url } = await testServer(t, engine);
@@ -201,6 +216,8 @@ describe('errors', () => {
       [{ ...hello, max_tokens: undefined }, /max_tokens/],
       [{ ...hello, messages: [{ role: 'user', content: [{ type: 'image', source: {} }] }] }, /messages\[0\]\.content\[0\]|image/],
       [{ ...hello, tool_choice: { type: 'tool', name: 'x' } }, /tool_choice/],
+      [{ ...hello, output_config: { format: { type: 'json_schema' } } }, /^output_config\.format needs a schema$/],
+      [{ ...hello, output_config: { format: { type: 'xml' } } }, /^output_config\.format\.type: .*"xml"/],
       [
         { ...hello, messages: [{ role: 'user', content: [{ type: 'text' }] }] },
         /^messages\[0\]\.content\[0\]\.text is required$/,
