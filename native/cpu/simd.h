@@ -33,15 +33,21 @@ inline Words as_words(Vec v) { return reinterpret_cast<Words>(v); }
 inline Vec larger(Vec a, Vec b) { return a > b ? a : b; }
 inline Vec smaller(Vec a, Vec b) { return a < b ? a : b; }
 
+/// These lanes of `a` and `b` laid end to end. GCC 11 has no __builtin_shufflevector; from this one compilers make the same code.
+template <int... LANES, typename V>
+inline auto lanes(V a, V b) {
+  typedef float Lanes __attribute__((vector_size(sizeof...(LANES) * 4)));
+  constexpr int n = sizeof(V) / 4;
+  return Lanes{(LANES < n ? a[LANES % n] : b[LANES % n])...};
+}
+
 /// Sum of the vector's quarters (halves, itself): the first step of every horizontal sum.
 inline Quad fold(Vec v) {
 #if TWELVEX_WIDTH == 16
-  typedef float Oct __attribute__((vector_size(32)));
-  const Oct half =
-      __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) + __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
-  return __builtin_shufflevector(half, half, 0, 1, 2, 3) + __builtin_shufflevector(half, half, 4, 5, 6, 7);
+  const auto half = lanes<0, 1, 2, 3, 4, 5, 6, 7>(v, v) + lanes<8, 9, 10, 11, 12, 13, 14, 15>(v, v);
+  return lanes<0, 1, 2, 3>(half, half) + lanes<4, 5, 6, 7>(half, half);
 #elif TWELVEX_WIDTH == 8
-  return __builtin_shufflevector(v, v, 0, 1, 2, 3) + __builtin_shufflevector(v, v, 4, 5, 6, 7);
+  return lanes<0, 1, 2, 3>(v, v) + lanes<4, 5, 6, 7>(v, v);
 #else
   return v;
 #endif
@@ -49,9 +55,9 @@ inline Quad fold(Vec v) {
 
 /// Horizontal sums of four quads.
 inline Quad sum_quads(Quad a, Quad b, Quad c, Quad d) {
-  const Quad ab = __builtin_shufflevector(a, b, 0, 4, 1, 5) + __builtin_shufflevector(a, b, 2, 6, 3, 7);
-  const Quad cd = __builtin_shufflevector(c, d, 0, 4, 1, 5) + __builtin_shufflevector(c, d, 2, 6, 3, 7);
-  return __builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
+  const Quad ab = lanes<0, 4, 1, 5>(a, b) + lanes<2, 6, 3, 7>(a, b);
+  const Quad cd = lanes<0, 4, 1, 5>(c, d) + lanes<2, 6, 3, 7>(c, d);
+  return lanes<0, 1, 4, 5>(ab, cd) + lanes<2, 3, 6, 7>(ab, cd);
 }
 
 /// Horizontal sums of four vectors.
