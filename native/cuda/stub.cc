@@ -9,7 +9,7 @@ namespace twelvex {
 std::unique_ptr<Ops> make_cuda_backend(const BackendOptions&) {
   throw Error(
       ErrorCode::kUnsupported,
-      "this build has no CUDA backend: build with nvcc 12.8 or newer on the PATH and TWELVEX_CUDA=ON, or use --device cpu");
+      "this build has no CUDA backend: run TWELVEX_CUDA=1 npm run build with nvcc 12.8 or newer in PATH, or use --device cpu");
 }
 
 }  // namespace twelvex
