@@ -8,19 +8,21 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { run, SetupError, step } from './steps.mjs';
-import { ninja, requireToolchain, wantsCuda } from './toolchain.mjs';
+import { ninja, requireToolchain, unusedGpu, wantsCuda } from './toolchain.mjs';
 
 export const root = fileURLToPath(new URL('..', import.meta.url));
 export const nativeBuild = join(root, 'native/build');
 const at = (...parts) => join(root, ...parts);
 export const bin = (name) => at('node_modules/.bin', name);
 
-/** Runs `work` while no other set-up of this checkout does; waits for one that is under way. */
+/**
+ * Runs `work` while no other set-up of this checkout does; waits for one that is under way.
+ * @throws SetupError when the checkout cannot be written.
+ */
 export async function exclusively(work) {
   const lock = at('.cache/setup.lock');
-  mkdirSync(at('.cache'), { recursive: true });
   for (let waited = false; !tryLock(lock); waited = true) {
-    if (!waited) console.log('• Waiting for another build of this checkout');
+    if (!waited) console.log('• Waiting for another build of this checkout (.cache/setup.lock names its process)');
     await sleep(500);
   }
   try {
@@ -32,9 +34,17 @@ export async function exclusively(work) {
 
 function tryLock(file) {
   try {
+    mkdirSync(at('.cache'), { recursive: true });
     writeFileSync(file, String(process.pid), { flag: 'wx' });
     return true;
-  } catch {
+  } catch (error) {
+    if (error.code !== 'EEXIST') {
+      throw new SetupError(
+        `This checkout cannot be written: ${error.message}\n` +
+          '  npm keeps what it builds in it. Run the same command as its owner, or serve what was built before with\n' +
+          `    node ${at('dist/server/main.js')}`,
+      );
+    }
     if (!holderAlive(file)) rmSync(file, { force: true });
     return false;
   }
@@ -77,6 +87,8 @@ function packagesStale() {
 export async function ensureNative({ target = 'twelvex', cuda = wantsCuda() } = {}) {
   if (configurationStale(cuda)) {
     requireToolchain();
+    const unused = cuda ? undefined : unusedGpu();
+    if (unused !== undefined) console.log(`! ${unused}`);
     await step(`Configuring the native build (CUDA ${cuda ? 'on' : 'off'})`, (show) => configure(cuda, show));
   }
   const jobs = String(availableParallelism());

@@ -42,14 +42,39 @@ describe('the tools that a build needs', () => {
   });
 
   test('without a compiler, its package is named', () => {
-    const said = check('requireToolchain()', cmake);
+    const said = check('requireToolchain()', cmake); // and without make
     assert.match(said, /needs a C\+\+20 compiler/);
-    assert.match(said, /sudo apt-get install g\+\+ make/);
+    assert.match(said, /sudo apt-get install g\+\+ make\n/);
   });
 
+  test('without any of them, all are named at once, with one command', () => {
+    const said = check('requireToolchain()', {});
+    assert.match(said, /cmake was not found.*\n.*C\+\+20 compiler.*\n.*make or ninja/);
+    assert.match(said, /sudo apt-get install cmake g\+\+ make\n/);
+    assert.match(said, /brew install cmake && xcode-select --install\n/);
+  });
+
+  const refusing = '[ "$1" = --version ] || { echo "unknown standard" >&2; exit 1; }';
+
   test('a compiler that cannot do C++20 is named with what it said', () => {
-    const old = { ...cmake, make: 'exit 0', 'c++': '[ "$1" = --version ] || { echo "unknown standard" >&2; exit 1; }' };
-    assert.match(check('requireToolchain()', old), /c\+\+ does not compile C\+\+20 .*\n.*unknown standard/);
+    const old = { ...cmake, make: 'exit 0', 'c++': refusing };
+    assert.match(check('requireToolchain()', old), /c\+\+ does not compile the C\+\+20 .*\n.*unknown standard/);
+  });
+
+  test('a compiler is asked for what GCC 10 lacks', () => {
+    const asked = (header: string): string => {
+      const found = `case "$(/bin/cat)" in *"#include <${header}>"*) echo "no ${header}" >&2; exit 1;; esac`;
+      return check('requireToolchain()', { ...cmake, make: 'exit 0', 'c++': `[ "$1" = --version ] || ${found}` });
+    };
+    for (const header of ['atomic', 'bit', 'charconv']) assert.match(asked(header), new RegExp(`no ${header}`));
+  });
+
+  test('CXX may hold a launcher and arguments; a program that is not there is named', () => {
+    const launcher = { ...cmake, make: 'exit 0', ccache: 'exec "$@"', 'old-c++': refusing, 'new-c++': 'exit 0' };
+    const said = (compiler: string): string => check('requireToolchain()', launcher, { CXX: compiler });
+    assert.equal(said('ccache new-c++').trim(), 'undefined');
+    assert.match(said('ccache old-c++'), /unknown standard/);
+    assert.match(said('nonsuch-c++'), /CXX names nonsuch-c\+\+, which cannot be run \(ENOENT\)/);
   });
 
   test('with everything there, nothing is said', () => {
@@ -70,5 +95,13 @@ describe('the CUDA backend', () => {
     assert.equal(check('wantsCuda()', { ...nvcc('13.0'), ...gpu }, { TWELVEX_CUDA: '0' }).trim(), 'false');
     assert.equal(check('wantsCuda()', nvcc('13.0'), { TWELVEX_CUDA: '1' }).trim(), 'true');
     assert.match(check('wantsCuda()', {}, { TWELVEX_CUDA: '1' }), /needs the CUDA toolkit 12\.8 or newer .* nvcc was not found/);
+    assert.match(check('wantsCuda()', {}, { TWELVEX_CUDA: 'ON' }), /TWELVEX_CUDA is 1 .* or 0 .*, not ON/);
+  });
+
+  test('that is left out although there is a GPU is spoken of, with what is missing', () => {
+    assert.match(check('unusedGpu()', gpu), /has a GPU, but nvcc is not in PATH .*CUDA 12\.8 or newer is needed/);
+    assert.match(check('unusedGpu()', { ...nvcc('12.4'), ...gpu }), /has a GPU, but nvcc is 12\.4/);
+    for (const said of [check('unusedGpu()', { ...nvcc('13.0'), ...gpu }), check('unusedGpu()', gpu, { TWELVEX_CUDA: '0' })])
+      assert.equal(said.trim(), 'undefined');
   });
 });
