@@ -23,8 +23,8 @@ Reads headers only, so it answers at once for checkpoints of any size.
 const blockTokens = 128;
 /** Blocks of the window that a sequence holds: the one being filled, and the one that the window reaches back into. */
 const windowBlocksHeld = 2;
-/** Step budget and drafts that the table of what fits leaves room for. */
-const stepTokens = 4096;
+/** Step budget (the default on CUDA) and drafts that the table of what fits leaves room for. */
+const stepTokens = 8192;
 const drafts = 2;
 const mostSequences = 4096;
 
@@ -142,7 +142,9 @@ function fitting(report: CheckpointReport, memory: number, tp: number): string {
   ]);
   const header = ['sequences at', ...lengths.map((length) => `${length / 1024}K`)];
   const workPercent = Math.round((1 - usableShare) * 100);
-  const note = `Caches are held by every rank; ${workPercent} % of the memory is left for the work of a step.`;
+  const note =
+    `Caches are held by every rank, with places from which cached prompts are continued; ` +
+    `${workPercent} % of the memory is left for the work of a step.`;
   return `${title}\n${formatTable([header, ...rows], { header: true, right: lengths.map((_, index) => index + 1) })}\n${note}`;
 }
 

@@ -4,9 +4,11 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
-import { demoModel } from '../helpers/project.ts';
+import { buildInfo } from '../../engine/index.ts';
+import { demoModel, projectRoot, readProject } from '../helpers/project.ts';
 
 const main = fileURLToPath(new URL('../../server/main.js', import.meta.url));
 
@@ -75,6 +77,12 @@ describe('twelvex', () => {
     });
   }
 
+  test('says how to build the backend it lacks', { skip: buildInfo().cuda && 'this build has CUDA' }, async () => {
+    const { status, stderr } = await run(['chat', '--device', 'cuda']);
+    assert.equal(status, 1);
+    assert.match(stderr, /no CUDA backend: run TWELVEX_CUDA=1 npm run build with nvcc .* or use --device cpu/);
+  });
+
   test('inspect shows configuration, parameters by kind, cache bytes and what fits', async () => {
     const { status, stdout } = await run(['inspect', demoModel, '--memory', '1GB']);
     assert.equal(status, 0);
@@ -92,6 +100,23 @@ describe('twelvex', () => {
       row.join(' '),
     );
     assert.ok(row[0]! > 10);
+  });
+
+  test('inspect prints the sizes that docker/OPERATIONS.md shows', async () => {
+    const text = readProject('docker/OPERATIONS.md').replaceAll(/\s+/g, ' ');
+    const fits = async (memory: string): Promise<string> => {
+      const { stdout } = await run(['inspect', join(projectRoot, 'models/flash'), '--memory', memory, '--tp', '2']);
+      for (const size of text.match(/weights take ([\d.]+ GiB)|context costs ([\d.]+ KiB)|a sequence ([\d.]+ MiB)/g)!)
+        assert.ok(stdout.includes(/[\d.]+ .iB/.exec(size)![0]), size);
+      return stdout
+        .slice(stdout.indexOf('What fits'))
+        .match(/fp8 with MTP +(.*)/)![1]!
+        .replaceAll(/ +/g, ' ');
+    };
+    const table = [...text.matchAll(/\| (\d+) \| [\d,]+K (?=\|)/g)].map((row) => row[1]).join(' ');
+    assert.equal(table, await fits('96GB'));
+    const again = /97000MiB make it ([\d, and]+)\./.exec(text)![1]!;
+    assert.equal(again.match(/\d+/g)!.join(' '), await fits('97000MiB'));
   });
 
   test('inspect gives everything as JSON', async () => {
