@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: MIT
 #include "thread_pool.h"
 
+#include <algorithm>
 #include <chrono>
+#include <string>
+#include <system_error>
 #include <utility>
+
+#include "runtime/error.h"
 
 namespace twelvex::cpu {
 
@@ -35,11 +40,21 @@ bool spin_until(const Done& done) {
 }  // namespace
 
 ThreadPool::ThreadPool(int threads) {
-  workers_.reserve(static_cast<size_t>(threads > 1 ? threads - 1 : 0));
-  for (int worker = 1; worker < threads; ++worker) workers_.emplace_back([this, worker] { worker_main(worker); });
+  static_assert(kMostThreads - 1 <= kJoined);
+  const int wanted = std::clamp(threads, 1, kMostThreads) - 1;
+  workers_.reserve(static_cast<size_t>(wanted));
+  try {
+    for (int worker = 1; worker <= wanted; ++worker) workers_.emplace_back([this, worker] { worker_main(worker); });
+  } catch (const std::system_error& error) {
+    const std::string which = std::to_string(workers_.size() + 1) + " of " + std::to_string(wanted);
+    stop();
+    throw Error(ErrorCode::kOutOfMemory, "cannot start worker thread " + which + ": " + error.what() + "; use fewer threads");
+  }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { stop(); }
+
+void ThreadPool::stop() {
   stop_.store(true);
   state_.fetch_add(kJob);
   state_.notify_all();

@@ -15,6 +15,9 @@ namespace twelvex::cpu {
 /// A job never waits for a worker that has not joined it: a late one finds the job closed.
 class ThreadPool {
  public:
+  static constexpr int kMostThreads = 4096;  // the caller and as many workers as can be counted
+
+  /// @throws Error kOutOfMemory when the system has no more threads to give.
   explicit ThreadPool(int threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -38,13 +41,14 @@ class ThreadPool {
  private:
   using Call = void (*)(const void* context, int item, int worker);
 
+  void stop();
   void dispatch(int items, Call call, const void* context);
   void take_items(int worker);
   void worker_main(int worker);
   uint32_t wait_for_job(uint32_t seen);
 
-  // Job number << 8 | open bit << 7 | workers that joined.
-  static constexpr uint32_t kJob = 256, kOpen = 128, kJoined = 127;
+  // Job number << 13 | open bit << 12 | workers that joined.
+  static constexpr uint32_t kJob = 8192, kOpen = 4096, kJoined = 4095;
 
   std::vector<std::thread> workers_;
   alignas(64) std::atomic<uint32_t> state_{0};
