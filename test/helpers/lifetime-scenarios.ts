@@ -6,9 +6,17 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { isMainThread, parentPort, Worker } from 'node:worker_threads';
 import type { NativeDriver } from './native-driver.ts';
 import { loadAddon } from '../../engine/native.ts';
+import type { StepPlan } from '../../engine/native.ts';
 import { checkpointOf, driveOracleModel, exactOptions, loadOracleModel } from './oracle.ts';
 
 const long = Array.from({ length: 250 }, (_, i) => (i * 37) % 250);
+
+/** Starts a worker of this file and terminates it once it says that it is busy. */
+async function terminatedWorker(task: string): Promise<void> {
+  const worker = new Worker(new URL(import.meta.url), { argv: [task] });
+  await new Promise((resolve) => worker.once('message', resolve));
+  await worker.terminate();
+}
 
 /** Starts a step that takes a while, without waiting for it. */
 async function stepUnderWay(): Promise<NativeDriver> {
@@ -58,9 +66,10 @@ const scenarios: Record<string, () => Promise<unknown>> = {
     );
   },
   'a worker that ends with a step under way': async () => {
-    const worker = new Worker(new URL(import.meta.url), { argv: ['worker'] });
-    await new Promise((resolve) => worker.once('message', resolve));
-    await worker.terminate();
+    await terminatedWorker('step');
+  },
+  'workers that are terminated amid calls': async () => {
+    for (let i = 0; i < 5; i += 1) await terminatedWorker('calls');
   },
   'a worker and the main thread with a model each': async () => {
     const driver = await driveOracleModel('tiny');
@@ -88,6 +97,7 @@ const scenarios: Record<string, () => Promise<unknown>> = {
 if (isMainThread) {
   await scenarios[process.argv[2]!]!();
 } else {
-  await stepUnderWay();
-  parentPort!.postMessage('stepping');
+  const { model } = await stepUnderWay();
+  parentPort!.postMessage('busy');
+  while (process.argv[2] === 'calls') model.step({} as StepPlan).catch(() => undefined);
 }

@@ -22,6 +22,7 @@ suite('a process ends cleanly', () => {
     'a progress callback that throws',
     'a failed load',
     'a worker that ends with a step under way',
+    'workers that are terminated amid calls',
     'a worker and the main thread with a model each',
     'models that are collected without being closed',
   ]) {
