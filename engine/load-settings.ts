@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // From options to what native is asked to load and how the cache is divided.
 
+import { totalmem } from 'node:os';
 import { planCache, roomyBytes } from './cache/layout.ts';
 import type { CacheDemand, CachePlan } from './cache/layout.ts';
 import { EngineError } from './errors.ts';
@@ -73,6 +74,7 @@ export function resolveSettings(options: EngineOptions, { config }: CheckpointIn
       maxRows: options.maxSequences,
       contextTokens: maxModelLen,
       logitSlice: LOGIT_SLICE,
+      hostBytes: Math.min(totalmem(), process.constrainedMemory() || Infinity),
     },
   };
 }

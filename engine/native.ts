@@ -81,6 +81,8 @@ export interface NativeLoadOptions {
   contextTokens: number;
   /** Tokens of ROW_ALL_LOGPROBS and ROW_ALL_LOGITS rows whose logits are in memory at once; 0: no such rows. */
   logitSlice: number;
+  /** Memory of the machine, which the weights of the CPU backend have to fit into; 0: not known. */
+  hostBytes: number;
 }
 
 export interface CacheBytes {

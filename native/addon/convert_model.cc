@@ -31,6 +31,10 @@ int get_int(const Napi::Object& object, const char* name) {
   return static_cast<int>(to_integer(object.Get(name), name, 0, INT32_MAX));
 }
 
+int64_t get_large(const Napi::Object& object, const char* name) {
+  return to_integer(object.Get(name), name, 0, (int64_t{1} << 53) - 1);
+}
+
 template <typename T, size_t N>
 T get_choice(const Napi::Object& object, const char* name, const std::array<std::pair<const char*, T>, N>& choices) {
   const Napi::Value value = object.Get(name);
@@ -109,12 +113,13 @@ LoadOptions read_load_options(const Napi::Value& value) {
   options.rows = get_choice(object, "rowFormat", kRowFormats);
   options.mtp = get_int(object, "mtp");
   options.dummy = get_choice(object, "loadFormat", kLoadFormats);
-  options.dummy_seed = static_cast<uint64_t>(to_integer(object.Get("dummySeed"), "dummySeed", 0, (int64_t{1} << 53) - 1));
+  options.dummy_seed = static_cast<uint64_t>(get_large(object, "dummySeed"));
   options.layers = get_int(object, "layers");
   options.step_tokens = get_int(object, "stepTokens");
   options.max_rows = get_int(object, "maxRows");
   options.context_tokens = get_int(object, "contextTokens");
   options.logit_slice = get_int(object, "logitSlice");
+  options.host_bytes = static_cast<size_t>(get_large(object, "hostBytes"));
   return options;
 }
 

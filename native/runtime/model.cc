@@ -60,6 +60,25 @@ size_t checkpoint_bytes(ModelConfig config, bool with_mtp) {
   return bytes;
 }
 
+/// At least what the CPU backend makes of the weights: it keeps quantised ones as bfloat16.
+size_t host_weight_bytes(ModelConfig config, bool with_mtp) {
+  if (!with_mtp) config.num_mtp_layers = 0;
+  int64_t parameters = 0;
+  for (const TensorSpec& tensor : make_inventory(config)) parameters += tensor_parameters(tensor.dtype, tensor.shape);
+  return static_cast<size_t>(parameters) * sizeof(uint16_t);
+}
+
+/// Before anything is loaded: memory that the system promises and does not have would end the process, not the load.
+void check_host_room(const ModelConfig& config, const LoadOptions& options) {
+  if (options.device != Device::kCpu || options.host_bytes == 0) return;
+  const size_t needed = host_weight_bytes(config, options.mtp > 0);
+  if (needed <= options.host_bytes) return;
+  throw Error(ErrorCode::kOutOfMemory,
+              "the weights need " + std::to_string(needed >> 20) + " MiB as the CPU backend keeps them, in bfloat16; there are " +
+                  std::to_string(options.host_bytes >> 20) +
+                  " MiB of host memory; use a GPU or a smaller model, or try fewer layers with dummy weights");
+}
+
 /// Joins the progress of all ranks into one fraction that never falls.
 class JoinedProgress {
  public:
@@ -101,6 +120,7 @@ std::unique_ptr<Model> Model::load(const std::string& directory, const LoadOptio
   info.mtp = options.mtp;
   const size_t stream_element_bytes = options.device == Device::kCpu ? sizeof(float) : sizeof(uint16_t);
   info.cache = CacheLayout::make(info.config, options.rows, options.mtp > 0, stream_element_bytes);
+  check_host_room(info.config, options);
   info.weight_bytes = checkpoint_bytes(info.config, options.mtp > 0);
 
   std::unique_ptr<TensorSource> source;

@@ -33,6 +33,7 @@ struct LoadOptions {
   int max_rows = 64;
   int context_tokens = 8192;
   int logit_slice = 0;       // Limits::logit_slice
+  size_t host_bytes = 0;     // memory of the machine, which weights of the CPU backend have to fit into; 0: not known
 };
 
 struct ModelInfo {

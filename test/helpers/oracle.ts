@@ -82,6 +82,7 @@ export const exactOptions: NativeLoadOptions = {
   maxRows: 8,
   contextTokens: 2048,
   logitSlice: 100,
+  hostBytes: 0,
 };
 
 export function checkpointOf(name: OracleName): string {

@@ -131,6 +131,18 @@ suite('loading refuses', () => {
     });
   }
 
+  test('weights that the host has no memory for, before it reads them', async () => {
+    const trunk = loadAddon()
+      .inspect('test/oracle/tiny')
+      .tensors.filter(({ kind }) => kind !== 'mtp');
+    const needed = 2 * trunk.reduce((sum, { parameters }) => sum + parameters, 0);
+    await assert.rejects(loadOracleModel('tiny', { mtp: 0, hostBytes: needed - 1 }), {
+      code: 'OUT_OF_MEMORY',
+      message: /the weights need \d+ MiB as the CPU backend keeps them/,
+    });
+    await (await loadOracleModel('tiny', { mtp: 0, hostBytes: needed })).close();
+  });
+
   test('a folder without a checkpoint', async () => {
     await assert.rejects(loadAddon().loadModel('/nowhere', exactOptions, () => undefined), { code: 'BAD_CHECKPOINT' });
   });
