@@ -3,6 +3,7 @@
 
 import { randomUUID } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
+import { finished } from 'node:stream';
 import Fastify, { LogController } from 'fastify';
 import type { FastifyBaseLogger, FastifyContextConfig, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { allowOrigins, limitKeys, requireKeys } from './access.ts';
@@ -15,7 +16,7 @@ import { readJson } from './json-body.ts';
 import type { Lifecycle } from './lifecycle.ts';
 import { ServerMetrics } from './metrics.ts';
 import { canonicalPath } from './paths.ts';
-import { loggedAnswers } from './routes/answer.ts';
+import { clientLeft, loggedAnswers } from './routes/answer.ts';
 import { chatCompletionsRoute } from './routes/chat-completions.ts';
 import { completionsRoute } from './routes/completions.ts';
 import { docsRoutes } from './routes/docs.ts';
@@ -106,15 +107,21 @@ export function buildApp(lifecycle: Lifecycle, config: Config, logger?: FastifyB
   return app;
 }
 
-/** Counts every answer, and writes the log lines of those that generate nothing. */
+/** Counts every request, and writes the log lines of those that generate nothing. */
 function reportAnswers(app: FastifyInstance, metrics: ServerMetrics): void {
-  app.addHook('onResponse', async (request, reply) => {
-    const { method } = request;
-    const handler = request.routeOptions.url ?? 'none';
-    if (!probes.has(handler)) metrics.answered({ handler, method, status: reply.statusCode, seconds: reply.elapsedTime / 1e3 });
-    if (loggedAnswers.has(request)) return;
-    const line = { method: request.method, url: request.url, status: reply.statusCode, totalMs: Math.round(reply.elapsedTime) };
-    request.log[request.method === 'GET' ? 'debug' : 'info'](line, 'answered');
+  app.addHook('onRequest', async (request, reply) => {
+    // The hook onResponse would not tell of clients that leave.
+    finished(reply.raw, (cut) => {
+      const { method, url } = request;
+      const status = cut ? clientLeft : reply.raw.statusCode;
+      const handler = request.routeOptions.url ?? 'none';
+      if (!probes.has(handler)) metrics.answered({ handler, method, status, seconds: reply.elapsedTime / 1e3 });
+      if (loggedAnswers.has(request)) return;
+      request.log[method === 'GET' ? 'debug' : 'info'](
+        { method, url, status, totalMs: Math.round(reply.elapsedTime) },
+        'answered',
+      );
+    });
   });
 }
 
@@ -157,8 +164,10 @@ function refuseOtherMethods(app: FastifyInstance, register: () => void): void {
 
 function sendError(error: unknown, request: FastifyRequest, reply: FastifyReply): FastifyReply {
   const answer = toHttpError(error, request.server.initialConfig.bodyLimit);
+  // A client that leaves takes the connection away from what is being sent.
+  const left = reply.raw.destroyed && (error as { code?: string }).code === 'ERR_STREAM_PREMATURE_CLOSE';
   // 503 is said by the line of the answer; a stack for each would fill the log of a busy server.
-  if (answer.status === 500) request.log.error({ err: error }, 'request failed');
+  if (answer.status === 500 && !left) request.log.error({ err: error }, 'request failed');
   return reply
     .code(answer.status)
     .header('x-request-id', request.id)

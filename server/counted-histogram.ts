@@ -21,11 +21,12 @@ export class CountedHistogram implements Counts {
     this.counts = new Array<number>(bounds.length + 1).fill(0);
   }
 
-  observe(value: number): void {
+  /** @param times how often the value came */
+  observe(value: number, times = 1): void {
     let at = 0;
     while (at < this.bounds.length && value > this.bounds[at]!) at += 1;
-    this.counts[at]! += 1;
-    this.sum += value;
+    this.counts[at]! += times;
+    this.sum += value * times;
   }
 }
 

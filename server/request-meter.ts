@@ -100,8 +100,12 @@ export class RequestMeter {
   asked(requests: readonly GenerationRequest[]): void {
     this.#asked = requests;
     this.#choices = requests.reduce((sum, { n }) => sum + n, 0);
+  }
+
+  /** The engine computes it; what is refused would only blur the picture. */
+  accepted(): void {
     this.#histograms.choices.observe(this.#choices);
-    const maxTokens = requests[0]?.maxTokens;
+    const maxTokens = this.#asked[0]?.maxTokens;
     if (maxTokens !== undefined) this.#histograms.maxTokens.observe(maxTokens);
   }
 
@@ -151,12 +155,12 @@ export class RequestMeter {
     this.#histograms.promptTokens.observe(event.tokens.length);
   }
 
-  /** Tokens of one step arrive together and share its gap. */
+  /** Tokens of one step arrive together and share its gap, so that the sum of an answer's gaps is the time it took. */
   #tokens(choice: number, count: number): void {
     const now = performance.now();
     const last = this.#lastTokenMs[choice];
     this.#lastTokenMs[choice] = now;
-    if (last !== undefined) this.#histograms.tokenGap.observe((now - last) / 1e3 / Math.max(1, count));
+    if (last !== undefined && count > 0) this.#histograms.tokenGap.observe((now - last) / 1e3 / count, count);
     if (this.#firstTokenMs !== undefined) return;
     this.#firstTokenMs = now;
     this.#histograms.firstToken.observe((now - this.#start.arrivedAtMs) / 1e3);

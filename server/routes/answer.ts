@@ -14,6 +14,7 @@ import type { TraceExporter } from '../traces.ts';
 import { SseWriter } from '../stream/sse.ts';
 import type { Payload } from '../stream/sse.ts';
 import { readAll, startAll } from './read-events.ts';
+import type { Accepted } from './read-events.ts';
 
 /** One HTTP request that generates. */
 export interface Exchange {
@@ -59,6 +60,9 @@ export function connectionController(reply: FastifyReply): AbortController {
   return controller;
 }
 
+/** What proxies log for a client that left before it was answered. */
+export const clientLeft = 499;
+
 /** Requests whose log line is written here, with counts that only an answer has. */
 export const loggedAnswers = new WeakSet<FastifyRequest>();
 
@@ -75,8 +79,7 @@ export function streamAnswer(
 ): Promise<void> {
   return logged(exchange, async () => {
     const { reply, config, controller } = exchange;
-    exchange.meter.asked(requests);
-    const accepted = startAll(exchange.engine, requests);
+    const accepted = start(exchange, requests);
     await Promise.race([accepted, pause(config.keepaliveIntervalMs, controller.signal)]);
     const writer = new SseWriter(reply.raw, {
       keepaliveIntervalMs: config.keepaliveIntervalMs,
@@ -109,9 +112,8 @@ export function streamAnswer(
 export function wholeAnswer(exchange: Exchange, requests: GenerationRequest[], answer: AnswerSource): Promise<void> {
   return logged(exchange, async () => {
     const { reply, controller, meter } = exchange;
-    meter.asked(requests);
     try {
-      await readAll(await startAll(exchange.engine, requests), (prompt, events) => {
+      await readAll(await start(exchange, requests), (prompt, events) => {
         meter.batch(prompt, events);
         for (const event of events) answer.add(prompt, event);
         throwFailure(events);
@@ -127,6 +129,14 @@ export function wholeAnswer(exchange: Exchange, requests: GenerationRequest[], a
   });
 }
 
+/** Resolves when the engine has accepted all requests. @throws what it refuses with. */
+async function start({ engine, meter }: Exchange, requests: GenerationRequest[]): Promise<Accepted[]> {
+  meter.asked(requests);
+  const accepted = await startAll(engine, requests);
+  meter.accepted();
+  return accepted;
+}
+
 /** Resolves after the time, or at once when the signal aborts. */
 async function pause(ms: number, signal: AbortSignal): Promise<void> {
   await sleep(ms, undefined, { signal, ref: false }).catch(() => undefined);
@@ -134,7 +144,7 @@ async function pause(ms: number, signal: AbortSignal): Promise<void> {
 
 /**
  * Runs an answer to its end and writes its log line: counts and times, no text. Whatever the end was, the engine
- * stops working for it. 499 is what proxies log for a client that left.
+ * stops working for it.
  */
 async function logged(exchange: Exchange, answer: () => Promise<void>): Promise<void> {
   const { request, reply, engine, meter, traces, controller } = exchange;
@@ -147,7 +157,7 @@ async function logged(exchange: Exchange, answer: () => Promise<void>): Promise<
     status = toHttpError(error).status;
     throw error;
   } finally {
-    if (controller.signal.aborted && !reply.raw.writableFinished) status = 499;
+    if (controller.signal.aborted && !reply.raw.writableFinished) status = clientLeft;
     const line = { url: request.url, status, ...(trace !== undefined && { traceId: trace.traceId }), ...meter.summary() };
     request.log.info(line, 'answered');
     traces?.add(

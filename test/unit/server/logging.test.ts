@@ -2,12 +2,14 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { pino } from 'pino';
 import { EngineError } from '../../../engine/index.ts';
 import type { Engine } from '../../../engine/index.ts';
 import { buildApp } from '../../../server/app.ts';
 import { loadConfig } from '../../../server/config.ts';
 import { Lifecycle } from '../../../server/lifecycle.ts';
+import { eventually, post } from '../../helpers/http.ts';
 import { answer, fail, reasoning, scriptedEngine, tool } from '../../helpers/scripted-engine.ts';
 
 test('the log holds counts and times of a request and none of its text', async (t) => {
@@ -35,6 +37,26 @@ test('the log holds counts and times of a request and none of its text', async (
   assert.ok(answered.every(({ reqId, url, status }) => reqId === 'r1' && url !== undefined && status !== undefined));
   assert.equal(answered.filter((line) => line['traceId'] === traceId).length, 3, 'answers name the trace of their caller');
   assert.doesNotMatch(lines.join(''), /secret/);
+});
+
+test('a client that leaves is one line without an error, whatever it had asked for', async (t) => {
+  const lines: string[] = [];
+  const logger = pino({}, { write: (line: string) => void lines.push(line) });
+  const engine = scriptedEngine([]);
+  // The client is gone when there is something to send it, in pieces.
+  engine.encode = () => sleep(100, new Int32Array(200_000));
+  const app = buildApp(new Lifecycle(engine), loadConfig({ values: {} }, {}), logger);
+  t.after(() => app.close());
+  const url = await app.listen({ host: '127.0.0.1', port: 0 });
+  lines.length = 0;
+  await post(`${url}/tokenize`, { prompt: 'x' }, { signal: AbortSignal.timeout(50) }).catch(() => undefined);
+  await eventually(() => lines.length > 0, 'a line');
+  await sleep(150);
+  const told = lines.map((line) => JSON.parse(line) as { level: number; status: number; url: string });
+  assert.deepEqual(
+    told.map(({ level, status, url: path }) => [level, status, path]),
+    [[30, 499, '/tokenize']],
+  );
 });
 
 /** Messages of the log lines that two chats leave, one whole and one streamed, with their levels. */

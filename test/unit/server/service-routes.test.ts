@@ -3,6 +3,10 @@
 
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Registry } from 'prom-client';
+import { EngineError } from '../../../engine/index.ts';
+import { defineHistograms, RequestMeter } from '../../../server/request-meter.ts';
 import { post, testServer } from '../../helpers/http.ts';
 import { rateEngine } from '../../helpers/rate-engine.ts';
 import { answer, scriptedEngine } from '../../helpers/scripted-engine.ts';
@@ -157,6 +161,46 @@ describe('metrics', () => {
     for (const name of ['e2e_request_latency', 'request_queue_time', 'request_prefill_time', 'request_decode_time']) {
       assert.equal(sample(text, `vllm:${name}_seconds_count`), 3, name);
     }
+  });
+
+  test('leave out of what is asked what is refused', async (t) => {
+    const { url } = await testServer(t, scriptedEngine([], { refuse: new EngineError('QUEUE_FULL', 'full') }));
+    for (const stream of [false, true]) await post(`${url}/v1/chat/completions`, { ...chat, n: 2, max_tokens: 9, stream });
+    const text = await (await fetch(`${url}/metrics`)).text();
+    for (const name of ['n', 'max_tokens']) assert.equal(sample(text, `vllm:request_params_${name}_count`), 0, name);
+    assert.equal(sample(text, 'http_requests_total', 'status="5xx"'), 2);
+  });
+
+  test('share the time of an answer among its tokens', async () => {
+    const histograms = defineHistograms(100, new Registry());
+    const meter = new RequestMeter(histograms, { arrivedAtMs: performance.now(), stream: false });
+    const began = performance.now();
+    meter.batch(0, [{ kind: 'tokens', choice: 0, ids: [1] }]);
+    await sleep(30);
+    meter.batch(0, [{ kind: 'tokens', choice: 0, ids: [1, 2, 3] }]);
+    await sleep(10);
+    meter.batch(0, [{ kind: 'tokens', choice: 0, ids: [1] }]);
+    const { counts, sum } = histograms.tokenGap;
+    assert.equal(
+      counts.reduce((a, b) => a + b, 0),
+      4,
+    );
+    assert.ok(Math.abs(sum - (performance.now() - began) / 1e3) < 5e-3, `${sum} s`);
+  });
+
+  test('count requests whose client has left', async (t) => {
+    const { url } = await testServer(t, rateEngine({ stepMs: 5, tokens: 100_000 }));
+    for (const stream of [false, true]) {
+      const signal = AbortSignal.timeout(50);
+      await post(`${url}/v1/chat/completions`, { ...chat, stream }, { signal })
+        .then((response) => response.text())
+        .catch(() => '');
+    }
+    const counted = async (): Promise<number | undefined> =>
+      sample(await (await fetch(`${url}/metrics`)).text(), 'http_requests_total', 'status="4xx"');
+    const until = performance.now() + 3000;
+    while ((await counted()) !== 2 && performance.now() < until) await sleep(30);
+    assert.equal(await counted(), 2);
   });
 
   test('show what runs at this moment', async (t) => {
