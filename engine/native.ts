@@ -69,7 +69,7 @@ export interface NativeLoadOptions {
   device: 'cpu' | 'cuda';
   devices: number[]; // one per rank, may repeat; empty: 0, 1, …
   tp: number;
-  threads: number; // 0: all cores
+  threads: number; // 0: all cores that the process may use
   numerics: 'exact' | 'served';
   rowFormat: 'f32' | 'bf16' | 'fp8';
   mtp: number; // 0..4

@@ -272,7 +272,7 @@ export interface EngineOptions {
   device: 'cpu' | 'cuda';
   devices: number[];
   tp: number;
-  threads: number; // 0: all cores
+  threads: number; // 0: all cores that the process may use
   numerics: 'exact' | 'served';
   kvCache: 'f32' | 'bf16' | 'fp8';
   mtp: number; // -1: 2 if the checkpoint has an MTP block, else 0

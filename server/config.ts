@@ -92,7 +92,7 @@ const engineOptions = {
     group: 'Engine',
     about: 'Threads of the CPU backend.',
     value: 'N',
-    defaultText: 'all cores',
+    defaultText: 'all cores that the process may use',
   }),
   numerics: option(choice(['auto', 'exact', 'served']).default('auto'), {
     group: 'Engine',

@@ -5,10 +5,10 @@
 #include <chrono>
 #include <map>
 #include <mutex>
-#include <thread>
 #include <utility>
 
 #include "checkpoint.h"
+#include "cores.h"
 #include "dummy.h"
 #include "fingerprint.h"
 #include "inventory.h"
@@ -161,7 +161,7 @@ void Model::check_room() {
 
 void Model::load_ranks(const TensorSource& source, const Progress& progress) {
   JoinedProgress joined(options_.tp, progress);
-  const int cores = options_.threads > 0 ? options_.threads : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  const int cores = options_.threads > 0 ? options_.threads : usable_cores();
   ranks_.run([&](int rank, RankState& state) {
     const RankShape shape{.rank = rank, .ranks = options_.tp};
     BackendOptions backend{.config = info_.config, .shape = shape, .group = ranks_.group(), .numerics = options_.numerics,

@@ -22,7 +22,7 @@ struct LoadOptions {
   Device device = Device::kCpu;
   std::vector<int> devices = {};  // CUDA device of every rank; empty: 0, 1, ...
   int tp = 1;
-  int threads = 0;           // CPU threads of all ranks together; 0: all cores
+  int threads = 0;           // CPU threads of all ranks together; 0: usable_cores()
   Numerics numerics = Numerics::kExact;
   RowFormat rows = RowFormat::kF32;
   int mtp = 0;
