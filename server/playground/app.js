@@ -66,6 +66,10 @@ function follow(change) {
   if (atEnd) box.scrollTop = box.scrollHeight;
 }
 
+function scrollToEnd() {
+  element('conversation').scrollTop = element('conversation').scrollHeight;
+}
+
 function showCall(view, call) {
   const form = element('call').content.firstElementChild.cloneNode(true);
   view.calls.append(form);
@@ -125,13 +129,24 @@ function showFigures(view, times, usage, finish) {
   view.footer.textContent = parts.filter(Boolean).join(' · ');
 }
 
+/** A turn that was refused leaves the conversation, or all later ones would be refused too; its text can be changed and sent. */
+function takeBack(conversation, view, message, reason) {
+  if (!message.content && !message.reasoning_content) view.turn.remove();
+  addTurn('wrong').text.textContent = reason;
+  if (conversation.at(-1)?.role !== 'user') return;
+  const { content } = conversation.pop();
+  if (element('input').value === '') element('input').value = content;
+}
+
 async function run() {
+  const conversation = messages;
   const view = addTurn('assistant');
   const message = { role: 'assistant', content: null };
   const updates = [];
   const times = { start: performance.now(), first: 0, last: 0 };
   let usage;
   let finish;
+  let fault;
   running = new AbortController();
   element('send').hidden = !(element('stop').hidden = false);
   try {
@@ -155,17 +170,19 @@ async function run() {
     }
   } catch (error) {
     finish = error.name === 'AbortError' ? 'stopped' : 'error';
-    if (finish === 'error') {
-      view.turn.classList.add('wrong');
-      view.text.textContent = error.message;
-    }
+    fault = error;
   }
   running = undefined;
   element('stop').hidden = !(element('send').hidden = false);
+  // "New conversation" ends the answer under way; what came of it is the old one's.
+  if (conversation !== messages) return;
   if (message.content || message.reasoning_content) view.reasoning.open = !message.content;
-  if (finish !== 'error') messages.push(message);
-  showFigures(view, times, usage, finish);
-  if (finish === 'tool_calls') askForResults(message, updates);
+  follow(() => {
+    showFigures(view, times, usage, finish);
+    if (finish === 'tool_calls') askForResults(message, updates);
+    if (finish === 'error') takeBack(conversation, view, message, fault.message);
+    else conversation.push(message);
+  });
 }
 
 element('composer').addEventListener('submit', (event) => {
@@ -176,6 +193,7 @@ element('composer').addEventListener('submit', (event) => {
   messages.push({ role: 'user', content: text });
   addTurn('user').text.textContent = text;
   void run();
+  scrollToEnd();
 });
 element('input').addEventListener('keydown', (event) => {
   if (event.key !== 'Enter' || event.shiftKey || event.isComposing) return;
@@ -191,7 +209,13 @@ element('clear').addEventListener('click', () => {
 element('use-tools').addEventListener('change', ({ target }) => (element('tools').hidden = !target.checked));
 element('tools').value = JSON.stringify(SAMPLE_TOOLS, null, 1);
 element('key').value = sessionStorage.getItem('twelvex-key') ?? '';
-element('key').addEventListener('change', ({ target }) => sessionStorage.setItem('twelvex-key', target.value));
+element('key').addEventListener('change', ({ target }) => {
+  sessionStorage.setItem('twelvex-key', target.value);
+  void showModel();
+});
+element('settings').addEventListener('click', ({ currentTarget }) => {
+  currentTarget.ariaExpanded = String(element('parameters').classList.toggle('open'));
+});
 for (const output of document.querySelectorAll('output')) {
   const range = element(output.htmlFor.value);
   const show = () => (output.value = range.value);
@@ -199,12 +223,24 @@ for (const output of document.querySelectorAll('output')) {
   show();
 }
 
-fetch('v1/models', { headers: headers() })
-  .then((response) => response.json())
-  .then(
-    ({ data }) => (element('model').textContent = `${data[0].id} · ${data[0].max_model_len.toLocaleString()} tokens of context`),
-  )
-  .catch(() => (element('model').textContent = 'no answer from /v1/models'));
+const modelRetryMs = 2000;
+
+/** Names the model in the header; asks again until the server is there and has loaded it. */
+async function showModel() {
+  const say = (text) => (element('model').textContent = text);
+  try {
+    const response = await fetch('v1/models', { headers: headers() });
+    if (response.status === 401) return say('this server asks for an API key');
+    const { data } = await response.json();
+    if (response.ok) return say(`${data[0].id} · ${data[0].max_model_len.toLocaleString()} tokens of context`);
+    say('waiting for the model…');
+  } catch {
+    say('no answer from the server');
+  }
+  setTimeout(showModel, modelRetryMs);
+}
+
+void showModel();
 watchMetrics((figures) => {
   for (const [id, text] of Object.entries(figures)) element(id).textContent = text;
 });

@@ -15,13 +15,19 @@ import { answer, delay, end, reasoning, scriptedEngine, tool } from '../helpers/
 
 const skip = existsSync(chromiumPath) ? false : `no browser at ${chromiumPath}; install the package chromium`;
 
-async function openPage(t: TestContext, engine: Engine): Promise<Page> {
-  const { url } = await testServer(t, engine);
+/** An empty page in a browser; what a page says of answers with an error status is expected where a test makes them. */
+async function newPage(t: TestContext, expected: RegExp = /^$/): Promise<Page> {
   const browser = await chromium.launch(launchOptions);
   t.after(() => browser.close());
   const page = await browser.newPage();
   page.on('pageerror', (error) => assert.fail(`the page failed: ${error.message}`));
-  page.on('console', (message) => assert.notEqual(message.type(), 'error', message.text()));
+  page.on('console', (message) => assert.ok(message.type() !== 'error' || expected.test(message.text()), message.text()));
+  return page;
+}
+
+async function openPage(t: TestContext, engine: Engine, expected?: RegExp): Promise<Page> {
+  const { url } = await testServer(t, engine);
+  const page = await newPage(t, expected);
   await page.goto(url);
   return page;
 }
@@ -103,7 +109,67 @@ describe('playground', { skip }, () => {
     assert.equal(input.messages.at(-1)!.content, 'rain');
   });
 
-  test('stops an answer, and shows what the server refuses', async (t) => {
+  test('takes back a turn that the server refuses, so that the next is not refused for it', async (t) => {
+    const engine = scriptedEngine([answer('ok')]);
+    const page = await openPage(t, engine, /status of 400/);
+    await page.fill('#max_tokens', '-1');
+    await say(page, 'first try');
+    await becomes(page, 'article.wrong .text', /max_tokens/);
+    assert.equal(await page.inputValue('#input'), 'first try');
+    await page.fill('#max_tokens', '');
+    await say(page, 'second try');
+    await becomes(page, 'article.assistant .text', /^ok$/);
+    const [{ input } = {}] = engine.requests;
+    assert.ok(input?.kind === 'chat');
+    assert.deepEqual(
+      input.messages.map(({ content }) => content),
+      ['second try'],
+    );
+  });
+
+  test('starts a new conversation in the middle of an answer, without any of the old one', async (t) => {
+    const engine = scriptedEngine((request) =>
+      request.input.kind === 'chat' && request.input.messages[0]?.content === 'old'
+        ? [answer('of the old'), delay(60_000)]
+        : [answer('of the new')],
+    );
+    const page = await openPage(t, engine);
+    await say(page, 'old');
+    await becomes(page, 'article.assistant .text', /old/);
+    await page.click('#clear');
+    await say(page, 'new');
+    await becomes(page, 'article.assistant .text', /new/);
+    const input = engine.requests[1]!.input;
+    assert.ok(input.kind === 'chat');
+    assert.deepEqual(
+      input.messages.map(({ content }) => content),
+      ['new'],
+    );
+    assert.equal(await page.locator('article').count(), 2);
+  });
+
+  test('names the model once it is loaded, and asks for a key where one is needed', async (t) => {
+    const { lifecycle, url } = await testServer(t, undefined, { apiKey: 'secret' });
+    const page = await newPage(t, /status of (401|503)/);
+    await page.goto(url);
+    await becomes(page, '#model', /asks for an API key/);
+    await page.fill('#key', 'secret');
+    await page.press('#key', 'Tab');
+    await becomes(page, '#model', /waiting for the model/);
+    lifecycle.ready(scriptedEngine([]));
+    await becomes(page, '#model', /scripted · [\d,.]+ tokens/);
+  });
+
+  test('reads streams in browsers that cannot iterate them', async (t) => {
+    const { url } = await testServer(t, scriptedEngine([answer('ok')]));
+    const page = await newPage(t);
+    await page.addInitScript('delete ReadableStream.prototype[Symbol.asyncIterator]; delete ReadableStream.prototype.values');
+    await page.goto(url);
+    await say(page, 'Hi');
+    await becomes(page, 'article.assistant .text', /^ok$/);
+  });
+
+  test('stops an answer', async (t) => {
     const engine = scriptedEngine([answer('a'), delay(60_000), answer('b')]);
     const page = await openPage(t, engine);
     await say(page, 'Hi');
@@ -115,10 +181,33 @@ describe('playground', { skip }, () => {
     assert.equal(await page.isVisible('#send'), true);
   });
 
-  test('fits a phone', async (t) => {
+  test('keeps the newest text in view, behind a long question too', async (t) => {
+    const lines = (count: number): string => Array.from({ length: count }, (_, index) => `line ${index}`).join('\n');
+    const page = await openPage(t, scriptedEngine([answer(lines(40)), delay(20), answer(`\n${lines(40)}`)]));
+    for (const text of ['one', lines(40)]) {
+      await say(page, text);
+      await becomes(page, 'article:last-child footer', /stop/);
+      const hidden = '(({ scrollHeight, scrollTop, clientHeight }) => scrollHeight - scrollTop - clientHeight)(conversation)';
+      assert.ok((await page.evaluate<number>(hidden)) < 2);
+    }
+  });
+
+  test('fits a phone: the conversation at once, the parameters on demand', async (t) => {
     const page = await openPage(t, scriptedEngine([answer('ok')]));
     await page.setViewportSize({ width: 390, height: 800 });
     const overflow = await page.evaluate<number>('document.documentElement.scrollWidth - window.innerWidth');
     assert.ok(overflow <= 0, `${overflow} px wider than the screen`);
+    const bottomOf = async (selector: string): Promise<number> => {
+      const box = (await page.locator(selector).boundingBox())!;
+      return box.y + box.height;
+    };
+    assert.ok((await bottomOf('#composer')) <= 800);
+    assert.equal(await page.isVisible('#system'), false);
+    await page.click('#settings');
+    assert.equal(await page.isVisible('#system'), true);
+    assert.equal(await page.getAttribute('#settings', 'aria-expanded'), 'true');
+    assert.ok((await bottomOf('#composer')) <= 800, 'the composer stays on the screen');
+    await page.click('#settings');
+    assert.equal(await page.isVisible('#system'), false);
   });
 });
