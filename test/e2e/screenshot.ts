@@ -12,12 +12,15 @@ const browser = await chromium.launch(launchOptions);
 const page = await browser.newPage({ viewport: { width: 1180, height: 760 }, deviceScaleFactor: 1.5 });
 await page.goto(demo.url);
 await page.locator('#temperature').fill('0');
-for (const text of ['What is 34 + 27?', 'What is the weather in Oslo?']) {
-  await page.locator('#use-tools').setChecked(text.includes('weather'));
-  await page.fill('#input', text);
-  await page.press('#input', 'Enter');
-  await page.locator('article:last-child footer:not(:empty)').waitFor();
-}
+const answered = (turns: number): Promise<void> =>
+  page.locator(`article.assistant:nth-of-type(${turns}) footer:not(:empty)`).waitFor();
+await page.check('#use-tools');
+await page.fill('#input', 'What is the weather in Oslo?');
+await page.press('#input', 'Enter');
+await answered(2);
+await page.fill('.call input', 'sunny, 14 degrees');
+await page.click('.call button');
+await answered(3);
 await page.waitForTimeout(1500);
 await page.screenshot({ path: target });
 await browser.close();
