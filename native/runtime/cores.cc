@@ -27,8 +27,9 @@ double parse_quota(const std::string& text) {
 
 /// Of one group, by version 2 or by version 1.
 double group_quota(const std::string& folder) {
-  const std::string both = read_text(folder + "/cpu.max");
-  return parse_quota(!both.empty() ? both : read_text(folder + "/cpu.cfs_quota_us") + " " + read_text(folder + "/cpu.cfs_period_us"));
+  const std::string unified = read_text(folder + "/cpu.max");
+  if (!unified.empty()) return parse_quota(unified);
+  return parse_quota(read_text(folder + "/cpu.cfs_quota_us") + " " + read_text(folder + "/cpu.cfs_period_us"));
 }
 
 }  // namespace
