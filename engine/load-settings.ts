@@ -56,6 +56,9 @@ export function resolveSettings(options: EngineOptions, { config }: CheckpointIn
       `--max-model-len ${options.maxModelLen} is more than the checkpoint's ${config.maxContext} positions`,
     );
   }
+  if (options.maxModelLen === 1) {
+    throw new EngineError('BAD_OPTIONS', '--max-model-len 1 has no room for a prompt and an answer; use at least 2');
+  }
   const maxModelLen = options.maxModelLen > 0 ? options.maxModelLen : longest;
   return {
     maxModelLen,

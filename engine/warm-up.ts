@@ -17,8 +17,10 @@ const SHORT_ANSWER = 24;
  */
 export async function warmUp(engine: Engine, limits: SchedulerLimits): Promise<void> {
   const room = limits.maxModelLen;
-  await run(engine, request(Math.min(limits.stepTokens, room - 2), 2, limits.vocabSize));
-  const prompt = Math.min(SHORT_PROMPT, room - 2);
+  const most = Math.max(1, room - 2);
+  const filling = Math.min(limits.stepTokens, most);
+  await run(engine, request(filling, Math.min(2, room - filling), limits.vocabSize));
+  const prompt = Math.min(SHORT_PROMPT, most);
   const answer = Math.min(SHORT_ANSWER, room - prompt);
   for (let i = 0; i < SHORT_REQUESTS; i++) await run(engine, request(prompt, answer, limits.vocabSize));
 }

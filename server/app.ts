@@ -72,6 +72,9 @@ export function buildApp(lifecycle: Lifecycle, config: Config, logger?: FastifyB
   acceptOnlyJson(app);
   app.addHook('onRequest', async (request, reply) => {
     reply.header('x-request-id', request.id);
+  });
+  app.addHook('onSend', async (_, reply) => {
+    // Said with answers that began before, too: their connections are closed behind them.
     if (lifecycle.draining) reply.header('connection', 'close');
   });
   refuseInWords(app);

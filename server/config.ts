@@ -285,7 +285,10 @@ export function loadConfig(given: GivenOptions, environment: NodeJS.ProcessEnv =
     }
   };
   const file = given.file ?? environment['TWELVEX_CONFIG'];
-  if (file !== undefined && file !== '') add(readConfigFile(file), (key) => `${flagName(key)} in ${file}`);
+  if (file !== undefined && file !== '') {
+    const named = given.file === undefined ? 'TWELVEX_CONFIG' : '--config';
+    add(readConfigFile(file, named), (key) => `${flagName(key)} in ${file}`);
+  }
   add(fromEnvironment(environment), environmentName);
   add(given.values, (key) => `--${flagName(key)}`);
   const result = configSchema.safeParse(merged);
@@ -304,20 +307,21 @@ function fromEnvironment(environment: NodeJS.ProcessEnv): Values {
   return values;
 }
 
-function readConfigFile(file: string): Values {
+/** @param named what the file was given with */
+function readConfigFile(file: string, named: string): Values {
   let parsed: unknown;
   try {
     parsed = JSON.parse(readFileSync(file, 'utf8'));
   } catch (error) {
-    throw new ConfigError(`--config ${file}: ${(error as Error).message}`);
+    throw new ConfigError(`${named} ${file}: ${(error as Error).message}`);
   }
   const object = z.record(z.string(), z.unknown()).safeParse(parsed);
-  if (!object.success) throw new ConfigError(`--config ${file}: expected a JSON object of options`);
+  if (!object.success) throw new ConfigError(`${named} ${file}: expected a JSON object of options`);
   const keys = new Map(optionKeys.map((key) => [flagName(key), key]));
   return Object.fromEntries(
     Object.entries(object.data).map(([name, value]) => {
       const key = keys.get(name);
-      if (key === undefined) throw new ConfigError(`--config ${file}: ${unknownOption(name, [...keys.keys()])}`);
+      if (key === undefined) throw new ConfigError(`${named} ${file}: ${unknownOption(name, [...keys.keys()])}`);
       return [key, value];
     }),
   );

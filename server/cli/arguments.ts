@@ -22,7 +22,7 @@ export interface OwnArguments {
 /**
  * Reads `--name value`, `--name=value`, `--switch` and `--no-switch`. Of a flag given twice the last
  * counts; those of a list add up.
- * @throws ConfigError for an unknown flag, a missing value or an operand too many.
+ * @throws ConfigError for an unknown flag, a missing value, one too many or an operand too many.
  */
 export function parseArguments(
   args: readonly string[],
@@ -46,7 +46,7 @@ export function parseArguments(
     if (name === 'help') parsed.help = true;
     else if (name === 'config') parsed.file = take();
     else if (ownFlags.includes(name)) parsed.own[name] = take();
-    else if (negated !== undefined && isSwitch(negated)) parsed.values[negated] = false;
+    else if (negated !== undefined && isSwitch(negated)) parsed.values[negated] = switchedOff(name, inline);
     else if (key === undefined) throw new ConfigError(unknownOption(name, known, '--'));
     else if (isSwitch(key)) parsed.values[key] = inline ?? true;
     else parsed.values[key] = isList(key) ? join(parsed.values[key], take()) : take();
@@ -69,6 +69,11 @@ function takeValue(name: string, rest: string[]): string {
   const value = rest.shift();
   if (value === undefined || value.startsWith('--')) throw new ConfigError(`--${name} needs a value`);
   return value;
+}
+
+function switchedOff(name: string, inline: string | undefined): false {
+  if (inline === undefined) return false;
+  throw new ConfigError(`--${name} takes no value, got ${JSON.stringify(inline)}; use --${name} or --${name.slice(3)}`);
 }
 
 function join(before: unknown, value: string): unknown {

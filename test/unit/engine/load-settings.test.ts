@@ -46,6 +46,7 @@ test('the context is the shorter of what tokenizer and configuration say, unless
   assert.equal(settings({}).maxModelLen, 100_000);
   assert.equal(settings({}, {}, 8192).maxModelLen, 8192);
   assert.equal(settings({ maxModelLen: 20_000 }, {}, 8192).maxModelLen, 20_000);
+  assert.throws(() => settings({ maxModelLen: 1 }), { code: 'BAD_OPTIONS', message: /at least 2/ });
   assert.throws(() => settings({ maxModelLen: 100_001 }), { code: 'BAD_OPTIONS', message: /100000 positions/ });
 });
 

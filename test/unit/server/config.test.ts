@@ -73,6 +73,8 @@ describe('options', () => {
     ['a missing value is named', ['--port'], {}, /--port needs a value/],
     ['a wrong word lists the right ones', ['--device', 'tpu'], {}, /auto, cpu, cuda/],
     ['a value without its flag is refused', ['--thinking', 'false'], {}, /unexpected argument "false".*--no-NAME/],
+    ['a value of a switch turned off is refused', ['--no-thinking=false'], {}, /--no-thinking takes no value.* --thinking$/],
+    ['a file that is not there names its variable', [], { TWELVEX_CONFIG: '/none' }, /^TWELVEX_CONFIG \/none: ENOENT/],
     ['a model without its flag is refused', ['/models/x'], {}, /unexpected argument "\/models\/x".*--model/],
     [
       'a silence of no time is refused',

@@ -5,8 +5,8 @@ import { describe, test } from 'node:test';
 import { gzipSync } from 'node:zlib';
 import { EngineError } from '../../../engine/index.ts';
 import type { EngineErrorCode } from '../../../engine/index.ts';
-import { post, rawExchange, testServer } from '../../helpers/http.ts';
-import { scriptedEngine } from '../../helpers/scripted-engine.ts';
+import { eventually, post, rawExchange, testServer } from '../../helpers/http.ts';
+import { answer, delay, scriptedEngine } from '../../helpers/scripted-engine.ts';
 
 interface Failure {
   error: { message: string; type: string; param: string | null; code: string | null; [extra: string]: unknown };
@@ -333,6 +333,16 @@ describe('failures of the engine', () => {
     const error = await failure(response, 503);
     assert.equal(error.code, 'model_loading');
     assert.match(error.message, /42 %/);
+  });
+
+  test('an answer that ends while the server drains says that its connection is closed', async (t) => {
+    const engine = scriptedEngine([delay(150), answer('late')]);
+    const { url, lifecycle } = await testServer(t, engine);
+    const asked = post(`${url}${chat}`, { messages });
+    await eventually(() => engine.active === 1, 'the request');
+    lifecycle.drain();
+    const response = await asked;
+    assert.deepEqual([response.status, response.headers.get('connection')], [200, 'close']);
   });
 
   test('while draining, requests get 503 and the connection is closed', async (t) => {
