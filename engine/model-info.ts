@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT
 // What is told about a loaded model, with what its files say about prompts and sampling.
 
-import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { BLOCK_TOKENS } from './cache/layout.ts';
 import type { CachePlan } from './cache/layout.ts';
-import { EngineError } from './errors.ts';
+import { badFile, readJsonObject, readOptional, shownJson } from './json-file.ts';
 import type { CheckpointInfo, NativeLoadOptions, NativeModel } from './native.ts';
+import { MOST_TEMPERATURE } from './sequence-request.ts';
 import type { EncoderRevision } from './text/chat-constants.ts';
 import type { Tokenizer } from './text/tokenizer.ts';
 import type { EngineOptions, ModelInfo } from './types.ts';
@@ -75,24 +75,12 @@ export async function encoderRevision(
 /** Of generation_config.json; what it does not say is 1. Without do_sample the checkpoint asks for greedy answers. */
 export async function generationDefaults(modelPath: string): Promise<ModelInfo['generationDefaults']> {
   const path = join(modelPath, 'generation_config.json');
-  const text = await readOptional(path);
-  if (text === undefined) return { temperature: 1, topP: 1 };
-  let file: Record<string, unknown>;
-  try {
-    file = JSON.parse(text) as Record<string, unknown>;
-  } catch (cause) {
-    throw new EngineError('BAD_CHECKPOINT', `${path} is not JSON: ${String(cause)}`, {}, cause);
-  }
-  const number = (value: unknown): number => (typeof value === 'number' && Number.isFinite(value) ? value : 1);
-  const temperature = file['do_sample'] === false ? 0 : number(file['temperature']);
-  return { temperature, topP: number(file['top_p']) };
-}
-
-async function readOptional(path: string): Promise<string | undefined> {
-  try {
-    return await readFile(path, 'utf8');
-  } catch (cause) {
-    if ((cause as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
-    throw new EngineError('BAD_CHECKPOINT', `cannot read ${path}: ${String(cause)}`, {}, cause);
-  }
+  const file = await readJsonObject(path);
+  const number = (name: string, most: number): number => {
+    const value = file[name] ?? 1;
+    if (typeof value === 'number' && value >= 0 && value <= most) return value;
+    throw badFile(path, `expected ${name} to be a number from 0 to ${most}, found ${shownJson(value)}`);
+  };
+  const temperature = number('temperature', MOST_TEMPERATURE);
+  return { temperature: file['do_sample'] === false ? 0 : temperature, topP: number('top_p', 1) };
 }

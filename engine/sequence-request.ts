@@ -14,7 +14,7 @@ const LEAST_TOP_P = 1e-6;
 const MOST_MIN_P = 1 - 2 ** -24;
 /** Below this, dividing by the temperature overflows; the best token is all that is left. */
 const LEAST_TEMPERATURE = 1e-5;
-const MOST_TEMPERATURE = 1e6;
+export const MOST_TEMPERATURE = 1e6;
 const PENALTY_RANGE = [0.01, 100] as const;
 const MOST_ADDED_PENALTY = 1e6;
 

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: MIT
 
-import { existsSync } from 'node:fs';
-import { readFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { EngineError } from '../errors.ts';
+import { badFile, shownJson } from '../json-file.ts';
 import { alphabetBytes } from './byte-alphabet.ts';
 import { BOS, EOS } from './chat-constants.ts';
 import { RequestWorker } from './request-worker.ts';
 import { ControlSplitter, type Segment } from './segment.ts';
 import { allowsChunks } from './text-chunks.ts';
+import { readTokenizerConfig, readTokenizerFile, textOnly } from './tokenizer-file.ts';
+import type { TokenizerConfig, TokenizerFile } from './tokenizer-file.ts';
 import type { TokenizerQuery, TokenizerSetup } from './tokenizer-worker.ts';
 
 /** UTF-16 units of one native call: short enough for others to get their turn, long enough not to matter. */
@@ -39,21 +40,6 @@ export interface Tokenizer {
   close(): Promise<void>;
 }
 
-interface AddedToken {
-  id: number;
-  content: string;
-  single_word?: boolean;
-  lstrip?: boolean;
-  rstrip?: boolean;
-}
-
-interface TokenizerFile {
-  added_tokens?: AddedToken[];
-  normalizer?: unknown;
-  pre_tokenizer?: unknown;
-  model: { type: string; vocab: Record<string, number>; ignore_merges?: boolean };
-}
-
 /**
  * Reads tokenizer.json and the tokenizer_config.json beside it.
  * @param from directory that holds them, or the path of a tokenizer.json
@@ -61,18 +47,9 @@ interface TokenizerFile {
  */
 export async function loadTokenizer(from: string): Promise<Tokenizer> {
   const path = from.endsWith('.json') ? from : join(from, 'tokenizer.json');
-  if (!existsSync(path)) {
-    throw bad(path, 'no such file; give the folder or the tokenizer.json of a DeepSeek-V4 tokenizer with --tokenizer');
-  }
-  const file = await readJson<TokenizerFile>(path);
-  if (file.model?.type !== 'BPE' || typeof file.model.vocab !== 'object') {
-    throw bad(path, `needs a model of type BPE with a vocabulary, got type ${String(file.model?.type)}`);
-  }
-  const added = file.added_tokens ?? [];
-  const stripping = added.find((token) => token.single_word || token.lstrip || token.rstrip);
-  if (stripping) throw bad(path, `added token "${stripping.content}" strips white space or matches whole words only`);
-  const config = await readJson<Record<string, unknown>>(join(dirname(path), 'tokenizer_config.json'), {});
-  const tokenizer = new BpeTokenizer(path, file, added, config);
+  const { file, controls } = await readTokenizerFile(path);
+  const config = await readTokenizerConfig(join(dirname(path), 'tokenizer_config.json'));
+  const tokenizer = new BpeTokenizer(path, file, controls, config);
   try {
     await tokenizer.encodeSegments([]);
     return tokenizer;
@@ -93,19 +70,18 @@ class BpeTokenizer implements Tokenizer {
   private readonly splitter: ControlSplitter;
   private readonly bytes: TokenBytes;
 
-  constructor(path: string, file: TokenizerFile, added: readonly AddedToken[], config: Record<string, unknown>) {
+  constructor(path: string, file: TokenizerFile, controls: ReadonlyMap<string, number>, config: TokenizerConfig) {
     this.path = path;
-    this.controlIds = new Map(added.map(({ content, id }) => [content, id]));
-    this.controlLiterals = new Map(added.map(({ content, id }) => [id, content]));
+    this.controlIds = controls;
+    this.controlLiterals = new Map([...controls].map(([content, id]) => [id, content]));
     this.splitter = new ControlSplitter(this.controlIds.keys());
     this.bytes = new TokenBytes(path, file.model.vocab, this.controlIds);
     this.vocabSize = this.bytes.size;
-    this.bosToken = this.controlId(configToken(config['bos_token']) ?? BOS);
-    this.eosToken = this.controlId(configToken(config['eos_token']) ?? EOS);
-    const maxLength = config['model_max_length'];
-    this.maxLength = Number.isSafeInteger(maxLength) ? (maxLength as number) : undefined;
+    this.bosToken = this.controlId(config.bosToken ?? BOS);
+    this.eosToken = this.controlId(config.eosToken ?? EOS);
+    this.maxLength = config.maxLength;
     const setup: TokenizerSetup = {
-      definition: JSON.stringify(withoutAddedTokens(file, this.controlIds)),
+      definition: JSON.stringify(textOnly(file, this.controlIds)),
       chunkUnits: allowsChunks(file) ? CHUNK_UNITS : Infinity,
     };
     this.worker = new RequestWorker(new URL('./tokenizer-worker.js', import.meta.url), setup);
@@ -134,7 +110,7 @@ class BpeTokenizer implements Tokenizer {
 
   controlId(literal: string): number {
     const id = this.controlIds.get(literal);
-    if (id === undefined) throw bad(this.path, `has no added token "${literal}"`);
+    if (id === undefined) throw badFile(this.path, `has no added token "${literal}"`);
     return id;
   }
 
@@ -158,14 +134,13 @@ class TokenBytes {
     const entries = new Map<number, Uint8Array>();
     for (const [entry, id] of Object.entries(vocab)) {
       const bytes = controls.has(entry) ? encoder.encode(entry) : alphabetBytes(entry);
-      if (bytes === undefined) throw bad(path, `entry ${id} ("${entry}") is not written in the byte alphabet`);
+      if (bytes === undefined) throw badFile(path, `entry ${id} (${shownJson(entry)}) is not written in the byte alphabet`);
       entries.set(id, bytes);
     }
     for (const [literal, id] of controls) entries.set(id, encoder.encode(literal));
     let total = 0;
     let last = -1;
     for (const [id, bytes] of entries) {
-      if (!Number.isInteger(id) || id < 0 || id > 1 << 24) throw bad(path, `token id ${id} is out of range`);
       total += bytes.length;
       last = Math.max(last, id);
     }
@@ -187,37 +162,4 @@ class TokenBytes {
     if (!(id >= 0 && id < this.size)) return UNKNOWN;
     return this.data.subarray(this.offsets[id], this.offsets[id + 1]);
   }
-}
-
-/** With `ignore_merges` a whole word is looked up in the vocabulary, where it could still meet a control literal. */
-function withoutAddedTokens(file: TokenizerFile, controls: ReadonlyMap<string, number>): TokenizerFile {
-  if (!file.model.ignore_merges) return { ...file, added_tokens: [] };
-  const vocab = Object.fromEntries(Object.entries(file.model.vocab).filter(([entry]) => !controls.has(entry)));
-  return { ...file, added_tokens: [], model: { ...file.model, vocab } };
-}
-
-/** tokenizer_config.json gives a token as text or as an object with its content. */
-function configToken(value: unknown): string | undefined {
-  if (typeof value === 'string') return value;
-  const content = (value as { content?: unknown } | null | undefined)?.content;
-  return typeof content === 'string' ? content : undefined;
-}
-
-async function readJson<T>(path: string, absent?: T): Promise<T> {
-  let text: string;
-  try {
-    text = await readFile(path, 'utf8');
-  } catch (cause) {
-    if (absent !== undefined && (cause as NodeJS.ErrnoException).code === 'ENOENT') return absent;
-    throw new EngineError('BAD_CHECKPOINT', `cannot read ${path}: ${(cause as Error).message}`, {}, cause);
-  }
-  try {
-    return JSON.parse(text) as T;
-  } catch (cause) {
-    throw new EngineError('BAD_CHECKPOINT', `${path} is not JSON: ${(cause as Error).message}`, {}, cause);
-  }
-}
-
-function bad(path: string, problem: string): EngineError {
-  return new EngineError('BAD_CHECKPOINT', `${path}: ${problem}`);
 }

@@ -47,7 +47,11 @@ test('sampling defaults come from generation_config.json', async () => {
   };
   assert.deepEqual(await read('{"temperature": 0.7, "top_p": 0.95}'), { temperature: 0.7, topP: 0.95 });
   assert.deepEqual(await read('{"temperature": 0.7, "do_sample": false}'), { temperature: 0, topP: 1 });
-  assert.deepEqual(await read('{"top_p": "much"}'), { temperature: 1, topP: 1 });
+  assert.deepEqual(await read('{"temperature": null}'), { temperature: 1, topP: 1 });
+  // Requests that name neither would be refused for them.
+  await assert.rejects(read('{"top_p": "much"}'), { code: 'BAD_CHECKPOINT', message: /_config\.json: expected top_p .*"much"/ });
+  await assert.rejects(read('{"temperature": -5}'), { code: 'BAD_CHECKPOINT', message: /expected temperature .*found -5/ });
+  await assert.rejects(read('null'), { code: 'BAD_CHECKPOINT', message: /expected an object, found null/ });
   await assert.rejects(read('{'), { code: 'BAD_CHECKPOINT', message: /generation_config\.json is not JSON/ });
   await withFiles({}, async (path) => assert.deepEqual(await generationDefaults(path), { temperature: 1, topP: 1 }));
 });

@@ -155,6 +155,16 @@ test('the special tokens and the length limit come from tokenizer_config.json', 
   assert.deepEqual([tokenizer.bosToken, tokenizer.eosToken, tokenizer.maxLength, tokenizer.vocabSize], [0, 1, 8192, 4096]);
 });
 
+test('a prompt is neither cut nor filled up, whatever training left in the file', async () => {
+  const truncation = { max_length: 2, strategy: 'LongestFirst', stride: 0, direction: 'Right' };
+  const padding = { strategy: { Fixed: 64 }, direction: 'Right', pad_id: 0, pad_type_id: 0, pad_token: BOS };
+  await writeFile(join(folder, 'tokenizer.json'), JSON.stringify({ ...demoFile(), truncation, padding }));
+  const trained = await loadTokenizer(folder);
+  const text = 'The quick brown fox';
+  assert.deepEqual(await trained.encodeText(text, { control: true }), await tokenizer.encodeText(text, { control: true }));
+  await trained.close();
+});
+
 test('an id outside the vocabulary reads as U+FFFD', async () => {
   for (const id of [-1, 4096, 1e9, Number.NaN]) assert.equal(bytesText(tokenizer.tokenBytes(id)), '\ufffd');
   assert.equal(decodeTokens(tokenizer, [...(await tokenizer.encodeText('a b', { control: false })), 129_279]), 'a b\ufffd');
@@ -166,8 +176,15 @@ function withoutBos(file: File): unknown {
   return { ...file, added_tokens: added, model: { ...file.model, vocab: Object.fromEntries(vocab) } };
 }
 
-const broken = (change: (file: File) => unknown) => async () =>
-  writeFile(join(folder, 'tokenizer.json'), JSON.stringify(change(demoFile())));
+/** Writes a tokenizer_config.json beside a sound tokenizer.json. */
+const config = (text: string) => async () => {
+  await broken((file) => file)();
+  await writeFile(join(folder, 'tokenizer_config.json'), text);
+};
+const broken = (change: (file: File) => unknown) => async () => {
+  await rm(join(folder, 'tokenizer_config.json'), { force: true });
+  await writeFile(join(folder, 'tokenizer.json'), JSON.stringify(change(demoFile())));
+};
 for (const [problem, prepare, message] of [
   [
     'no tokenizer.json',
@@ -175,9 +192,17 @@ for (const [problem, prepare, message] of [
     /tokenizer\.json: no such file; give .* --tokenizer/,
   ],
   ['text that is no JSON', () => writeFile(join(folder, 'tokenizer.json'), '{"model"'), /is not JSON/],
-  ['another model type', broken((file) => ({ ...file, model: { type: 'Unigram', vocab: [] } })), /type BPE .*got type Unigram/],
+  ['another model type', broken((file) => ({ ...file, model: { type: 'Unigram', vocab: [] } })), /type "BPE", found "Unigram"/],
   ['a stripping added token', broken((file) => ({ ...file, added_tokens: [{ id: 0, content: BOS, lstrip: true }] })), /strips/],
   ['no BOS token', broken(withoutBos), /has no added token "<｜begin/],
+  ['null for an object', broken(() => null), /tokenizer\.json: expected an object, found null/],
+  ['no vocabulary', broken((file) => ({ ...file, model: { type: 'BPE', vocab: null } })), /model\.vocab .*found null/],
+  ['an added token that is none', broken((file) => ({ ...file, added_tokens: [null] })), /added_tokens\[0\].*found null/],
+  ['an added token without an id', broken((file) => ({ ...file, added_tokens: [{ content: BOS }] })), /expected an id .*nothing/],
+  ['a token id out of range', broken((file) => ((file.model.vocab['a'] = -5), file)), /entry "a": expected an id .*found -5/],
+  ['null for a configuration', config('null'), /tokenizer_config\.json: expected an object, found null/],
+  ['a number for a special token', config('{"bos_token": 5}'), /tokenizer_config\.json: expected bos_token .*found 5/],
+  ['a length below one', config('{"model_max_length": -5}'), /expected model_max_length .*found -5/],
   ['a pre-tokenizer the library refuses', broken((file) => ({ ...file, pre_tokenizer: { type: 'Nothing' } })), /tokenizer\.json/],
 ] as const) {
   test(`a checkpoint with ${problem} is refused with a message that says so`, async () => {
