@@ -73,7 +73,7 @@ VOLUME /models
 EXPOSE 8000
 USER 10001:10001
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=10s --timeout=3s --start-period=10m --retries=3 CMD ["node", "docker/healthcheck.mjs"]
+HEALTHCHECK --interval=10s --timeout=3s --start-period=1h --retries=3 CMD ["node", "docker/healthcheck.mjs"]
 ENTRYPOINT ["node", "dist/server/main.js"]
 CMD ["serve"]
 

@@ -40,6 +40,7 @@ function checkDeployment(doc) {
   for (const [key, value] of Object.entries(selector.matchLabels)) {
     if (template.metadata.labels[key] !== value) throw new Error(`selector ${key}=${value} does not match the pod's labels`);
   }
+  if (template.spec.enableServiceLinks !== false) throw new Error('a Service named twelvex would set TWELVEX_PORT to tcp://…');
   const [container] = template.spec.containers;
   const at = container.args.indexOf('--drain-timeout');
   const drain = Number(container.args[at + 1]);

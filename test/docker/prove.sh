@@ -24,6 +24,7 @@ fail() { printf 'FAILED: %s\n' "$*" >&2; exit 1; }
 step "tools"
 missing=()
 for tool in buildah debootstrap curl; do command -v "$tool" >/dev/null || missing+=("$tool"); done
+[ "$(id -u)" -eq 0 ] || fail "needs root, to make a base and to build in a chroot: sudo npm run test:docker"
 if [ ${#missing[@]} -gt 0 ]; then
   apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}"
 fi

@@ -29,7 +29,7 @@ func main() {
 	meta := readYaml(filepath.Join(chart, "Chart.yaml"))
 	data := map[string]any{
 		"Values":  values,
-		"Release": map[string]any{"Name": release},
+		"Release": map[string]any{"Name": release, "Namespace": "default"},
 		"Chart":   map[string]any{"Name": meta["name"], "AppVersion": meta["appVersion"]},
 	}
 	root := template.New("chart").Option("missingkey=error")
