@@ -4,7 +4,7 @@
 import type { Sequence } from './sequence.ts';
 import { byRank } from './sequence.ts';
 
-/** Prefill rows that share one gather workspace in the native attention; see the architecture, "Scheduling". */
+/** Prefill rows that native attention takes together; with more it begins again, so a step has more only to be full. */
 export const PREFILL_CHUNK = 4;
 
 /** Prefill tokens a step may always have while decodes run, however slow steps are. */

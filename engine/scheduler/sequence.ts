@@ -127,10 +127,6 @@ export class Sequence {
     return this.tokens.length - this.computed;
   }
 
-  get running(): boolean {
-    return this.phase === 'prefilling' || this.phase === 'decoding';
-  }
-
   push(token: number): void {
     this.tokens.push(token);
     this.penalties?.addOutput(token);

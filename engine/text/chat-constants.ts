@@ -110,6 +110,3 @@ export const TOOL_RESULT = {
   unsupportedPrefix: '[Unsupported ',
   unsupportedSuffix: ']',
 };
-
-/** Opens a tool block in a completion; the closing bracket is not part of it. */
-export const TOOL_START_MARKER = '\n\n<｜DSML｜tool_calls';

@@ -28,8 +28,9 @@ export interface ParserEnd {
 }
 
 /**
- * Streaming parser of one completion (spec/chat-encoding sections 6 and 7). Only control tokens are markup; text that
- * spells a literal is text. The texts of its events do not depend on how the text segments are split.
+ * Streaming parser of one completion: reasoning, `</think>`, answer, then perhaps a block of tool calls. Only control
+ * tokens are markup; text that spells a literal is text. The texts of its events do not depend on how the text segments are
+ * split.
  *
  * - Newlines around `</think>`, at the beginning of the reasoning and of the answer, and before tool markup are dropped.
  * - With start 'tool-calls' call `force` with the markup that the prompt ends in before anything else.

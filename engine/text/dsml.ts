@@ -14,7 +14,8 @@ interface Parameter {
 }
 
 /**
- * The tool block of an assistant turn (spec/chat-encoding section 4, "DSML tool calls"). Names and values are text.
+ * The tool block of an assistant turn in DSML, the markup that the model was trained to call tools with: an element for each
+ * call and one for each argument. Names and values are text.
  * @throws EngineError INVALID_REQUEST when arguments are JSON but no object; `path` names the list of calls.
  */
 export function renderToolCalls(calls: readonly ToolCall[], path: string): Segment[] {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // JSON without loss. Prompts must keep what JSON.parse drops: key order (integer-like keys, `__proto__`), the difference
-// between 1 and 1.0, and the digits of large integers (spec/chat-encoding section 4, "JSON text").
+// between 1 and 1.0, and the digits of large integers. The model was trained on JSON as Python prints it (pythonJson).
 
 /** JSON source text. Prompts must render numbers and key order losslessly, which JSON.parse does not keep. */
 export type JsonText = { readonly json: string };

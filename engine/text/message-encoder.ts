@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The released V4 prompt encoder, rule by rule (spec/chat-encoding section 4). Server policy is in prompt.ts.
+// The released V4 prompt encoder ("the reference", encoding/encoding_dsv4.py of a checkpoint), rule by rule. What this server
+// decides for itself is in prompt.ts.
 
 import { EngineError } from '../errors.ts';
 import { atOnce } from '../event-loop.ts';

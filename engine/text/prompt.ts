@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// From a chat request to its prompt: the server's defaults (spec/chat-encoding sections 8 and 10) over the encoder.
+// From a chat request to its prompt: what the encoder leaves open (several systems, forced calls, a message to continue) is
+// decided here.
 
 import { EngineError } from '../errors.ts';
 import { atOnce } from '../event-loop.ts';

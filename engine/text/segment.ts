@@ -4,7 +4,7 @@ import { CONTROL_LITERALS } from './chat-constants.ts';
 
 /**
  * A stretch of a prompt or of a completion. `control` is exactly one control literal and stands for one added token;
- * `text` is ordinary text, in which control literals are only characters (spec/chat-encoding section 2, "Injection").
+ * `text` is ordinary text, in which control literals are only characters: what a user writes can never begin a turn.
  */
 export interface Segment {
   kind: 'control' | 'text';

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Cuts long text where cutting cannot change its tokens, so that each native call and each conversion of its result is
-// short. The tokenizer's splits (spec/chat-encoding section 2) run before BPE and keep these places apart on their own:
+// short. The splits of the tokenizer's pre_tokenizer run before BPE and keep these places apart on their own:
 //   - a letter followed by no letter, mark or number: nothing in a split pattern continues behind a run of letters;
 //   - an ASCII digit next to another ASCII character: digits are isolated first.
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// From messages to the turns the prompt is made of (spec/chat-encoding section 4, steps 1 to 4).
+// From messages to the turns the prompt is made of: what stands between two assistant messages is one user turn, tool
+// results among it, in the order of the calls.
 
 import { EngineError } from '../errors.ts';
 import type { ContentPart, JsonText, ToolCall } from '../types.ts';

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Every tensor that a DeepSeek-V4 checkpoint of a given configuration holds: spec/checkpoint.md (b).
+// Every tensor that a DeepSeek-V4 checkpoint of a given configuration holds, under the names it was released with.
 #pragma once
 
 #include <string>

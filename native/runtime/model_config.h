@@ -55,7 +55,7 @@ struct ModelConfig {
   bool fp8_experts = false;        // expert_dtype fp8 (Base); refused by the loader with kUnsupported
   std::vector<LayerKind> layers;   // [L]; the MTP block is always kSwa
 
-  /// Reads `json_text` in any spelling of spec/checkpoint.md (a); `where` names the file in errors.
+  /// Reads `json_text` in any spelling that a checkpoint was released with; `where` names the file in errors.
   /// @throws Error kBadConfig when it cannot be understood, kUnsupported when it is understood and cannot be served.
   static ModelConfig parse(const std::string& json_text, const std::string& where);
 

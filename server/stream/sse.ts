@@ -54,10 +54,6 @@ export class SseWriter {
     this.#raw.once('close', () => clearTimeout(this.#keepalive));
   }
 
-  get isOpen(): boolean {
-    return this.#raw.headersSent;
-  }
-
   /**
    * Writes one frame for each payload, all in one piece; nothing when the connection is gone.
    * @returns what to wait for before more is sent, when the client is slow to read.
