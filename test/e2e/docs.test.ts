@@ -27,4 +27,6 @@ test('/docs shows every operation with its fields and a call to copy', { skip },
   assert.match((await chat.locator('tr', { hasText: /^messages/ }).textContent()) ?? '', /required$/);
   assert.match((await chat.locator('tr', { hasText: /^temperature/ }).textContent()) ?? '', /0 to 2/);
   assert.match((await chat.locator('pre').textContent()) ?? '', /^curl http:\/\/127\.0\.0\.1:\d+\/v1\/chat\/completions -H/);
+  await page.setViewportSize({ width: 390, height: 800 });
+  assert.equal(await page.evaluate('document.documentElement.scrollWidth'), 390, 'it fits a phone');
 });
