@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { ensureNative, ensurePackages, ensureTypescript, exclusively, filesUnder } from './setup.mjs';
 import { bin, nativeBuild, requireNode, root } from './setup.mjs';
 import { run, runVisibly, SetupError, step } from './steps.mjs';
-import { hasGpu } from './toolchain.mjs';
+import { hasGpu, unusedGpu } from './toolchain.mjs';
 
 const testConcurrency = 2;
 
@@ -110,6 +110,8 @@ async function nativeTests(filters) {
 /** Kernel tests, all or those named, then the tests of the CUDA backend; on a machine with a GPU. */
 async function gpuTests(names) {
   if (!hasGpu()) throw new SetupError('npm run test:gpu needs an NVIDIA GPU; this machine has none');
+  const unused = unusedGpu();
+  if (unused !== undefined) throw new SetupError(unused);
   const kernels = await runVisibly('bash', ['scripts/gpu-tests.sh', ...names], { cwd: root });
   if (names.length > 0) return kernels;
   await exclusively(async () => {

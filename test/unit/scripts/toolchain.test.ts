@@ -12,16 +12,21 @@ import { projectRoot } from '../../helpers/project.ts';
 
 const toolchain = pathToFileURL(join(projectRoot, 'scripts/toolchain.mjs')).href;
 
-/** Runs a check of scripts/toolchain.mjs with only the given programs in PATH; returns what it printed. */
-function check(call: string, programs: Record<string, string>, environment: Record<string, string> = {}): string {
+/** A folder to stand as PATH, with node and the given scripts in it. */
+function pathOf(programs: Record<string, string>): string {
   const folder = mkdtempSync(join(tmpdir(), 'twelvex-'));
   symlinkSync(process.execPath, join(folder, 'node'));
   for (const [name, script] of Object.entries(programs)) {
     writeFileSync(join(folder, name), `#!/bin/sh\n${script}\n`);
     chmodSync(join(folder, name), 0o755);
   }
+  return folder;
+}
+
+/** Runs a check of scripts/toolchain.mjs with only the given programs in PATH; returns what it printed. */
+function check(call: string, programs: Record<string, string>, environment: Record<string, string> = {}): string {
   const code = `import * as t from '${toolchain}'; try { console.log(t.${call}) } catch (error) { console.log(error.message) }`;
-  const env = { PATH: folder, ...environment };
+  const env = { PATH: pathOf(programs), ...environment };
   return spawnSync(process.execPath, ['--input-type=module', '-e', code], { env, encoding: 'utf8' }).stdout;
 }
 
@@ -101,6 +106,9 @@ describe('the CUDA backend', () => {
   test('that is left out although there is a GPU is spoken of, with what is missing', () => {
     assert.match(check('unusedGpu()', gpu), /has a GPU, but nvcc is not in PATH .*CUDA 12\.8 or newer is needed/);
     assert.match(check('unusedGpu()', { ...nvcc('12.4'), ...gpu }), /has a GPU, but nvcc is 12\.4/);
+    const command = [join(projectRoot, 'scripts/run.mjs'), 'test:gpu'];
+    const { stderr } = spawnSync(process.execPath, command, { env: { PATH: pathOf(gpu) }, encoding: 'utf8' });
+    assert.match(stderr, /has a GPU, but nvcc is not in PATH/);
     for (const said of [check('unusedGpu()', { ...nvcc('13.0'), ...gpu }), check('unusedGpu()', gpu, { TWELVEX_CUDA: '0' })])
       assert.equal(said.trim(), 'undefined');
   });
