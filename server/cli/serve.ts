@@ -30,6 +30,11 @@ export interface Service {
 
 const healthCheckMs = 500;
 
+/** What the engine had to cut off is told within this time, or not at all. */
+const lastWordsMs = 1000;
+
+const sweepMs = 50;
+
 /**
  * Starts the server; resolves when the model answers.
  * @throws ConfigError, HubError or EngineError when it cannot start.
@@ -50,7 +55,7 @@ export async function serve(args: readonly string[]): Promise<Service | undefine
     listenTextResolver: (address) => `listening at ${address}`,
   });
   const engine = await load(config, lifecycle, logger).catch(async (error: unknown) => {
-    await app.close();
+    await closeWithin(app, lastWordsMs);
     throw error;
   });
   lifecycle.ready(engine);
@@ -65,6 +70,17 @@ async function load(config: Config, lifecycle: Lifecycle, logger: Logger): Promi
     lifecycle.loading({ stage: 'weights', fraction: 0, detail: `downloading ${file} (${Math.floor(fraction * 100)} %)` });
   });
   return createEngine(engineOptions(config, directory, buildInfo()), logger, (progress) => lifecycle.loading(progress));
+}
+
+/** Closes the server. Clients that neither read nor write, and the connections of those that are done, do not hold it up. */
+async function closeWithin(app: FastifyInstance, limitMs: number): Promise<void> {
+  const until = performance.now() + limitMs;
+  const sweep = setInterval(() => {
+    if (performance.now() < until) app.server.closeIdleConnections();
+    else app.server.closeAllConnections();
+  }, sweepMs);
+  await app.close();
+  clearInterval(sweep);
 }
 
 interface Running {
@@ -92,8 +108,9 @@ function running({ app, engine, lifecycle, config, logger }: Running): Service {
       clearInterval(watch);
       lifecycle.drain();
       logger.info('draining');
+      const until = performance.now() + config.drainTimeoutMs;
       await engine.drain(config.drainTimeoutMs);
-      await app.close();
+      await closeWithin(app, Math.max(lastWordsMs, until - performance.now()));
       await engine.close();
     },
   };

@@ -4,8 +4,10 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { connect } from 'node:net';
 import { availableParallelism, loadavg } from 'node:os';
 import { describe, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { eventually, post, sseFrames } from '../helpers/http.ts';
 import { serveDemo } from '../helpers/served-demo.ts';
@@ -64,6 +66,26 @@ describe('the server process', () => {
     assert.equal(frames.at(-1)?.data, '[DONE]');
     assert.match(frames.at(-2)?.data ?? '', /"code":"server_shutting_down"/);
     assert.equal(await server.ended, 0);
+  });
+
+  test('does not wait for clients that send no more of their request, or take no more of their answer', async (t) => {
+    const server = await serveDemo(['--drain-timeout', '200ms']);
+    t.after(() => server.stop());
+    const tokens = JSON.stringify({ tokens: new Array<number>(2_000_000).fill(1000) });
+    for (const [path, body, length] of [
+      ['/tokenize', '{', 100],
+      ['/detokenize', tokens, tokens.length],
+    ] as const) {
+      const client = connect(Number(new URL(server.url).port), '127.0.0.1').pause();
+      t.after(() => client.destroy());
+      client.on('error', () => undefined);
+      const head = `POST ${path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: ${length}`;
+      await new Promise((resolve) => client.write(`${head}\r\n\r\n${body}`, resolve));
+    }
+    // Long enough for an answer that fills every buffer on its way.
+    await sleep(1500);
+    server.process.kill('SIGTERM');
+    assert.equal(await Promise.race([server.ended, sleep(10_000, 'still there')]), 0);
   });
 
   test('ends at once at a second signal', async (t) => {
