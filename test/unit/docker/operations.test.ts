@@ -16,7 +16,7 @@ test('alerts, dashboard and scalers ask for metrics that the server has', async 
   const served = new Set([...text.matchAll(/^# TYPE (\S+)/gm)].map((match) => match[1]));
   const files = projectFiles('docker', ['.yml', '.yaml', '.json']);
   const asked = files.flatMap((file) =>
-    [...readProject(file).matchAll(/\b(?:vllm|twelvex|http):?_?[a-z_]*[a-z](?=[{[])/g)].map((match) => ({ file, name: match[0] })),
+    [...readProject(file).matchAll(/\b(?:vllm|twelvex|http):?_?[a-z_]*[a-z](?=[{[])/g)].map(([name]) => ({ file, name })),
   );
   assert.ok(asked.length > 20);
   for (const { file, name } of asked) assert.ok(served.has(name.replace(/_bucket$/, '')), `${file} asks for ${name}`);
