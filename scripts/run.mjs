@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { ensureNative, ensurePackages, ensureTypescript, exclusively, filesUnder } from './setup.mjs';
 import { bin, nativeBuild, requireNode, root } from './setup.mjs';
 import { run, runVisibly, SetupError, step } from './steps.mjs';
+import { refuseTakenOptions } from './taken-options.mjs';
 import { hasGpu, unusedGpu } from './toolchain.mjs';
 
 const testConcurrency = 2;
@@ -25,6 +26,8 @@ const commands = {
 /** Builds what changed, then hands over to the command line in this same process, so that signals reach it directly. */
 async function start(args) {
   await build();
+  const { flagName, optionKeys } = await import('../dist/server/config.js');
+  refuseTakenOptions(optionKeys.map(flagName));
   const main = join(root, 'dist/server/main.js');
   const command = args[0] === undefined || args[0].startsWith('-') ? ['serve'] : [];
   process.argv = [process.argv[0], main, ...command, ...args];
