@@ -43,7 +43,12 @@ void load_kernels_at_start() {
 void require_device(int device) {
   load_kernels_at_start();
   int count = 0;
-  check(cudaGetDeviceCount(&count), "counting CUDA devices");
+  if (const cudaError_t status = cudaGetDeviceCount(&count); status != cudaSuccess) {
+    throw Error(ErrorCode::kUnsupported,
+                std::string("no GPU can be used: ") + cudaGetErrorName(status) + " (" + cudaGetErrorString(status) +
+                    "). nvidia-smi has to show one and a driver for CUDA " + std::to_string(CUDART_VERSION / 1000) + "." +
+                    std::to_string(CUDART_VERSION % 1000 / 10) + " or newer; a container sees one with --gpus all");
+  }
   if (device < 0 || device >= count) {
     throw Error(ErrorCode::kUnsupported,
                 "CUDA device " + std::to_string(device) + " does not exist; the machine has " + std::to_string(count));

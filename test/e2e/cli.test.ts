@@ -18,9 +18,10 @@ interface Ran {
   stderr: string;
 }
 
-function run(args: readonly string[], input = ''): Promise<Ran> {
+function run(args: readonly string[], input = '', environment: Record<string, string> = {}): Promise<Ran> {
   return new Promise((resolve) => {
-    const child = spawn(process.execPath, [main, ...args], { stdio: ['pipe', 'pipe', 'pipe'] });
+    const env = { ...process.env, ...environment };
+    const child = spawn(process.execPath, [main, ...args], { env, stdio: ['pipe', 'pipe', 'pipe'] });
     const ran: Ran = { status: null, stdout: '', stderr: '' };
     child.stdout.on('data', (data) => (ran.stdout += String(data)));
     child.stderr.on('data', (data) => (ran.stderr += String(data)));
@@ -81,6 +82,12 @@ describe('twelvex', () => {
     const { status, stderr } = await run(['chat', '--device', 'cuda']);
     assert.equal(status, 1);
     assert.match(stderr, /no CUDA backend: run TWELVEX_CUDA=1 npm run build with nvcc .* or use --device cpu/);
+  });
+
+  test('says what a machine without a usable GPU lacks', { skip: !buildInfo().cuda && 'this build has no CUDA' }, async () => {
+    const { status, stderr } = await run(['chat', '--device', 'cuda'], '', { CUDA_VISIBLE_DEVICES: '' });
+    assert.equal(status, 1);
+    assert.match(stderr, /no GPU can be used: cudaError.*nvidia-smi has to show one.*--gpus all/);
   });
 
   test('inspect shows configuration, parameters by kind, cache bytes and what fits', async () => {
