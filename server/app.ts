@@ -43,6 +43,9 @@ const methods = ['GET', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'] as const;
 /** Paths that are asked every few milliseconds and would drown the others in the metrics. */
 const probes = new Set(['/health', '/v1/health', '/readyz', '/livez', '/metrics', '/version']);
 
+/** How long a request may take to arrive, its body included. Without it half a body keeps a connection for ever. */
+const requestTimeoutMs = 5 * 60e3;
+
 /** A request without Host is refused by a hook, with a body. */
 const parsing = { requireHostHeader: false };
 
@@ -58,6 +61,7 @@ export function buildApp(lifecycle: Lifecycle, config: Config, logger?: FastifyB
     ...(certificate === undefined ? { http: parsing } : { https: { ...certificate, ...parsing } }),
     ...(logger === undefined ? { logger: false } : { loggerInstance: logger }),
     bodyLimit: config.bodyLimitBytes,
+    requestTimeout: requestTimeoutMs,
     genReqId: requestId,
     rewriteUrl: (request) => canonicalPath(request.url ?? '/'),
     logController: new LogController({ disableRequestLogging: true }),

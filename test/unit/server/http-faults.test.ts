@@ -34,6 +34,7 @@ describe('what Node.js refuses by itself has a body that says why', () => {
 
   test('a request that does not arrive in time', async (t) => {
     const { app, port } = await testServer(t, scriptedEngine([]));
+    assert.ok(app.server.requestTimeout > 0, 'there is a time');
     // Node.js looks for slow requests twice a minute.
     const late = Object.assign(new Error('late'), { code: 'ERR_HTTP_REQUEST_TIMEOUT' });
     app.server.once('connection', (socket) => app.server.emit('clientError', late, socket));
