@@ -131,6 +131,7 @@ void CpuOps::reserve_worker_scratch(const Limits& limits) {
 }
 
 void CpuOps::allocate_cache(const CacheLayout& layout, const CachePlan& plan) {
+  cache_.reset();  // of an attempt that found no room on another rank
   cache_ = std::make_unique<CacheStore>(layout, plan);
 }
 

@@ -199,6 +199,7 @@ Activations CudaOps::reserve(const Limits& limits) {
 
 void CudaOps::allocate_cache(const CacheLayout& layout, const CachePlan& plan) {
   check(cudaSetDevice(options_.device), "cudaSetDevice");
+  release_cache();  // of an attempt that found no room, here or on another rank
   layout_ = layout;
   size_t window = 0, context = 0, slot = 0;
   const auto blocks = static_cast<size_t>(plan.window_blocks), contexts = static_cast<size_t>(plan.context_blocks);
@@ -217,6 +218,15 @@ void CudaOps::allocate_cache(const CacheLayout& layout, const CachePlan& plan) {
   context_ = allocate<uint8_t>(context, "the context cache");
   slots_ = allocate<uint8_t>(slot, "the state slots");
   check(cudaDeviceSynchronize(), "allocating the cache");
+}
+
+void CudaOps::release_cache() {
+  for (uint8_t** part : {&window_, &context_, &slots_}) {
+    std::erase(owned_, *part);
+    cudaFree(*part);
+    *part = nullptr;
+  }
+  for (auto* places : {&window_at_, &context_at_, &slot_at_}) places->clear();
 }
 
 RowPages CudaOps::window_pages(int layer) const {

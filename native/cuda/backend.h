@@ -131,6 +131,7 @@ class CudaOps : public Ops {
   }
   void* allocate_bytes(size_t bytes, const char* purpose);
   Array array(size_t count, size_t element, const char* purpose);
+  void release_cache();
   void reserve_scratch();
   void reserve_sampling();
   void begin_sampling(const StepInput& input);

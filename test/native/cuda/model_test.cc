@@ -32,9 +32,16 @@ struct RowPlan {
 
 class Driver {
  public:
-  Driver(const std::string& directory, const LoadOptions& options, int sequences) : options_(options) {
+  /// Without a cache.
+  Driver(const std::string& directory, const LoadOptions& options) : options_(options) {
     model = Model::load(directory, options_, {});
     blocks_ = options_.context_tokens / kBlockTokens + 2;
+  }
+  Driver(const std::string& directory, const LoadOptions& options, int sequences) : Driver(directory, options) {
+    allocate(sequences);
+  }
+
+  void allocate(int sequences) {
     model->allocate_cache({.slots = sequences, .window_blocks = sequences * blocks_, .context_blocks = sequences * blocks_});
   }
 
@@ -341,6 +348,23 @@ void check_first_request() {
   expect(ratios[1] <= 1.1, text);
 }
 
+/// A cache whose windows fit and whose context does not, then one that fits.
+void check_refused_cache() {
+  const Truth truth = read_truth("test/oracle/demo").front();
+  Driver at_once("models/demo", exact_options(), 4), later("models/demo", exact_options());
+  bool refused = false;
+  try {
+    later.model->allocate_cache({.slots = 4, .window_blocks = 1000, .context_blocks = 1 << 30});
+  } catch (const Error& error) {
+    refused = error.code() == ErrorCode::kOutOfMemory;
+  }
+  later.allocate(4);
+  const size_t length = truth.tokens.size();
+  const Trace want = prefill(at_once, truth, 127, length), got = prefill(later, truth, 127, length);
+  expect(refused && got.logits == want.logits && got.mtp_logits == want.mtp_logits,
+         "a refused cache leaves the model usable: one that fits then gives the same bits");
+}
+
 /// A csa gather beside the indexer and in line: the gate, and the same bits.
 void check_overlap() {
   const auto truths = read_truth("test/oracle/demo");
@@ -376,6 +400,7 @@ int main(int argc, char** argv) {
     check_company();
     check_overlap();
     check_prompt_logprobs();
+    check_refused_cache();
     if (brief) return finish("model");  // the rest: the same kernels at other sizes, and times
     check_oracle("demo", "models/demo");
     for (const int mtp : {0, 2}) check_text(mtp, 1);
