@@ -122,13 +122,18 @@ const mostWaiting = 4096;
 const requestLimitMs = 10_000;
 const closeLimitMs = 2000;
 
-/** Sends spans in batches, beside everything else: what a collector does not take is dropped, and the log says so. */
+/**
+ * Sends spans in batches, one at a time, beside everything else: what a collector does not take, or is too slow to take, is
+ * dropped, and the log says so.
+ */
 export class TraceExporter {
   readonly #url: string;
   readonly #log: FastifyBaseLogger;
   #spans: object[] = [];
+  /** Since the last batch. */
+  #dropped = 0;
   #timer: NodeJS.Timeout | undefined;
-  #sending: Promise<void> = Promise.resolve();
+  #sending: Promise<void> | undefined;
 
   /** @param endpoint of the collector; without a path it is OTLP's /v1/traces */
   constructor(endpoint: string, log: FastifyBaseLogger) {
@@ -140,7 +145,11 @@ export class TraceExporter {
 
   add(request: TracedRequest, context: TraceContext | undefined): void {
     const placed = context ?? { traceId: randomBytes(16).toString('hex'), sampled: true };
-    if (!placed.sampled || this.#spans.length >= mostWaiting) return;
+    if (!placed.sampled) return;
+    if (this.#spans.length >= mostWaiting) {
+      this.#dropped += 1;
+      return;
+    }
     this.#spans.push(requestSpan(request, placed));
     this.#timer ??= setTimeout(() => this.#flush(), sendAfterMs).unref();
   }
@@ -154,10 +163,19 @@ export class TraceExporter {
   #flush(): void {
     clearTimeout(this.#timer);
     this.#timer = undefined;
+    this.#sending ??= this.#sendAll().finally(() => (this.#sending = undefined));
+  }
+
+  async #sendAll(): Promise<void> {
     while (this.#spans.length > 0) {
-      const batch = this.#spans.splice(0, mostInBatch);
-      this.#sending = this.#sending.then(() => this.#send(batch));
+      await this.#send(this.#spans.splice(0, mostInBatch));
+      if (this.#dropped > 0) this.#tellLost(this.#dropped, 'the collector is too slow');
+      this.#dropped = 0;
     }
+  }
+
+  #tellLost(spans: number, reason: string): void {
+    this.#log.warn({ url: this.#url, spans, reason }, 'spans are lost');
   }
 
   async #send(spans: object[]): Promise<void> {
@@ -170,7 +188,9 @@ export class TraceExporter {
       await response.arrayBuffer();
       if (!response.ok) throw new Error(`the collector answers ${response.status}`);
     } catch (error) {
-      this.#log.warn({ url: this.#url, spans: spans.length, reason: (error as Error).message }, 'spans are lost');
+      const { message, cause } = error as Error & { cause?: { code?: string } };
+      // Of a connection that fails, fetch says no more than that.
+      this.#tellLost(spans.length, cause?.code === undefined ? message : `${message}: ${cause.code}`);
     }
   }
 }

@@ -3,11 +3,14 @@
 
 import assert from 'node:assert/strict';
 import { createServer } from 'node:http';
+import type { ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { describe, test } from 'node:test';
 import type { TestContext } from 'node:test';
+import { pino } from 'pino';
 import { EngineError } from '../../../engine/index.ts';
-import { sentContext } from '../../../server/traces.ts';
+import { sentContext, TraceExporter } from '../../../server/traces.ts';
+import type { TracedRequest } from '../../../server/traces.ts';
 import { eventually, post, testServer } from '../../helpers/http.ts';
 import { answer, fail, reasoning, scriptedEngine } from '../../helpers/scripted-engine.ts';
 
@@ -126,6 +129,42 @@ describe('traces', () => {
     const { url } = await testServer(t, scriptedEngine([answer('a')]), { otlpTracesEndpoint });
     await post(`${url}${chat}`, hello);
     await eventually(() => spans.length === 1, 'the span', 10_000);
+  });
+
+  test('wait in bounded number for a collector that hangs, and the log counts what is lost', async (t) => {
+    const held: ServerResponse[] = [];
+    const server = createServer((request, response) => {
+      request.resume();
+      held.push(response);
+    });
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+    t.after(() => server.close());
+    const lines: { spans: number; reason: string }[] = [];
+    const log = pino({}, { write: (line: string) => void lines.push(JSON.parse(line) as { spans: number; reason: string }) });
+    const { port } = server.address() as AddressInfo;
+    const exporter = new TraceExporter(`http://127.0.0.1:${port}`, log);
+    const request: TracedRequest = {
+      ...{ requestId: 'r', route: chat, model: 'm', asked: [], promptTokens: 1, completionTokens: 1, finishReasons: ['stop'] },
+      ...{ arrivedAtMs: 0, endedAtMs: 1, firstTokenAtMs: undefined, timing: undefined, status: 200 },
+    };
+    exporter.add(request, undefined);
+    await eventually(() => held.length === 1, 'the first batch', 10_000);
+    for (let i = 0; i < 5000; i++) exporter.add(request, undefined);
+    held[0]!.writeHead(503).end();
+    await eventually(() => lines.length === 2, 'two lines');
+    assert.deepEqual(
+      lines.map(({ spans, reason }) => [spans, reason]),
+      [
+        [1, 'the collector answers 503'],
+        [5000 - 4096, 'the collector is too slow'],
+      ],
+    );
+    await eventually(() => held.length > 1, 'the second batch');
+    assert.equal(held.length, 2, 'one at a time');
+    held[1]!.destroy();
+    server.closeAllConnections();
+    await eventually(() => lines.length > 2, 'why');
+    assert.match(lines[2]!.reason, /UND_ERR_SOCKET|ECONNRESET/);
   });
 
   test('are dropped when the collector does not take them, and answers go on', async (t) => {
