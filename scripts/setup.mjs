@@ -167,9 +167,9 @@ export function filesUnder(folder, ending) {
     .sort();
 }
 
-/** @throws SetupError when this Node.js is too old to run the project. */
-export function requireNode() {
-  const [major, minor] = process.versions.node.split('.').map(Number);
-  if (major > 20 || (major === 20 && minor >= 19)) return;
-  throw new SetupError(`twelvex needs Node.js 20.19 or newer; this is ${process.versions.node}. See https://nodejs.org`);
+/** @throws SetupError when this Node.js is too old to run the project; 21 lacks what 20.19 was given later. */
+export function requireNode(version = process.versions.node) {
+  const [major, minor] = version.split('.').map(Number);
+  if (major >= 22 || (major === 20 && minor >= 19)) return;
+  throw new SetupError(`twelvex needs Node.js 20.19 or newer, other than 21; this is ${version}. See https://nodejs.org`);
 }

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT
-// What `npm start` says in a checkout that it may not write.
+// What `npm start` says on a Node.js that is too old, and in a checkout that it may not write.
 
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { chmodSync, cpSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { pathToFileURL } from 'node:url';
 import { test } from 'node:test';
 import { projectRoot } from '../../helpers/project.ts';
 
@@ -41,3 +42,14 @@ for (const [title, folders] of [
     assert.match(stderr, /node .*\/dist\/server\/main\.js\n$/);
   });
 }
+
+test('a Node.js that is too old is named, and 21, which lacks what 20.19 has', () => {
+  const module = pathToFileURL(join(projectRoot, 'scripts/setup.mjs')).href;
+  const said = (version: string): string => {
+    const code = `import { requireNode } from '${module}';
+try { requireNode('${version}') } catch (error) { console.log(error.message) }`;
+    return spawnSync(process.execPath, ['--input-type=module', '-e', code], { encoding: 'utf8' }).stdout;
+  };
+  for (const version of ['18.20.4', '20.18.3', '21.7.3']) assert.match(said(version), new RegExp(`needs .*; this is ${version}`));
+  for (const version of ['20.19.0', '22.0.0', '24.21.0']) assert.equal(said(version), '');
+});
