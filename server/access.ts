@@ -11,7 +11,7 @@ const openPaths = /^\/(health|v1\/health|livez|readyz|startupz|metrics|docs|open
 
 const allowedHeaders =
   'authorization, content-type, x-api-key, x-request-id, anthropic-version, anthropic-beta, openai-organization, openai-project';
-const exposedHeaders = 'x-request-id, retry-after, retry-after-ms, openai-processing-ms';
+const exposedHeaders = 'x-request-id, request-id, retry-after, retry-after-ms';
 
 /** Refuses requests without a known key. */
 export function requireKeys(app: FastifyInstance, keys: ApiKeys): void {

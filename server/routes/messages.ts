@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // POST /v1/messages and /v1/messages/count_tokens (Anthropic).
 
-import type { FastifyInstance } from 'fastify';
+import type { FastifyInstance, RouteShorthandOptions } from 'fastify';
 import type { GenerationRequest } from '../../engine/index.ts';
 import type { HttpError } from '../errors.ts';
 import { requestedModel } from '../model-names.ts';
@@ -44,8 +44,11 @@ const protocol: StreamProtocol = {
   failure: (error) => [messagesError(error)],
 };
 
-/** Marks the routes whose failures have Anthropic's body. */
-const routeOptions = { config: { errorBody: messagesError } };
+/** Failures of these routes have Anthropic's body, and all answers the id under the name that Anthropic's client reads. */
+const routeOptions: RouteShorthandOptions = {
+  config: { errorBody: messagesError },
+  onRequest: async (request, reply) => void reply.header('request-id', request.id),
+};
 
 export function messagesRoute(app: FastifyInstance, context: RouteContext): void {
   app.post('/v1/messages', routeOptions, async (request, reply) => {

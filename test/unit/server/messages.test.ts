@@ -191,6 +191,17 @@ describe('message', () => {
     assert.equal((JSON.parse(inputOf(engine).tools![0]!.json) as { strict?: boolean }).strict, true);
   });
 
+  test('has its request id where the SDK looks for it, as have its errors', async (t) => {
+    const { url } = await testServer(t, scriptedEngine([answer('ok')]));
+    const client = new Anthropic({ baseURL: url, apiKey: 'none', maxRetries: 0, defaultHeaders: { 'x-request-id': 'r1' } });
+    assert.equal((await client.messages.create(hello))._request_id, 'r1');
+    assert.equal((await client.messages.stream(hello).withResponse()).request_id, 'r1');
+    await assert.rejects(
+      client.messages.create({ ...hello, max_tokens: 0 }),
+      (error) => error instanceof Anthropic.BadRequestError && error.requestID === 'r1',
+    );
+  });
+
   test('continues a last assistant message', async (t) => {
     const engine = scriptedEngine([answer('ok')]);
     const { url } = await testServer(t, engine);
