@@ -62,7 +62,8 @@ for _ in $(seq 1 100); do
   sleep 0.2
 done
 curl -sf "http://127.0.0.1:$port/health" >/dev/null || { cat "$work/server.log"; fail "not healthy after 20 s"; }
-server=$(pgrep -f "node dist/server/main.js serve" -n)
+# The log says which process it is; another server may run on this machine.
+server=$(sed -n 's/.*"pid":\([0-9]*\).*/\1/p' "$work/server.log" | head -1)
 buildah run --env TWELVEX_PORT="$port" "$container" -- node docker/healthcheck.mjs || fail "healthcheck.mjs says unhealthy"
 echo "healthy; healthcheck.mjs agrees"
 
