@@ -34,9 +34,13 @@ export function readCertificate({ tlsCert, tlsKey }: Pick<Config, 'tlsCert' | 't
 }
 
 /** New connections get a replaced certificate. One that does not read or fit leaves the old one in place. */
-export function followCertificate(app: FastifyInstance, config: Config): void {
-  const { tlsCert } = config;
-  if (tlsCert === undefined) return;
+export function followCertificate(
+  app: FastifyInstance,
+  config: Pick<Config, 'tlsCert' | 'tlsKey'>,
+  intervalMs = watchIntervalMs,
+): void {
+  const { tlsCert, tlsKey } = config;
+  if (tlsCert === undefined || tlsKey === undefined) return;
   const onChange = (): void => {
     try {
       (app.server as unknown as Server).setSecureContext(readCertificate(config)!);
@@ -45,6 +49,9 @@ export function followCertificate(app: FastifyInstance, config: Config): void {
       app.log.error({ err: error }, 'the certificate cannot be used; the old one stays');
     }
   };
-  const watch = watchFile({ file: tlsCert, since: fileState(tlsCert), intervalMs: watchIntervalMs, onChange });
-  app.addHook('onClose', async () => watch.stop());
+  // Both are followed: where one is replaced a while before the other, they fit only once both are.
+  for (const file of [tlsCert, tlsKey]) {
+    const watch = watchFile({ file, since: fileState(file), intervalMs, onChange });
+    app.addHook('onClose', async () => watch.stop());
+  }
 }
