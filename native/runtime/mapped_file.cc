@@ -36,7 +36,7 @@ void advise(uint8_t* data, size_t size, size_t offset, size_t bytes, int advice)
 }  // namespace
 
 MappedFile::MappedFile(const std::string& path) : path_(path) {
-  const Descriptor file{::open(path.c_str(), O_RDONLY | O_CLOEXEC)};
+  const Descriptor file{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};  // a pipe would wait for who writes to it
   if (file.fd < 0) fail(path, "open");
   struct stat status {};
   if (::fstat(file.fd, &status) != 0) fail(path, "read its size");

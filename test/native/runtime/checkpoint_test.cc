@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "runtime/checkpoint.h"
 
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <cstring>
 
@@ -104,6 +106,12 @@ TEST("absent files are named") {
   CHECK_THROWS_CODE(read_config(empty.path()), kBad, "expected at most 100000000 bytes, found 100000001");
   empty.write("model.safetensors", "");
   CHECK_THROWS_CODE(CheckpointFiles::open(empty.path()), kBad, "model.safetensors", "found 0");
+}
+
+TEST("a pipe where a file should be is refused, not waited for") {
+  const ScratchDirectory directory;
+  REQUIRE(mkfifo(directory.path("config.json").c_str(), 0600) == 0);
+  CHECK_THROWS_CODE(read_config(directory.path()), kBad, "config.json: expected a regular file");
 }
 
 TEST("a missing tensor is named with what was expected") {
