@@ -61,7 +61,10 @@ export class KvCache {
     this.#mtp = sizes.mtp;
   }
 
-  /** The longest reusable prefix of at most `limit` tokens: all its context blocks and its last window block are there. */
+  /**
+   * The longest reusable prefix of at most `limit` tokens: all its context blocks and its last window block are there. How far
+   * context blocks alone are known is left in `table.branch`, for `advance`.
+   */
   lookup(table: BlockTable, history: TokenHistory, limit: number): PrefixHit {
     const most = Math.floor(Math.min(limit, history.length) / BLOCK_TOKENS);
     let blocks = 0;

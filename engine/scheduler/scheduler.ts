@@ -34,6 +34,9 @@ export interface SchedulerCounters {
   acceptedPerPosition: number[];
 }
 
+/** Window blocks that a sequence begins with: what it looks back to, what it computes, and what its drafts reach into. */
+const WINDOWS_TO_START = 3;
+
 /** Times a sequence that does not fit yet may be overtaken by later, smaller ones. */
 export const MAX_BYPASSES = 16;
 
@@ -242,15 +245,18 @@ export class Scheduler {
 
   #fits(sequence: Sequence, hit: PrefixHit): boolean {
     if (this.#running.length === 0) return true;
+    // Context blocks that prompts under way have yet to take.
     let promised = 0;
     let decoding = 0;
     for (const other of this.#running) {
       if (other.phase === 'decoding') decoding += 1;
       else promised += blocksFor(other.tokens.length) - other.blocks.context.length;
     }
+    // Blocks of a hit that nobody holds are among the available ones until this sequence holds them.
     const own = blocksFor(sequence.tokens.length + 1) - blocksFor(hit.tokens) + hit.idleContextBlocks;
-    // One block to spare for every answer, and the windows a sequence lives with.
-    return own + promised + decoding <= this.#cache.contextPool.available && this.#cache.windowPool.available >= decoding + 3;
+    const { contextPool, windowPool } = this.#cache;
+    // One block of each kind to spare for every answer.
+    return own + promised + decoding <= contextPool.available && WINDOWS_TO_START + decoding <= windowPool.available;
   }
 
   #start(sequence: Sequence, hit: PrefixHit): void {
