@@ -66,7 +66,7 @@ function byteSequences(first: number, last: number): string[] {
   if (split !== undefined) return [...byteSequences(first, split), ...byteSequences(split + 1, last)];
   if (first >= SURROGATES[0] && last <= SURROGATES[1]) return [];
   const [low, high] = [utf8(first), utf8(last)];
-  return [Array.from(low, (byte, i) => byteClass(byte, high[i] as number)).join(' ')];
+  return [low.map((byte, i) => byteClass(byte, high[i] as number)).join(' ')];
 }
 
 function splitPoint(first: number, last: number): number | undefined {
@@ -82,22 +82,26 @@ function splitPoint(first: number, last: number): number | undefined {
   return undefined;
 }
 
-function utf8(codePoint: number): Uint8Array {
-  return new TextEncoder().encode(String.fromCodePoint(codePoint));
+function utf8(codePoint: number): number[] {
+  if (codePoint <= 0x7f) return [codePoint];
+  const continued = (shift: number): number => 0x80 | ((codePoint >> shift) & 0x3f);
+  if (codePoint <= 0x7ff) return [0xc0 | (codePoint >> 6), continued(0)];
+  if (codePoint <= 0xffff) return [0xe0 | (codePoint >> 12), continued(6), continued(0)];
+  return [0xf0 | (codePoint >> 18), continued(12), continued(6), continued(0)];
 }
 
 /** A class of one member would be taken for a character, and so for its UTF-8 form; with the member twice it stays a byte. */
 function byteClass(first: number, last: number): string {
-  return first === last ? `[${byteText(first)}${byteText(first)}]` : `[${byteRange([first, last])}]`;
+  return first === last ? `[${BYTE_TEXTS[first]}${BYTE_TEXTS[first]}]` : `[${byteRange([first, last])}]`;
 }
 
 function byteRange([first, last]: Range): string {
-  return first === last ? byteText(first) : `${byteText(first)}-${byteText(last)}`;
+  return first === last ? BYTE_TEXTS[first]! : `${BYTE_TEXTS[first]}-${BYTE_TEXTS[last]}`;
 }
 
-function byteText(byte: number): string {
-  const named: Readonly<Record<number, string>> = { 9: '\\t', 10: '\\n', 13: '\\r' };
-  if (named[byte] !== undefined) return named[byte];
+const NAMED_BYTES: Readonly<Record<number, string>> = { 9: '\\t', 10: '\\n', 13: '\\r' };
+
+const BYTE_TEXTS = Array.from({ length: 256 }, (_, byte) => {
   const char = String.fromCharCode(byte);
-  return /[A-Za-z0-9]/.test(char) ? char : `\\u${byte.toString(16).padStart(4, '0')}`;
-}
+  return NAMED_BYTES[byte] ?? (/[A-Za-z0-9]/.test(char) ? char : `\\u${byte.toString(16).padStart(4, '0')}`);
+});
