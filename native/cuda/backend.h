@@ -146,8 +146,6 @@ class CudaOps : public Ops {
 
   /// Decides where products run (gemm.h).
   virtual int product_arch() const;
-  /// Decides whether clusters work on few tokens (hyper_cluster.h, route_cluster.h): 0 where the device has no room for one.
-  int cluster_arch() const;
   bool scores_in_fp8() const;
   /// One product (or several of equal format and width) of `rows` rows, the first `decode_rows` of them of decode. Quantises
   /// activations where the numerics ask for it.

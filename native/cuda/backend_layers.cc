@@ -49,7 +49,7 @@ void CudaOps::hyper(const Batch& batch, const HyperWeights* enter, const void* n
   if (replaying_) return;
   HyperParams p;
   p.dim = config_.hidden_size;
-  p.arch = cluster_arch();
+  p.clusters = device_info().clusters;
   p.norm_eps = config_.rms_norm_eps;
   p.hc_eps = config_.hc_eps;
   p.sinkhorn_iters = config_.hc_sinkhorn_iters;
@@ -113,7 +113,8 @@ void CudaOps::route(const Batch& batch, const MoeWeights& weights, Array hidden,
   p.ids = static_cast<int32_t*>(routing.data);
   p.weights = reinterpret_cast<float*>(p.ids + experts.tokens * experts.picks);
   p.stream = queue_;
-  const GateParams gate = {static_cast<const uint8_t*>(weights.gate.data), bf16_of(hidden), config_.hidden_size, cluster_arch()};
+  const GateParams gate = {static_cast<const uint8_t*>(weights.gate.data), bf16_of(hidden), config_.hidden_size,
+                           device_info().clusters};
   if (experts.dispatched && takes_cluster(gate, p)) return run_route_cluster(gate, p, dispatch_of(experts));
   GemmParams gemm = product(weights.gate, batch.tokens, 0, config_.hidden_size);
   gemm.quantised = scratch_.moe.quantised;  // the other copy shares memory with the logits

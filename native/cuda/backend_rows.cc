@@ -13,8 +13,6 @@ namespace twelvex::cuda {
 
 int CudaOps::product_arch() const { return device_info().arch; }
 
-int CudaOps::cluster_arch() const { return device_info().clusters ? product_arch() : 0; }
-
 GemmParams CudaOps::product(const Linear& weights, int rows, int decode_rows, int ldx) const {
   GemmParams gemm;
   gemm.format = weights.format;

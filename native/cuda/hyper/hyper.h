@@ -26,7 +26,7 @@ inline constexpr int kFewTokens = 64;    // up to here a launch is too short to 
 struct HyperParams {
   int tokens = 0;
   int dim = 0;                          // D, a multiple of 128, <= 8192
-  int arch = 0;                         // of the device (90, 120, 121); 0: only what every architecture has
+  bool clusters = false;                // the device runs them (common/clusters.h); few tokens may then cross in one
   float norm_eps = 1e-6f, hc_eps = 1e-6f;
   int sinkhorn_iters = 20;
   bool leave = false, enter = false;

@@ -408,7 +408,7 @@ void run_hyper_cluster(const HyperParams& p, cudaStream_t queue) {
   const size_t bytes = shared_bytes(p.tokens);
   allow_shared_bytes(hyper_cluster_kernel, static_cast<int>(shared_bytes(kHyperClusterTokens)));
   const LaunchShape shape = {.grid = kBlocks, .block = kThreads, .shared_bytes = bytes, .stream = queue, .cluster = kBlocks,
-                             .carveout = shared_carveout(164, p.arch)};
+                             .carveout = shared_carveout(164, kClusterArch)};
   launch_dependent(shape, hyper_cluster_kernel, p);
 }
 

@@ -186,7 +186,7 @@ void run_route_cluster(const GateParams& gate, const RouteParams& p, const Dispa
   check_shapes(p);
   allow_shared_bytes(route_cluster_kernel, sizeof(RouteSmem));
   const LaunchShape shape = {.grid = kBlocks, .block = kThreads, .shared_bytes = sizeof(RouteSmem), .stream = p.stream,
-                             .cluster = kBlocks, .carveout = shared_carveout(164, gate.arch)};
+                             .cluster = kBlocks, .carveout = shared_carveout(164, kClusterArch)};
   launch_dependent(shape, route_cluster_kernel, gate, p, dispatch);
 }
 

@@ -86,7 +86,7 @@ struct Weights {
     cuda::HyperParams p;
     p.tokens = tokens;
     p.dim = dim;
-    p.arch = cuda::device_info().clusters ? cuda::device_info().arch : 0;
+    p.clusters = cuda::device_info().clusters;
     p.fn = d_fn;
     p.base = d_base;
     p.scale = d_scale;

@@ -3,6 +3,7 @@
 #include "attention/sparse_decode.h"
 #include "attention/sparse_prefill.h"
 #include "check.h"
+#include "common/device.h"
 #include "hyper/hyper_cluster.h"
 #include "indexer/indexer.h"
 #include "moe/route_cluster.h"
@@ -130,9 +131,9 @@ TEST("a step is a graph only when every row verifies its drafts and nothing else
   CHECK(!is_decode_step(input));
 }
 
-TEST("few tokens cross in one cluster on Hopper") {
+TEST("few tokens cross in one cluster where the device runs clusters") {
   HyperParams p;
-  p.arch = 90;
+  p.clusters = true;
   p.dim = 4096;
   p.tokens = 4;
   p.late_comb = true;
@@ -140,9 +141,9 @@ TEST("few tokens cross in one cluster on Hopper") {
   p.tokens = 5;
   CHECK(!takes_cluster(p));
   p.tokens = 1;
-  p.arch = 120;
+  p.clusters = false;
   CHECK(!takes_cluster(p));
-  p.arch = 90;
+  p.clusters = true;
   p.dim = 7168;
   CHECK(!takes_cluster(p));
 }
@@ -156,9 +157,9 @@ TEST("a launch asks for a share of shared memory on Hopper alone, never for more
   CHECK_EQ(shared_carveout(164, 120), -1);
 }
 
-TEST("the router of few tokens is one cluster on Hopper") {
+TEST("the router of few tokens is one cluster where the device runs clusters") {
   GateParams gate;
-  gate.arch = 90;
+  gate.clusters = true;
   gate.cols = 4096;
   RouteParams route;
   route.tokens = 4;
@@ -174,6 +175,6 @@ TEST("the router of few tokens is one cluster on Hopper") {
   route.experts = 384;
   CHECK(!takes_cluster(gate, route));
   route.experts = 256;
-  gate.arch = 0;
+  gate.clusters = false;
   CHECK(!takes_cluster(gate, route));
 }

@@ -185,7 +185,7 @@ void test_route_cluster(int tokens, bool table, bool timed = false) {
   gemm.num_segments = 1;
   gemm.segments[0] = {.weights = static_cast<const uint8_t*>(weights.data), .x = hidden, .y = logits, .rows = kExperts,
                       .ldy = kExperts, .f32 = true};
-  const cuda::GateParams product = {static_cast<const uint8_t*>(weights.data), hidden, kCols, cuda::device_info().arch};
+  const cuda::GateParams product = {static_cast<const uint8_t*>(weights.data), hidden, kCols, cuda::device_info().clusters};
   const std::string what = std::to_string(tokens) + " tokens" + (table ? " by table" : "");
   expect(cuda::takes_cluster(product, route), "the router of " + what + " takes a cluster");
   const auto call = [&](bool together, cudaStream_t stream) {
