@@ -69,6 +69,8 @@ StreamPlan plan_stream(const GemmParams& p, int tile_rows_m) {
   const int64_t units = static_cast<int64_t>(plan.units) * (p.tiles != nullptr ? p.max_tiles : 1);
   plan.grid = static_cast<int>(std::min<int64_t>(ceil_div(units, 1 << plan.groups_log), plan.residents * p.num_sms));
   plan.blocks = Divider(std::max(plan.grid, 1));
+  // Experts of several tokens: many steps, of which the first blocks, which begin with the shared expert's, have time for one more.
+  plan.last_longer = p.tiles == nullptr || p.group_rows == 1;
   return plan;
 }
 
@@ -105,6 +107,7 @@ BesidePlan plan_beside(const GemmParams& first, const GemmParams& second) {
   // The kernel is built for as many as the second product's format takes.
   const int residents = std::min({plan.first.residents, plan.second.residents, stream_residents(second.format, 8)});
   const int64_t most = static_cast<int64_t>(residents) * first.num_sms;
+  plan.first.last_longer = plan.second.last_longer;
   plan.early = first.input_ready;
   if (plan.early) {
     plan.grid = static_cast<int>(std::min(std::max(one.steps, other.steps), most));

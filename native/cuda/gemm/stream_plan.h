@@ -54,13 +54,18 @@ struct StreamPlan {
   Divider keys;                      // by key_units[0]
   Divider blocks;                    // that share the units
   int busy_blocks = 0;               // the first ones, which have done a step of another product before
+  // Who takes a step more where blocks do not share them evenly: the last ones, not the first. A multiprocessor may get two of
+  // the first blocks, while the last are its second ones (bench/results/2026-11-23-longer-shares.md).
+  bool last_longer = false;
   int grid = 0;
   int smem_bytes = 0;
 
   /// A step is a unit for every row group. The first of all `steps` that `block` takes.
   TWELVEX_GEMM_HD constexpr int first_step(int steps, int block) const {
-    const int first = blocks.begin(steps + busy_blocks, block) - (block < busy_blocks ? block : busy_blocks);
-    return first < 0 ? 0 : first;
+    const int all = steps + busy_blocks, behind = blocks.divisor - block;
+    const int first = last_longer ? all - blocks.begin(all, behind) : blocks.begin(all, block);
+    const int done = block < busy_blocks ? block : busy_blocks;
+    return first < done ? 0 : first - done;
   }
 };
 StreamPlan plan_stream(const GemmParams& params, int tile_rows_m);

@@ -80,25 +80,44 @@ TEST("a launch divides as the compiler would") {
 }
 
 TEST("the blocks of a streaming launch take every step once, as many each as they can, those that were busy before fewer") {
+  const auto check = [](int blocks, int busy, int steps, bool last_longer) {
+    StreamPlan plan;
+    plan.blocks = Divider(blocks);
+    plan.busy_blocks = busy;
+    plan.last_longer = last_longer;
+    CHECK_EQ(plan.first_step(steps, 0), 0);
+    CHECK_EQ(plan.first_step(steps, blocks), steps);
+    int most = 0;
+    for (int block = 0; block < blocks; ++block) {
+      const int count = plan.first_step(steps, block + 1) - plan.first_step(steps, block);
+      CHECK(count >= 0);
+      most = std::max(most, count + (block < busy));
+    }
+    CHECK(most <= (steps + busy + blocks - 1) / blocks);
+  };
   for (int blocks : {1, 2, 131, 264}) {
     for (int busy : {0, 1, 64, 128}) {
       if (busy > blocks) continue;
       for (int steps : {0, 1, 5, 131, 263, 264, 265, 384, 768, 6144}) {
-        StreamPlan plan;
-        plan.blocks = Divider(blocks);
-        plan.busy_blocks = busy;
-        CHECK_EQ(plan.first_step(steps, 0), 0);
-        CHECK_EQ(plan.first_step(steps, blocks), steps);
-        int most = 0;
-        for (int block = 0; block < blocks; ++block) {
-          const int count = plan.first_step(steps, block + 1) - plan.first_step(steps, block);
-          CHECK(count >= 0);
-          most = std::max(most, count + (block < busy));
-        }
-        CHECK(most <= (steps + busy + blocks - 1) / blocks);
+        for (bool last_longer : {false, true}) check(blocks, busy, steps, last_longer);
       }
     }
   }
+}
+
+TEST("where steps do not divide evenly the last blocks take one more, but for experts of several tokens") {
+  const auto steps_of = [](const StreamPlan& plan, int steps, int block) {
+    return plan.first_step(steps, block + 1) - plan.first_step(steps, block);
+  };
+  const StreamPlan dense_plan = plan_stream(dense(WeightFormat::kFp8Block128, 1, 1024, {32768, 8192}), 8);
+  CHECK_EQ(dense_plan.grid, 264);
+  CHECK_EQ(steps_of(dense_plan, 640, 0), 2);
+  CHECK_EQ(steps_of(dense_plan, 640, 263), 3);
+  GemmParams experts = grouped(1, 6, 256, 4096, 2048);
+  experts.group_rows = 1;
+  CHECK(plan_stream(experts, 8).last_longer);
+  experts.group_rows = 3;
+  CHECK(!plan_stream(experts, 8).last_longer);
 }
 
 TEST("two blocks of a streaming launch share a multiprocessor where its shared memory has room for them") {
