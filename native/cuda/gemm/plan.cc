@@ -69,7 +69,7 @@ StreamPlan plan_stream(const GemmParams& p, int tile_rows_m) {
   const int64_t units = static_cast<int64_t>(plan.units) * (p.tiles != nullptr ? p.max_tiles : 1);
   plan.grid = static_cast<int>(std::min<int64_t>(ceil_div(units, 1 << plan.groups_log), plan.residents * p.num_sms));
   plan.blocks = Divider(std::max(plan.grid, 1));
-  // Experts of several tokens: many steps, of which the first blocks, which begin with the shared expert's, have time for one more.
+  // Experts of several tokens have many steps; the first blocks, which begin with the shared expert's, have time for one more.
   plan.last_longer = p.tiles == nullptr || p.group_rows == 1;
   return plan;
 }

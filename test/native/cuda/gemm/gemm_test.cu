@@ -99,7 +99,8 @@ void test_quantiser() {
 
 /// Ranks that share a device launch a kernel with different amounts of shared memory, both above 48 KiB, at the same time.
 void test_threads(WeightStore& store) {
-  constexpr int kRows[] = {4, 8}, kTimes = 500;
+  constexpr int kRows[] = {4, 8};
+  const int times = brief ? 20 : 500;  // launches of two threads take racecheck minutes
   const Problem problem(store, WeightFormat::kFp8Block128, 8, 128, 4096);
   std::array<int, 2> launched{};
   std::array<std::thread, 2> threads;
@@ -108,7 +109,7 @@ void test_threads(WeightStore& store) {
       try {
         const DeviceArray<float> y(size_t{8} * 128);
         const GemmParams p = problem.params(kRows[i], y.get(), true, {.quantise = true});
-        for (; launched[i] < kTimes; ++launched[i]) cuda::run_gemm(p);
+        for (; launched[i] < times; ++launched[i]) cuda::run_gemm(p);
         sync("two threads");
       } catch (const Error& error) {
         std::printf("  %s\n", error.what());
@@ -116,7 +117,7 @@ void test_threads(WeightStore& store) {
     });
   }
   for (std::thread& thread : threads) thread.join();
-  expect(launched[0] == kTimes && launched[1] == kTimes, "two threads launch a kernel with 4 and with 8 rows' shared memory");
+  expect(launched[0] == times && launched[1] == times, "two threads launch a kernel with 4 and with 8 rows' shared memory");
 }
 
 void test_prepared_bf16(WeightStore& store) {
