@@ -7,6 +7,7 @@
 
 #include "attention/gather.h"
 #include "attention/sparse_decode.h"
+#include "common/archs.h"
 #include "common/check.h"
 #include "common/device.h"
 #include "hyper/hyper.h"
@@ -55,9 +56,10 @@ void require_device(int device) {
   }
   check(cudaSetDevice(device), "cudaSetDevice");
   const int arch = device_info().arch;
-  if (arch != 90 && arch != 120 && arch != 121) {
+  if (!has_kernels(kBuiltArchs, arch)) {
     throw Error(ErrorCode::kUnsupported, "CUDA device " + std::to_string(device) + " is sm_" + std::to_string(arch) +
-                                             "; this build has kernels for sm_90, sm_120 and sm_121");
+                                             "; this build has kernels for " + std::string(kBuiltArchs) +
+                                             " (TWELVEX_CUDA_ARCHS)");
   }
 }
 

@@ -3,6 +3,7 @@
 #include "attention/sparse_decode.h"
 #include "attention/sparse_prefill.h"
 #include "check.h"
+#include "common/archs.h"
 #include "common/device.h"
 #include "hyper/hyper_cluster.h"
 #include "indexer/indexer.h"
@@ -177,4 +178,13 @@ TEST("the router of few tokens is one cluster where the device runs clusters") {
   route.experts = 256;
   gate.clusters = false;
   CHECK(!takes_cluster(gate, route));
+}
+
+TEST("a build has kernels for the architectures that it was asked for, and for no other") {
+  CHECK(has_kernels("90a,120a,121a", 90));
+  CHECK(has_kernels("90a,120a,121a", 121));
+  CHECK(!has_kernels("90a,120a", 121));
+  CHECK(!has_kernels("90a,120a,121a", 89));
+  CHECK(!has_kernels("120a", 12));
+  CHECK(!has_kernels("", 90));
 }
