@@ -28,7 +28,7 @@ case "$ARCH" in
   *) echo "no kernels for sm_$ARCH: they are written for sm_90a (H100, H200), sm_120a (RTX 50, RTX PRO 6000) and sm_121a (DGX Spark)" >&2; exit 1 ;;
 esac
 mkdir -p "$build"
-flags="-std=c++20 -O3 -lineinfo -Xcompiler -fPIC --expt-relaxed-constexpr -Inative -Inative/cuda -Itest/native/cuda -Itest/native -gencode=arch=compute_$ARCH,code=sm_$ARCH -DTWELVEX_VERSION=\"gpu-tests\""
+flags="-std=c++20 -O3 -lineinfo -Xcompiler -fPIC --expt-relaxed-constexpr -Inative -Inative/cuda -Itest/native/cuda -Itest/native -gencode=arch=compute_$ARCH,code=sm_$ARCH -DTWELVEX_VERSION=\"gpu-tests\" -DTWELVEX_CUDA_ARCHS=\"$ARCH\""
 [ -n "$sanitize" ] && flags="$flags -DTWELVEX_RACECHECK" && build="$build-sanitize" && mkdir -p "$build"
 export build flags
 

@@ -56,9 +56,9 @@ void require_device(int device) {
   }
   check(cudaSetDevice(device), "cudaSetDevice");
   const int arch = device_info().arch;
-  if (!has_kernels(kBuiltArchs, arch)) {
+  if (!has_kernels(TWELVEX_CUDA_ARCHS, arch)) {
     throw Error(ErrorCode::kUnsupported, "CUDA device " + std::to_string(device) + " is sm_" + std::to_string(arch) +
-                                             "; this build has kernels for " + std::string(kBuiltArchs) +
+                                             "; this build has kernels for " TWELVEX_CUDA_ARCHS
                                              " (TWELVEX_CUDA_ARCHS)");
   }
 }

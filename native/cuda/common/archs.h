@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Which architectures a build has kernels for.
+// Whether a build has kernels for a device.
 #pragma once
 
 #include <charconv>
@@ -7,14 +7,7 @@
 
 namespace twelvex::cuda {
 
-/// As the build was asked: "90a,120a,121a" or some of them.
-#ifdef TWELVEX_CUDA_ARCHS
-inline constexpr std::string_view kBuiltArchs = TWELVEX_CUDA_ARCHS;
-#else
-inline constexpr std::string_view kBuiltArchs = "90a,120a,121a";
-#endif
-
-/// Whether `archs` names sm_`arch`. Kernels of one architecture run on no other.
+/// Whether `archs` ("90a,120a,121a" or some of them) names sm_`arch`. Kernels of one architecture run on no other.
 inline bool has_kernels(std::string_view archs, int arch) {
   while (!archs.empty()) {
     const std::string_view name = archs.substr(0, archs.find(','));
