@@ -13,7 +13,7 @@ import type { HubProgress } from './hub.ts';
 const hubConnections = 4;
 
 /** Defaults that depend on the device; the CPU's are for the small models it can serve. */
-const deviceDefaults = {
+export const deviceDefaults = {
   cpu: { numerics: 'exact', kvCache: 'f32', maxSequences: 16, stepTokens: 512 },
   cuda: { numerics: 'served', kvCache: 'fp8', maxSequences: 64, stepTokens: 8192 },
 } as const;

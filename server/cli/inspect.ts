@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { blocksFor, inspectCheckpoint, planCache } from '../../engine/index.ts';
 import type { CheckpointReport } from '../../engine/index.ts';
 import { ConfigError, loadConfig } from '../config.ts';
+import { deviceDefaults } from '../engine-options.ts';
 import { bytes, formatBytes } from '../option-types.ts';
 import { parseArguments } from './arguments.ts';
 import { formatTable } from './table.ts';
@@ -23,8 +24,8 @@ Reads headers only, so it answers at once for checkpoints of any size.
 const blockTokens = 128;
 /** Blocks of the window that a sequence holds: the one being filled, and the one that the window reaches back into. */
 const windowBlocksHeld = 2;
-/** Step budget (the default on CUDA) and drafts that the table of what fits leaves room for. */
-const stepTokens = 8192;
+/** Step budget and drafts that the table of what fits leaves room for. */
+const { stepTokens } = deviceDefaults.cuda;
 const drafts = 2;
 const mostSequences = 4096;
 
