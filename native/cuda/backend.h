@@ -42,6 +42,7 @@ struct Scratch {
   __nv_bfloat16* draft_proj = nullptr;  // [T + R, D]
   // Not shared.
   float* scores = nullptr;              // kScoreFloats
+  uint32_t* awaited_scores = nullptr;   // [kAwaitedTokens, kAwaitedEntries] nothing is there but between two launches
   float* hyper = nullptr;
   __nv_bfloat16* hidden_quantised = nullptr;  // [kStreamTokens, D] the hidden state of few tokens, as the experts take it
   uint8_t* workspace = nullptr;         // gathered KV rows

@@ -105,6 +105,8 @@ void CudaOps::select_groups(const DeviceBatch& b, IndexScoreParams p, TopkParams
     p.groups = {b.groups.first + first, b.groups.count + first, next - first};
     p.first_token = top.first_token = token;
     p.tokens = top.tokens = end - token;
+    const bool awaits = p.tokens <= kAwaitedTokens && few_score_blocks(p) > 0;
+    p.awaited = top.awaited = awaits ? scratch_.awaited_scores : nullptr;
     run_index_scores(p, queue_);
     run_topk(top, queue_);
     first = next;

@@ -5,6 +5,9 @@
 // Every thread block of a kernel launched by launch_dependent calls wait_for_previous_kernel, and lets the next kernel start only
 // then. So what comes later in the stream is behind all that came before, and what the kernel before the previous one wrote may
 // be read without waiting.
+//
+// A kernel that takes single words as the one before writes them (indexer/topk.cu) may let the next one start sooner, but waits
+// before it ends. What is behind it may then read early only what the kernel before both had waited for.
 #pragma once
 
 #include <cuda_runtime.h>

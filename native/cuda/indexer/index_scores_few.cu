@@ -182,7 +182,12 @@ __global__ void __launch_bounds__(kThreads) index_scores_few_kernel(const __grid
       for (int i = 0; i < 8; ++i) sums[i] += others[i];
     }
     const float score = sum_heads(sums, lane) * scale;
-    if (first + own < visible) p.scores[blockIdx.y * p.stride + first + own] = score;
+    if (first + own >= visible) continue;
+    if (p.awaited != nullptr && visible <= kAwaitedEntries) {
+      const uint32_t word = __float_as_uint(score);
+      p.awaited[blockIdx.y * kAwaitedEntries + first + own] = word == kNotThere ? word >> 1 : word;
+    }
+    p.scores[blockIdx.y * p.stride + first + own] = score;
   }
 }
 

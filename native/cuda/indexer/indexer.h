@@ -16,6 +16,11 @@ inline constexpr int kScoreGroup = 16;   // tokens that share a block's entries
 inline constexpr int kScoreTile = 256;   // entries of a block
 inline constexpr int kFewScoreTile = 64; // entries of a block and one token
 
+/// Scores of few tokens go from launch to launch without waiting for the first one's end: who writes a word replaces kNotThere,
+/// who reads it puts that back.
+inline constexpr uint32_t kNotThere = 0xffffffffu;  // a NaN that no product gives
+inline constexpr int kAwaitedTokens = 4, kAwaitedEntries = 4096;  // tokens that see more entries wait as ever
+
 /// Tokens of one batch row that are scored together: [first, first + count), count <= kScoreGroup.
 struct ScoreGroups {
   const int32_t* first = nullptr;  // [groups]
@@ -39,6 +44,7 @@ struct IndexScoreParams {
   int multiprocessors = 1;
   float* scores = nullptr;               // [tokens of the groups, stride]
   int64_t stride = 0;                    // >= entries any of these tokens sees
+  uint32_t* awaited = nullptr;           // [kAwaitedTokens, kAwaitedEntries] where few_score_blocks() > 0, for run_topk behind it
 };
 
 /// Whether index queries are rounded to e4m3, with a scale a head, and scored on FP8 tensor cores: served numerics, fp8 rows, an
@@ -69,6 +75,7 @@ struct TopkParams {
   int topk = 0;                    // K <= 2048
   const float* scores = nullptr;   // [tokens, stride]; not read for tokens that see at most K entries
   int64_t stride = 0;              // a multiple of four
+  uint32_t* awaited = nullptr;     // those of run_index_scores, the launch before this one; else null
   int32_t* selection = nullptr;    // [T, K], ascending, -1 padded
 };
 

@@ -5,6 +5,9 @@
 // largest key, or as much of it as tells which keys are kept. Then every thread counts what it keeps of its four neighbouring
 // entries, and with the counts of the threads before it knows the places of those. Equal scores go to the lower entry, so the
 // result is ascending, exact and the same on every run. The first 4,096 scores stay in registers.
+//
+// Few tokens' scores are read as they come, while the launch that writes them still runs (indexer.h): from their last store to
+// the first digit it takes less than the end of that launch and the loads behind it.
 #include "arch/dependent_launch.cuh"
 #include "common/reduce.cuh"
 #include "indexer/indexer.h"
@@ -18,6 +21,7 @@ constexpr int kWarps = kThreads / 32;
 constexpr int kBins = 2048;
 constexpr int kOwn = 4;                    // neighbouring entries of a thread
 constexpr int kStretch = kThreads * kOwn;  // entries of a block at once; the first ones stay in registers, others are read again
+static_assert(kAwaitedEntries <= kStretch);
 static_assert(kWarps == 32 && kBins == 2 * kThreads);  // lanes stand for warps; a thread clears two bins
 
 struct SmemPlan {
@@ -35,9 +39,10 @@ __device__ __forceinline__ uint32_t order_key(float score) {
 
 class TopSelect {
  public:
-  /// `token_scores`: aligned to 16 bytes, with room for a multiple of four.
-  __device__ __forceinline__ TopSelect(SmemPlan& smem, const float* token_scores, int count)
-      : s(smem), scores(token_scores), visible(count) {}
+  /// `token_scores`: aligned to 16 bytes, with room for a multiple of four; so are those that are awaited instead, no more than
+  /// kStretch, or null.
+  __device__ __forceinline__ TopSelect(SmemPlan& smem, const float* token_scores, uint32_t* awaited_scores, int count)
+      : s(smem), scores(token_scores), awaited(awaited_scores), visible(count) {}
 
   /// A barrier must follow.
   __device__ __forceinline__ static void clear(SmemPlan& s) {
@@ -47,7 +52,7 @@ class TopSelect {
   /// Calls keep(place, entry) for the `k` best of more than `k` entries, each by some thread.
   template <class Keep>
   __device__ __forceinline__ void choose(uint32_t k, const Keep& keep) {
-    load(0, first_keys);
+    awaited != nullptr ? await(first_keys) : load(0, first_keys);
     wanted = k;
 #pragma unroll 1
     do {
@@ -85,6 +90,23 @@ class TopSelect {
     float4 v = make_float4(0, 0, 0, 0);
     if (first + own_entry() < visible) v = *reinterpret_cast<const float4*>(scores + first + own_entry());
     keys[0] = order_key(v.x), keys[1] = order_key(v.y), keys[2] = order_key(v.z), keys[3] = order_key(v.w);
+  }
+  /// The same of all entries, each once it is there, and nothing left in its place.
+  __device__ __forceinline__ void await(uint32_t (&keys)[kOwn]) const {
+    auto* const place = reinterpret_cast<uint4*>(awaited + own_entry());
+    const int own = visible - own_entry();
+    uint4 v = make_uint4(0, 0, 0, 0);
+    bool waits = own > 0;
+    while (waits) {
+      asm volatile("ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];\n"
+                   : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                   : "l"(place)
+                   : "memory");
+      waits = v.x == kNotThere || (own > 1 && v.y == kNotThere) || (own > 2 && v.z == kNotThere) || (own > 3 && v.w == kNotThere);
+    }
+    if (own > 0) *place = make_uint4(kNotThere, kNotThere, kNotThere, kNotThere);
+    keys[0] = order_key(__uint_as_float(v.x)), keys[1] = order_key(__uint_as_float(v.y));
+    keys[2] = order_key(__uint_as_float(v.z)), keys[3] = order_key(__uint_as_float(v.w));
   }
   __device__ __forceinline__ void load_again(int first, uint32_t (&keys)[kOwn]) const {
 #pragma unroll
@@ -175,6 +197,7 @@ class TopSelect {
 
   SmemPlan& s;
   const float* scores;
+  uint32_t* const awaited;
   const int visible;
   uint32_t first_keys[kOwn], prefix = 0, wanted = 0;
   int shift = 32;
@@ -187,15 +210,18 @@ __global__ void __launch_bounds__(kThreads) topk_kernel(const __grid_constant__ 
   int32_t* out = p.selection + static_cast<size_t>(token) * p.topk;
   const int visible = p.batch.token_row[token] < 0 ? 0 : (p.batch.cache_position[token] + 1) / kCsaRatio;
   __syncthreads();
-  wait_for_previous_kernel();
+  // Who awaits scores waits for the kernel before at its own end, so that what comes later is behind that all the same.
+  const bool awaits = p.awaited != nullptr && visible > p.topk && visible <= kAwaitedEntries;
+  if (!awaits) wait_for_previous_kernel();
   let_next_kernel_start();
   if (p.batch.token_row[token] < 0) return;
   if (visible <= p.topk) {
     for (int i = threadIdx.x; i < p.topk; i += kThreads) out[i] = i < visible ? i : -1;
     return;
   }
-  TopSelect select(s, p.scores + blockIdx.x * p.stride, visible);
+  TopSelect select(s, p.scores + blockIdx.x * p.stride, awaits ? p.awaited + blockIdx.x * kAwaitedEntries : nullptr, visible);
   select.choose(p.topk, [&](uint32_t place, int entry) { out[place] = entry; });
+  if (awaits) wait_for_previous_kernel();
 }
 
 }  // namespace

@@ -65,7 +65,7 @@ enum class Mode { kTest, kTime };
 void check_case(RowFormat format, bool query_fp8, int heads, int topk, const std::vector<RowSpec>& rows,
                 Mode mode = Mode::kTest) {
   const bool timed = mode == Mode::kTime;
-  const int blocks = timed ? 512 : 100;
+  const int blocks = timed ? 512 : 170;
   const FakeBatch batch(rows, 8, blocks);
   const IndexCache cache(format, blocks);
   const Groups groups = make_groups(batch);
@@ -137,6 +137,26 @@ void check_case(RowFormat format, bool query_fp8, int heads, int topk, const std
       expect(std::memcmp(got.data(), same.data(), got.size() * 4) == 0,
              std::string(text) + (processors == 0 ? ": scored by groups, the same bits" : ": in turn, the same bits"));
     }
+  }
+  if (cuda::few_score_blocks(p) > 0 && p.tokens <= cuda::kAwaitedTokens) {
+    const auto chosen = selection.download();
+    const size_t words = static_cast<size_t>(cuda::kAwaitedTokens) * cuda::kAwaitedEntries;
+    const std::vector<uint32_t> nothing(words, cuda::kNotThere);
+    const DeviceArray<uint32_t> awaited(nothing);
+    bool same = true;
+    for (int turn = 0; turn < 3; ++turn) {
+      cuda::IndexScoreParams scored = p;
+      cuda::TopkParams choice = k;
+      scored.awaited = choice.awaited = awaited;
+      scores.poison(), selection.poison();
+      cuda::run_index_scores(scored, nullptr);
+      cuda::run_topk(choice, nullptr);
+      sync("awaited scores");
+      same &= selection.download() == chosen && awaited.download() == nothing;
+      const auto kept = scores.download();
+      same &= std::memcmp(kept.data(), got.data(), got.size() * 4) == 0;
+    }
+    expect(same, std::string(text) + ": the same entries of scores that are awaited, of which nothing is left");
   }
   if (!query_fp8) {  // raw queries are rotated to the bit
     p.raw_query = true;
@@ -244,6 +264,7 @@ int main(int argc, char** argv) {
     check_case(format, query_fp8, 64, 512, {{1000, 5}});
     check_case(format, query_fp8, 64, 512, {{5000, 3}, {2047, 2}, {100, 1}});
     check_case(format, query_fp8, 40, 100, {{12000, 1}});
+    check_case(format, query_fp8, 64, 512, {{20500, 2}});
     check_case(format, query_fp8, 8, 16, {{70, 1}, {2063, 2}});
   }
   check_ties();
