@@ -124,6 +124,13 @@ void TimedOps::hyper_cross(const Batch& b, const HyperWeights& next, Array norm,
   ops_->hyper_cross(b, next, norm, output, streams, mix, hidden);
 }
 
+void TimedOps::cross_to_experts(const Batch& b, const LayerWeights& layer, Array output, Array streams, Array mix, Array hidden,
+                                Array routing) {
+  if (on_) return Ops::cross_to_experts(b, layer, output, streams, mix, hidden, routing);  // each by its own
+  ++crossings_;
+  ops_->cross_to_experts(b, layer, output, streams, mix, hidden, routing);
+}
+
 void TimedOps::project_query_kv(const Batch& b, int layer, const AttentionWeights& w, Array hidden, Array latent, Array query,
                                 Array kv) {
   mark("project_query_kv");

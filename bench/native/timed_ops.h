@@ -59,6 +59,8 @@ class TimedOps final : public Ops {
   void hyper_leave(const Batch&, Array mix, Array output, Array streams) override;
   void hyper_cross(const Batch&, const HyperWeights& next, Array norm, Array output, Array streams, Array mix,
                    Array hidden) override;
+  void cross_to_experts(const Batch&, const LayerWeights& layer, Array output, Array streams, Array mix, Array hidden,
+                        Array routing) override;
   void project_query_kv(const Batch&, int layer, const AttentionWeights&, Array hidden, Array latent, Array query,
                         Array kv) override;
   void store_window(const Batch&, int layer, Array kv) override;

@@ -156,6 +156,7 @@ void CudaOps::reserve_scratch() {
   constexpr size_t kAwaited = static_cast<size_t>(kAwaitedTokens) * kAwaitedEntries;
   scratch_.awaited_scores = allocate<uint32_t>(kAwaited, "indexer scores");
   check(cudaMemset(scratch_.awaited_scores, 0xff, kAwaited * sizeof(kNotThere)), "cudaMemset");
+  scratch_.hidden_ready = allocate<uint32_t>(1, "counters");
   scratch_.hyper = allocate<float>(hyper_scratch_floats(config_.hidden_size), "mHC sums");
   scratch_.head_rows = allocate<__nv_bfloat16>(static_cast<size_t>(max_logit_rows()) * dim, "head input");
   // Room for one sequence of any length, or for several that share a chunk while they are shorter.

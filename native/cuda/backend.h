@@ -15,6 +15,7 @@
 #include "comm/communicator.h"
 #include "comm/piece_reduction.h"
 #include "gemm/gemm.h"
+#include "moe/crossing_router.h"
 #include "moe/experts.h"
 #include "runtime/backend.h"
 #include "sampling/sampling.h"
@@ -45,6 +46,7 @@ struct Scratch {
   uint32_t* awaited_scores = nullptr;   // [kAwaitedTokens, kAwaitedEntries] nothing is there but between two launches
   float* hyper = nullptr;
   __nv_bfloat16* hidden_quantised = nullptr;  // [kStreamTokens, D] the hidden state of few tokens, as the experts take it
+  uint32_t* hidden_ready = nullptr;     // [1] counts who has written one token's hidden state, until the experts may read it
   uint8_t* workspace = nullptr;         // gathered KV rows
   int workspace_rows = 0;
   __nv_bfloat16* head_rows = nullptr;   // [N, D]
@@ -88,6 +90,8 @@ class CudaOps : public Ops {
   void hyper_leave(const Batch&, Array mix, Array output, Array streams) override;
   void hyper_cross(const Batch&, const HyperWeights& next, Array norm, Array output, Array streams, Array mix,
                    Array hidden) override;
+  void cross_to_experts(const Batch&, const LayerWeights& layer, Array output, Array streams, Array mix, Array hidden,
+                        Array routing) override;
   void project_query_kv(const Batch&, int layer, const AttentionWeights&, Array hidden, Array latent, Array query,
                         Array kv) override;
   void store_window(const Batch&, int layer, Array kv) override;
@@ -177,8 +181,10 @@ class CudaOps : public Ops {
   void begin_reductions(const Batch& batch, int first, int rows);
   /// Calls `use` (first row, rows) for all of a sub-layer's output, or for each piece of it behind the piece's sum.
   void when_reduced(const Batch& batch, const std::function<void(int, int)>& use);
-  void hyper(const Batch& batch, const HyperWeights* enter, const void* norm, const void* output, Array streams, Array mix,
-             void* hidden);
+  /// True: the token was routed, too.
+  bool hyper(const Batch& batch, const HyperWeights* enter, const void* norm, const void* output, Array streams, Array mix,
+             void* hidden, const CrossingRouterParams* router = nullptr);
+  RouteParams route_params(const Batch& batch, const MoeWeights& weights, Array routing) const;
 
   const BackendOptions options_;
   const ModelConfig& config_;
@@ -205,6 +211,7 @@ class CudaOps : public Ops {
   bool in_graph_ = false;       // this step is captured or replayed
   bool replaying_ = false;      // its operations are in the graph already
   CombineParams uncombined_;    // of few tokens on one rank, until mHC reads it: the output is not written, or in two parts
+  bool routed_early_ = false;   // while crossing: the experts, next, find their input ready before that launch ends
   LateComb late_comb_;          // of the sub-layer that mHC has entered, until comb is made
   bool gather_begun_ = false;   // the next attend of a csa layer joins the gather queue
   int overlapped_ = 0, inline_ = 0;                          // gathers of this step

@@ -9,6 +9,7 @@
 #include "elementwise/norm_rope.h"
 #include "elementwise/rows.h"
 #include "hyper/hyper.h"
+#include "hyper/hyper_cluster.h"
 #include "moe/route.h"
 #include "moe/route_cluster.h"
 #include "runtime/shard.h"
@@ -44,10 +45,11 @@ bool CudaOps::quantises_hidden(const Batch& batch) const {
   return options_.numerics == Numerics::kServed && batch.tokens <= kStreamTokens;
 }
 
-void CudaOps::hyper(const Batch& batch, const HyperWeights* enter, const void* norm, const void* output, Array streams, Array mix,
-                    void* hidden) {
-  if (replaying_) return;
+bool CudaOps::hyper(const Batch& batch, const HyperWeights* enter, const void* norm, const void* output, Array streams, Array mix,
+                    void* hidden, const CrossingRouterParams* router) {
+  if (replaying_) return false;
   HyperParams p;
+  p.tokens = batch.tokens;
   p.dim = config_.hidden_size;
   p.clusters = device_info().clusters;
   p.norm_eps = config_.rms_norm_eps;
@@ -63,11 +65,13 @@ void CudaOps::hyper(const Batch& batch, const HyperWeights* enter, const void* n
   }
   p.norm = static_cast<const float*>(norm);
   p.partial = scratch_.hyper;
+  p.ready = scratch_.hidden_ready;
   const CombineParams parts = std::exchange(uncombined_, {});
   if (p.leave) p.parts = parts;
   float* const kept = static_cast<float*>(mix.data);
   p.comb_ready = p.leave && p.late_comb && late_comb_.mix == nullptr;
   late_comb_ = p.enter && p.late_comb ? LateComb{kept, p.sinkhorn_iters, p.hc_eps} : LateComb{};
+  const bool routes = router != nullptr && takes_cluster(p);
   const auto run = [&](int first, int rows) {
     const auto row = static_cast<size_t>(first), at = row * static_cast<size_t>(p.dim);
     p.tokens = rows;
@@ -76,9 +80,10 @@ void CudaOps::hyper(const Batch& batch, const HyperWeights* enter, const void* n
     p.mix = kept + row * kHyperKept;
     if (p.enter) p.hidden = static_cast<__nv_bfloat16*>(hidden) + at;
     if (p.enter && quantises_hidden(batch)) p.hidden_quantised = scratch_.hidden_quantised;
-    run_hyper(p, queue_);
+    routes ? run_hyper_and_route(p, *router, queue_) : run_hyper(p, queue_);
   };
   p.leave ? when_reduced(batch, run) : run(0, batch.tokens);
+  return routes;
 }
 
 void CudaOps::hyper_enter(const Batch& batch, const HyperWeights& weights, Array norm, Array streams, Array mix, Array hidden) {
@@ -96,10 +101,8 @@ void CudaOps::hyper_cross(const Batch& batch, const HyperWeights& next, Array no
 
 // ---------------------------------------------------------------- experts
 
-void CudaOps::route(const Batch& batch, const MoeWeights& weights, Array hidden, Array routing) {
-  if (replaying_) return;
+RouteParams CudaOps::route_params(const Batch& batch, const MoeWeights& weights, Array routing) const {
   const BatchView& view = StepBatches::of(batch).view;
-  const MoeParams experts = expert_params(batch, weights, routing);
   RouteParams p;
   p.tokens = batch.tokens;
   p.experts = config_.num_experts;
@@ -111,8 +114,27 @@ void CudaOps::route(const Batch& batch, const MoeWeights& weights, Array hidden,
   p.token_id = view.token_id;
   p.token_row = view.token_row;
   p.ids = static_cast<int32_t*>(routing.data);
-  p.weights = reinterpret_cast<float*>(p.ids + experts.tokens * experts.picks);
+  p.weights = reinterpret_cast<float*>(p.ids + p.tokens * p.picks);
   p.stream = queue_;
+  return p;
+}
+
+void CudaOps::cross_to_experts(const Batch& batch, const LayerWeights& layer, Array output, Array streams, Array mix,
+                               Array hidden, Array routing) {
+  if (replaying_) return;
+  const MoeParams experts = expert_params(batch, layer.moe, routing);
+  const CrossingRouterParams router = {static_cast<const uint8_t*>(layer.moe.gate.data), route_params(batch, layer.moe, routing),
+                                       dispatch_of(experts)};
+  const bool fit = experts.dispatched && routes_in_crossing(router.route, router.dispatch, config_.hidden_size);
+  routed_early_ = hyper(batch, &layer.ffn_hyper, layer.ffn_norm.data, output.data, streams, mix, hidden.data,
+                        fit ? &router : nullptr);
+  if (!routed_early_) route(batch, layer.moe, hidden, routing);
+}
+
+void CudaOps::route(const Batch& batch, const MoeWeights& weights, Array hidden, Array routing) {
+  if (replaying_) return;
+  const MoeParams experts = expert_params(batch, weights, routing);
+  const RouteParams p = route_params(batch, weights, routing);
   const GateParams gate = {static_cast<const uint8_t*>(weights.gate.data), bf16_of(hidden), config_.hidden_size,
                            device_info().clusters};
   if (experts.dispatched && takes_cluster(gate, p)) return run_route_cluster(gate, p, dispatch_of(experts));
@@ -148,6 +170,10 @@ void CudaOps::run_experts(const Batch& batch, const MoeWeights& weights, Array h
   MoeParams p = expert_params(batch, weights, routing);
   p.hidden = bf16_of(hidden);
   if (quantises_hidden(batch)) p.hidden_quantised = scratch_.hidden_quantised;
+  if (std::exchange(routed_early_, false)) {
+    p.hidden_ready = scratch_.hidden_ready;
+    p.ready_count = kHyperClusterBlocks;
+  }
   p.output = bf16_of(output);
   begin_experts(p);
   if (!comm_ && p.dispatched) {  // mHC, which alone reads the output, combines it

@@ -21,7 +21,6 @@ void attention(Ops& ops, const Batch& batch, const LayerWeights& layer, const Ac
 }
 
 void experts(Ops& ops, const Batch& batch, const LayerWeights& layer, const Activations& a) {
-  ops.route(batch, layer.moe, a.hidden, a.routing);
   ops.run_experts(batch, layer.moe, a.hidden, a.routing, a.output);
   ops.all_reduce(batch, a.output);
 }
@@ -33,7 +32,7 @@ void run_layers(Ops& ops, const Batch& batch, std::span<const LayerWeights> laye
   for (size_t i = 0; i < layers.size(); ++i) {
     const LayerWeights& layer = layers[i];
     attention(ops, batch, layer, a);
-    ops.hyper_cross(batch, layer.ffn_hyper, layer.ffn_norm, a.output, streams, a.mix, a.hidden);
+    ops.cross_to_experts(batch, layer, a.output, streams, a.mix, a.hidden, a.routing);
     experts(ops, batch, layer, a);
     if (i + 1 < layers.size()) {
       const LayerWeights& next = layers[i + 1];

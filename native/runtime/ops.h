@@ -246,6 +246,13 @@ class Ops {
     hyper_enter(batch, next, norm, streams, mix, hidden);
   }
 
+  /// hyper_cross to a layer's experts, and route: one launch where fused.
+  virtual void cross_to_experts(const Batch& batch, const LayerWeights& layer, Array output, Array streams, Array mix,
+                                Array hidden, Array routing) {
+    hyper_cross(batch, layer.ffn_hyper, layer.ffn_norm, output, streams, mix, hidden);
+    route(batch, layer.moe, hidden, routing);
+  }
+
   // Attention. Order within a layer: project, store rows, compress (entries become visible to the token that completes them),
   // select, attend. `layer` names the cache layer. Weights and inputs of all of them are known with the first: a backend may do
   // parts of the later ones there.

@@ -25,7 +25,7 @@ __device__ __forceinline__ uint32_t peer_address(const void* own, uint32_t rank)
   return address;
 }
 
-/// Writes to a block's shared memory; counts as 4 (8) bytes on a barrier of that block, which has to expect them.
+/// Writes to a block's shared memory; counts as 4 (8, 16) bytes on a barrier of that block, which has to expect them.
 __device__ __forceinline__ void send(uint32_t to, uint32_t value, uint32_t barrier) {
   asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];\n" ::"r"(to), "r"(value),
                "r"(barrier)
@@ -35,6 +35,11 @@ __device__ __forceinline__ void send(uint32_t to, float value, uint32_t barrier)
 __device__ __forceinline__ void send(uint32_t to, uint2 value, uint32_t barrier) {
   asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0], {%1, %2}, [%3];\n" ::"r"(to),
                "r"(value.x), "r"(value.y), "r"(barrier)
+               : "memory");
+}
+__device__ __forceinline__ void send(uint32_t to, const uint4& value, uint32_t barrier) {
+  asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];\n" ::"r"(to),
+               "r"(value.x), "r"(value.y), "r"(value.z), "r"(value.w), "r"(barrier)
                : "memory");
 }
 

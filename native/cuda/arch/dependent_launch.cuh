@@ -24,6 +24,15 @@ __device__ __forceinline__ void wait_for_previous_kernel() { asm volatile("gridd
 /// The next kernel may start as soon as there is room for it.
 __device__ __forceinline__ void let_next_kernel_start() { asm volatile("griddepcontrol.launch_dependents;\n"); }
 
+/// By one thread: returns when the kernel before, which need not have ended, has counted that far. What it wrote before is then
+/// visible to this thread, and behind a barrier to its block.
+__device__ __forceinline__ void wait_for_count(const uint32_t* counter, uint32_t count) {
+  uint32_t now = 0;
+  do {
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];\n" : "=r"(now) : "l"(counter) : "memory");
+  } while (now < count);
+}
+
 struct LaunchShape {
   dim3 grid, block;
   size_t shared_bytes = 0;

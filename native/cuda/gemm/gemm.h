@@ -55,6 +55,10 @@ struct GemmParams {
   // The launch before this one neither writes x nor touches y: the product may begin while that one runs. First of two alone
   // (run_gemm_beside).
   bool input_ready = false;
+  // With input_ready, not null: the launch before does write x, and is done with it, and with y, when it has counted to
+  // `ready_count` here.
+  const uint32_t* ready = nullptr;
+  uint32_t ready_count = 0;
   int group_rows = 8;         // grouped: most rows of a tile
   int decode_rows = 0;        // leading rows whose bits may not depend on the batch: never on FP8 tensor cores. Dense only
   bool x_fp8 = false;         // x holds cells of fp8_cells.h behind the decode rows

@@ -375,6 +375,9 @@ struct Stream {
     if (!early) {
       wait_for_previous_kernel();
       let_next_kernel_start();
+    } else if (p.ready != nullptr) {
+      if (threadIdx.x == 0) wait_for_count(p.ready, p.ready_count);
+      __syncthreads();
     }
     const int group_floats = kUnitTiles * plan.chunk_places * kPartial;  // partial sums of a row group
     int loaded = -1;  // the key of the staged activations
@@ -429,7 +432,10 @@ void launch(const GemmParams& p, const StreamPlan& plan) {
   const auto kernel = gemm_stream_kernel<kFormat, kTilesM, kPaired, kGrouped>;
   allow_shared_bytes(kernel, plan.smem_bytes);
   const auto bytes = static_cast<size_t>(plan.smem_bytes);
-  launch_dependent({plan.grid, stream_warps(kTilesM * 8) * 32, bytes, p.stream}, kernel, p, plan);
+  LaunchShape shape = {plan.grid, stream_warps(kTilesM * 8) * 32, bytes, p.stream};
+  // What mHC's cluster takes: its blocks find room beside the last ones of wo_b.
+  if (kFormat == WeightFormat::kFp8Block128) shape.carveout = shared_carveout(164, p.arch);
+  launch_dependent(shape, kernel, p, plan);
 }
 
 }  // namespace twelvex::cuda::stream

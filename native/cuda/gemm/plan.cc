@@ -114,7 +114,9 @@ BesidePlan plan_beside(const GemmParams& first, const GemmParams& second) {
     plan.first_blocks = static_cast<int>(std::min<int64_t>(one.steps, plan.grid));
     plan.first.blocks = Divider(plan.first_blocks);
     plan.second.blocks = Divider(plan.grid);
-    if (one.steps <= plan.grid) plan.second.busy_blocks = plan.first_blocks;
+    // A first product that begins before its input is there hardly counts: who has done a step of it is not far behind those who
+    // waited for the second one's tiles (bench/results/2026-11-23-crossing-router.md).
+    if (one.steps <= plan.grid) plan.second.busy_blocks = plan.first_blocks / (first.ready != nullptr ? 8 : 1);
     return plan;
   }
   plan.grid = static_cast<int>(std::min(one.steps + other.steps, most));

@@ -43,6 +43,7 @@ struct HyperParams {
   __nv_bfloat16* hidden = nullptr;      // enter: [T, D]
   __nv_bfloat16* hidden_quantised = nullptr;  // enter: [T, D], rounded to FP8 per 128 columns (quantise.h); null: not wanted
   float* partial = nullptr;             // scratch, hyper_scratch_floats()
+  uint32_t* ready = nullptr;            // [1] crossing in a cluster clears it; run_hyper_and_route, behind that, counts
 };
 
 /// Logits of comb, for a launch behind `enter` that has time.

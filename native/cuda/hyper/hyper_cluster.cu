@@ -6,6 +6,7 @@
 //   first exchange    sums of a slice go to every block (those of pre, and the squares) or to block t (the others of token t)
 //   finish            a warp a token: collapsed input of its 256 dims; squares go to every block, the second exchange; norm
 //   keep              block t, beside that: post, and comb's logits
+//   route             one token to the experts: crossing_router.cuh
 // A block waits for what others send on barriers that count its bytes. Nobody reads another block's memory, so a block may end
 // when it has received everything. All additions are in the order of hyper.cu's kernels.
 #include "hyper/hyper_cluster.h"
@@ -19,6 +20,7 @@
 #include "gemm/quantise.cuh"
 #include "hyper/hyper_math.cuh"
 #include "moe/combine.cuh"
+#include "moe/crossing_router.cuh"
 #include "moe/route.h"
 
 namespace twelvex::cuda {
@@ -36,6 +38,8 @@ constexpr int kShared = kStreams + 1;          // sums that every block needs: t
 constexpr int kOwn = kHyperKept;               // sums that one block needs
 constexpr int kHeld = 1;                       // of a warp's steps of fn in registers: reading it from shared memory takes longer
 constexpr int kShelved = kFnSteps - kHeld;
+// Fn but for its first step, where sums go, makes room for the router.
+static_assert(sizeof(uint4[kShelved - 1][kSliceWarps][kFnVectors][32]) >= sizeof(CrossingRouter::Room));
 static_assert(kDim == kHyperClusterDim && kHyperClusterTokens * kStreams <= kWarps);
 
 struct alignas(16) TokenSmem {
@@ -59,7 +63,15 @@ struct alignas(128) ClusterSmem {
   uint64_t fn_there, sums_there, norms_there, own_there;
 };
 
-size_t shared_bytes(int tokens) { return sizeof(ClusterSmem) + static_cast<size_t>(tokens) * sizeof(TokenSmem); }
+__host__ __device__ constexpr size_t shared_bytes(int tokens, bool routes) {
+  const size_t own = sizeof(ClusterSmem) + static_cast<size_t>(tokens) * sizeof(TokenSmem);
+  return routes ? (own + 127) / 128 * 128 + sizeof(CrossingRouter::Smem) : own;
+}
+
+/// Who sees the count sees what this thread has seen written.
+__device__ __forceinline__ void count_up(uint32_t* counter) {
+  asm volatile("red.release.gpu.global.add.u32 [%0], 1;\n" ::"l"(counter) : "memory");
+}
 
 /// One block's view.
 struct Cluster {
@@ -282,8 +294,8 @@ struct Cluster {
     }
   }
 
-  /// A token's input, by a warp: collapsed, normalised, stored.
-  __device__ void finish(int token, float base, float scale) const {
+  /// A token's input, by a warp: collapsed, normalised, sent to the router, stored.
+  __device__ void finish(int token, float base, float scale, const CrossingRouter* router) const {
     uint4 vector[kStreams];
 #pragma unroll
     for (int j = 0; j < kStreams; ++j) vector[j] = *reinterpret_cast<const uint4*>(shared_at(token, j));
@@ -330,10 +342,15 @@ struct Cluster {
     for (int i = 0; i < 8; ++i) v[i] *= factor * w[i];
     const uint4 packed = pack_bf16x8(v);
     const size_t at = static_cast<size_t>(token) * kDim + dim;
+    if (router) router->send_hidden(dim, packed);
     *reinterpret_cast<uint4*>(p.hidden + at) = packed;
-    if (p.hidden_quantised == nullptr) return;
-    const float amax = warp_max<16>(amax_bf16x8(packed));
-    *reinterpret_cast<uint4*>(p.hidden_quantised + at) = requantise_bf16x8(packed, activation_scale(amax));
+    if (p.hidden_quantised != nullptr) {
+      const float amax = warp_max<16>(amax_bf16x8(packed));
+      *reinterpret_cast<uint4*>(p.hidden_quantised + at) = requantise_bf16x8(packed, activation_scale(amax));
+    }
+    if (router == nullptr) return;
+    __syncwarp();
+    if (lane == 0) count_up(p.ready);
   }
 };
 
@@ -344,10 +361,13 @@ constexpr int kBlocksPerMultiprocessor = 2;
 constexpr int kBlocksPerMultiprocessor = 1;
 #endif
 
+template <bool kRoutes>
 __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
-    hyper_cluster_kernel(const __grid_constant__ HyperParams p) {
+    hyper_cluster_kernel(const __grid_constant__ HyperParams p, const __grid_constant__ CrossingRouterParams router_params) {
   extern __shared__ __align__(128) uint8_t shared[];
   Cluster c(p, shared);
+  CrossingRouter router(router_params, shared + shared_bytes(1, true) - sizeof(CrossingRouter::Smem), c.s.fn[0][1], c.rank);
+  if constexpr (kRoutes) router.init_barriers();
   c.begin();
   const int warp = c.warp, lane = c.lane;
   uint4 held[kHeld][kFnVectors];
@@ -376,6 +396,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
   }
   wait_for_previous_kernel();
   let_next_kernel_start();
+  if (!kRoutes && p.ready != nullptr && c.rank == 0 && threadIdx.x == 0) *p.ready = 0;
   if (p.parts.picks > 0) {
     c.combine();
     __syncthreads();
@@ -389,6 +410,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
   }
   cp_async_wait_all();
   __syncthreads();
+  if (kRoutes) router.fetch();
   float acc[2][4] = {};
   c.multiply(held, acc);
   if (warp < p.tokens) c.sum_squares(warp);
@@ -398,18 +420,38 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
   if (threadIdx.x < p.tokens * Cluster::kSends) c.send_sum(sum);
 #pragma unroll 1
   for (int i = threadIdx.x + kThreads; i < p.tokens * Cluster::kSends; i += kThreads) c.send_sum(c.sum_of(i));
-  if (warp < p.tokens) c.finish(warp, base, scale);
-  if (warp == kWarps - 1 && c.rank < p.tokens) c.keep_mix();
+  if constexpr (kRoutes) {
+    router.hold();
+    if (warp == 0) {
+      c.finish(0, base, scale, &router);
+      router.hold_first();
+    } else if (warp == CrossingRouter::kChooser) {
+      router.look_up();
+    } else if (warp == kWarps - 1 && c.rank == 0) {
+      c.keep_mix();
+    }
+    router.run();
+  } else {
+    if (warp < p.tokens) c.finish(warp, base, scale, nullptr);
+    if (warp == kWarps - 1 && c.rank < p.tokens) c.keep_mix();
+  }
+}
+
+template <bool kRoutes>
+void run(const HyperParams& p, const CrossingRouterParams& router, cudaStream_t queue) {
+  const auto kernel = hyper_cluster_kernel<kRoutes>;
+  allow_shared_bytes(kernel, static_cast<int>(shared_bytes(kRoutes ? 1 : kHyperClusterTokens, kRoutes)));
+  const LaunchShape shape = {.grid = kBlocks, .block = kThreads, .shared_bytes = shared_bytes(p.tokens, kRoutes), .stream = queue,
+                             .cluster = kBlocks, .carveout = shared_carveout(164, kClusterArch)};
+  launch_dependent(shape, kernel, p, router);
 }
 
 }  // namespace
 
-void run_hyper_cluster(const HyperParams& p, cudaStream_t queue) {
-  const size_t bytes = shared_bytes(p.tokens);
-  allow_shared_bytes(hyper_cluster_kernel, static_cast<int>(shared_bytes(kHyperClusterTokens)));
-  const LaunchShape shape = {.grid = kBlocks, .block = kThreads, .shared_bytes = bytes, .stream = queue, .cluster = kBlocks,
-                             .carveout = shared_carveout(164, kClusterArch)};
-  launch_dependent(shape, hyper_cluster_kernel, p);
+void run_hyper_cluster(const HyperParams& p, cudaStream_t queue) { run<false>(p, {}, queue); }
+
+void run_hyper_and_route(const HyperParams& p, const CrossingRouterParams& router, cudaStream_t queue) {
+  run<true>(p, router, queue);
 }
 
 }  // namespace twelvex::cuda

@@ -194,6 +194,8 @@ GemmParams shared_gate_up(const MoeParams& p, const Input& input) {
   g.x_ordered = input.ordered;
   g.quantised = p.workspace.quantised;
   g.input_ready = p.tokens <= 8;
+  g.ready = p.hidden_ready;
+  g.ready_count = p.ready_count;
   g.paired = true;
   g.limit = p.limit;
   g.num_segments = 2;

@@ -53,6 +53,8 @@ struct MoeParams {
   const MoeWeights* weights = nullptr;
   const __nv_bfloat16* hidden = nullptr;   // [T, D]
   const __nv_bfloat16* hidden_quantised = nullptr;  // the same quantised, where it is there already
+  const uint32_t* hidden_ready = nullptr;  // the launch that routes writes both meanwhile, and counts here (GemmParams::ready)
+  uint32_t ready_count = 0;
   const int32_t* ids = nullptr;            // [T, K]
   const float* routing = nullptr;          // [T, K]
   __nv_bfloat16* output = nullptr;         // [T, D]

@@ -144,7 +144,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     for (int i = threadIdx.x; i < p.tokens * kExperts; i += kThreads) {
       const int t = i / kExperts, to = i / kCellRows % kBlocks, e = i % kCellRows;
       const float score = sqrt_softplus(total(s, t, e));
-      const uint32_t key = max(ordered_key(score + bias), 1u);
+      const uint32_t key = choice_key(score + bias);
       send(peer_address(&s.scored[t][rank * kCellRows + e], to), make_uint2(key, __float_as_uint(score)),
            peer_address(&s.scored_there, to));
     }

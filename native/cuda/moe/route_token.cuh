@@ -12,19 +12,19 @@ namespace twelvex::cuda {
 
 __device__ __forceinline__ float sqrt_softplus(float x) { return sqrtf(x > 20.0f ? x : log1pf(expf(x))); }
 
-/// Lane k gets the expert of pick k: the largest score(e) + bias[e], ties to the lower id. Experts are spread over the lanes,
-/// kPerLane each; scores as ordered integers, of which a warp finds the largest in one instruction.
-template <int kPerLane, class Score>
-__device__ __forceinline__ int choose_experts(const RouteParams& p, const Score& score) {
+/// score(e) + bias[e] as an integer of the same order; 0: no expert, or taken.
+__device__ __forceinline__ uint32_t choice_key(float biased) { return max(ordered_key(biased), 1u); }
+
+/// Lane k gets the expert of pick k: the largest key, ties to the lower id. Experts are spread over the lanes, kPerLane each;
+/// key(i): of expert 32 i + lane, of which a warp finds the largest in one instruction.
+template <int kPerLane, class Key>
+__device__ __forceinline__ int choose_experts(int picks, const Key& key) {
   const int lane = threadIdx.x % 32;
-  uint32_t keys[kPerLane];  // 0: no expert, or taken
+  uint32_t keys[kPerLane];
 #pragma unroll
-  for (int i = 0; i < kPerLane; ++i) {
-    const int e = i * 32 + lane;
-    keys[i] = e < p.experts ? max(ordered_key(score(e) + p.bias[e]), 1u) : 0;
-  }
+  for (int i = 0; i < kPerLane; ++i) keys[i] = key(i);
   int mine = -1;
-  for (int k = 0; k < p.picks; ++k) {
+  for (int k = 0; k < picks; ++k) {
     uint32_t top = 0;
 #pragma unroll
     for (int i = 0; i < kPerLane; ++i) top = max(top, keys[i]);
@@ -58,8 +58,12 @@ __device__ __forceinline__ void route_token(const RouteParams& p, int token, con
   if (p.table != nullptr) {
     if (lane < p.picks) my_id = p.table[static_cast<int64_t>(p.token_id[token]) * p.picks + lane];
   } else {
-    my_id = p.experts <= kMaxExperts / 2 ? choose_experts<kMaxExperts / 64>(p, score)
-                                         : choose_experts<kMaxExperts / 32>(p, score);
+    const auto key = [&](int i) {
+      const int e = i * 32 + lane;
+      return e < p.experts ? choice_key(score(e) + p.bias[e]) : 0;
+    };
+    my_id = p.experts <= kMaxExperts / 2 ? choose_experts<kMaxExperts / 64>(p.picks, key)
+                                         : choose_experts<kMaxExperts / 32>(p.picks, key);
   }
   const float mine = my_id >= 0 ? score(my_id) : 0;
   float total = 0;

@@ -32,8 +32,8 @@ class FaultyOps : public cuda::CudaOps {
  public:
   explicit FaultyOps(const BackendOptions& options) : CudaOps(options) {}
 
-  void route(const Batch& batch, const MoeWeights& weights, Array hidden, Array routing) override {
-    CudaOps::route(batch, weights, hidden, routing);
+  void run_experts(const Batch& batch, const MoeWeights& weights, Array hidden, Array routing, Array output) override {
+    CudaOps::run_experts(batch, weights, hidden, routing, output);
     if (options_.shape.rank == 0 || batch.pass > 0) return;
     const Fault now = fault;
     if (now == Fault::kOutOfMemory) cuda::device_alloc(size_t{1} << 50, "an injected buffer");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// mHC, its head, norms with rotary embedding, against double precision; --bench: GB/s.
+// mHC, its head, norms with rotary embedding, against double precision; the router of a token that crosses. --bench: GB/s.
 #include "hyper/hyper_cluster.h"
 
 #include <deque>
@@ -7,9 +7,12 @@
 #include "common/device.h"
 #include "elementwise/norm_rope.h"
 #include "gemm/fp8_cells.h"
+#include "gemm/gemm_reference.h"
 #include "gemm/quantise.h"
+#include "moe/routed_arrays.h"
 #include "runtime/model_config.h"
 #include "support.h"
+#include "weights.h"
 
 using namespace twelvex;
 using namespace twelvex::test;
@@ -243,6 +246,87 @@ void check_parts(int tokens, int picks) {
          std::to_string(tokens) + " tokens leave with the rows of " + std::to_string(picks) + " experts as with their sum");
 }
 
+/// A token that crosses and is routed in one launch leaves what crossing, product, router and dispatch leave.
+void check_router(bool table, int row) {
+  constexpr int kDim = cuda::kCrossingCols, kExperts = cuda::kCrossingExperts, kPicks = 6, kTokens = 100;
+  if (!cuda::device_info().clusters) {
+    std::printf("  SKIPPED: the router of a token that crosses in a cluster, for which this device has no room\n");
+    return;
+  }
+  const HostMatrix gate(WeightFormat::kBF16, kExperts, kDim);
+  cuda::WeightStore store(nullptr);
+  const Linear weights = store.linear(gate.view());
+  store.finish();
+  std::vector<int32_t> entries(static_cast<size_t>(kTokens) * kPicks);
+  for (int32_t& entry : entries) entry = below(kExperts);
+  const int token = below(kTokens);
+  entries[static_cast<size_t>(token) * kPicks + 4] = entries[static_cast<size_t>(token) * kPicks + 1];  // one twice
+  const DeviceArray<int32_t> d_table(entries), token_id(std::vector<int32_t>{token}), token_row(std::vector<int32_t>{row});
+  const DeviceArray<float> logits(kExperts), bias(random_f32(kExperts, 0.3f));
+  const RoutedArrays out(kPicks, kExperts);
+  const Weights w(kDim);
+  const auto streams = random_bf16(4 * kDim), output = random_bf16(kDim);
+  const auto kept = random_f32(20);
+  struct Left {
+    Routed routed;
+    std::vector<__nv_bfloat16> streams, hidden, quantised;
+    std::vector<float> mix;
+    uint32_t ready;
+  };
+  const auto cross = [&](bool together) {
+    const DeviceArray<__nv_bfloat16> state(streams), d_output(output), hidden(kDim), quantised(kDim);
+    const DeviceArray<float> mix(kept);
+    const DeviceArray<uint32_t> ready(std::vector<uint32_t>{77});
+    cuda::HyperParams p = w.params(1);
+    p.enter = p.late_comb = true;
+    p.streams = state;
+    p.mix = mix;
+    p.hidden = hidden;
+    p.ready = ready;
+    cuda::run_hyper(p, nullptr);  // into attention: clears the count
+    p.leave = true;
+    p.output = d_output;
+    p.hidden_quantised = quantised;
+    const cuda::RouteParams route = {.tokens = 1, .experts = kExperts, .picks = kPicks, .scale = 1.5f, .logits = logits,
+                                     .bias = table ? nullptr : bias.get(), .table = table ? d_table.get() : nullptr,
+                                     .token_id = token_id, .token_row = token_row, .ids = out.ids, .weights = out.weights};
+    cuda::DispatchParams dispatch = out.dispatch(kPicks);
+    dispatch.tile_rows = 1;
+    hidden.poison(), quantised.poison();
+    Left left;
+    left.routed = out.after([&] {
+      if (together) {
+        return cuda::run_hyper_and_route(p, {static_cast<const uint8_t*>(weights.data), route, dispatch}, nullptr);
+      }
+      cuda::run_hyper(p, nullptr);
+      cuda::GemmParams gemm;
+      gemm.format = WeightFormat::kBF16;
+      gemm.rows = 1;
+      gemm.cols = gemm.ldx = kDim;
+      gemm.arch = wide_arch();
+      gemm.num_sms = cuda::device_info().multiprocessors;
+      gemm.num_segments = 1;
+      gemm.segments[0] = {.weights = static_cast<const uint8_t*>(weights.data), .x = hidden, .y = logits, .rows = kExperts,
+                          .ldy = kExperts, .f32 = true};
+      cuda::run_gemm(gemm);
+      cuda::run_route_and_dispatch(route, dispatch);
+    });
+    left.streams = state.download(), left.hidden = hidden.download(), left.quantised = quantised.download();
+    left.mix = mix.download(), left.ready = ready.download()[0];
+    return left;
+  };
+  const Left apart = cross(false);
+  Left at_once = cross(true);
+  at_once.routed.begin = apart.routed.begin;  // is not left: nobody reads it
+  const auto same = [](const auto& a, const auto& b) { return std::memcmp(a.data(), b.data(), a.size() * sizeof(a[0])) == 0; };
+  const std::string what = std::string(table ? "by table" : "by score") + (row < 0 ? ", padding" : "");
+  expect(apart.ready == 0 && at_once.ready == cuda::kHyperClusterBlocks, "crossing clears the count, routing counts: " + what);
+  expect(same(apart.streams, at_once.streams) && same(apart.hidden, at_once.hidden) && same(apart.mix, at_once.mix) &&
+             same(apart.quantised, at_once.quantised),
+         "a token that is routed meanwhile crosses to the same bits, " + what);
+  expect(apart.routed == at_once.routed, "a token that crosses goes to the same experts, " + what);
+}
+
 void check_head(int dim_i) {
   const size_t dim = dim_i;
   const auto streams = random_bf16(9 * 4 * dim);
@@ -423,6 +507,8 @@ int main(int argc, char** argv) {
     for (const int tokens : {1, 5, 16, 40}) check_parts<1024>(tokens, picks);
     for (const int tokens : cases({3, 1, 4}, 1)) check_parts<4096>(tokens, picks);
   }
+  for (const bool table : {false, true}) check_router(table, 0);
+  if (!brief) check_router(false, -1), check_router(true, -1);
   check_rows();
   check_head(128);
   check_head(4096);

@@ -195,8 +195,10 @@ TEST("group tiles follow the average number of rows an expert has") {
 }
 
 TEST("products of few rows run side by side, each with the blocks that its bytes need") {
-  const auto both = [](int tokens) {
+  const auto both = [](int tokens, bool early = false, const uint32_t* ready = nullptr) {
     GemmParams shared = dense(WeightFormat::kFp8Block128, tokens, 4096, {1024, 1024});
+    shared.input_ready = early;
+    shared.ready = ready;
     GemmParams experts = grouped(tokens, 6, 256, 4096, 1024);
     experts.segments[experts.num_segments++].rows = 1024;
     experts.paired = shared.paired = true;
@@ -207,6 +209,10 @@ TEST("products of few rows run side by side, each with the blocks that its bytes
   CHECK_EQ(one.grid, 264);
   CHECK_EQ(one.first_blocks, 64);  // 64 units of 132 KB and 384 of 70: one and two a block
   CHECK(both(8).first_blocks > 0 && both(8).first_blocks < one.first_blocks);
+  const uint32_t count = 0;
+  CHECK_EQ(both(1).second.busy_blocks, 0);
+  CHECK_EQ(both(1, true).second.busy_blocks, 64);         // have done a step when the others begin
+  CHECK_EQ(both(1, true, &count).second.busy_blocks, 8);  // begun sooner, it hardly counts
   CHECK_EQ(both(9).grid, 0);  // the shared expert takes tiles
   GemmParams first = dense(WeightFormat::kFp8Block128, 1, 1024, {4096}), second = grouped(1, 6, 256, 1024, 4096);
   CHECK_EQ(plan_beside(first, second).grid, 132);

@@ -53,7 +53,10 @@ struct Inputs {
   const int32_t* ids;
   const float* routing;
   const bf16* quantised = nullptr;  // x, where it is wanted
+  const uint32_t* ready = nullptr;  // counts to kReady when x is there
 };
+
+constexpr uint32_t kReady = 3;
 
 std::vector<float> run(const MoeWeights& weights, cuda::MoeShape shape, const Inputs& in, Mode mode, int decode_tokens = 0) {
   const int tokens = shape.tokens;
@@ -69,6 +72,8 @@ std::vector<float> run(const MoeWeights& weights, cuda::MoeShape shape, const In
                      .weights = &weights,
                      .hidden = in.x,
                      .hidden_quantised = in.quantised,
+                     .hidden_ready = in.ready,
+                     .ready_count = kReady,
                      .ids = in.ids,
                      .routing = in.routing,
                      .output = y,
@@ -156,6 +161,8 @@ void test_experts(const Layer& layer, int tokens, Mode mode) {
     cuda::run_quantise({.rows = tokens, .cols = layer.hidden, .ldx = layer.hidden, .x = d_x, .y = quantised});
     sync("run_quantise");
     expect(run(layer, tokens, {d_x, d_ids, d_routing, quantised}, mode) == y, "  an input quantised before gives the same bits");
+    const DeviceArray<uint32_t> ready(std::vector<uint32_t>{kReady});
+    expect(run(layer, tokens, {d_x, d_ids, d_routing, quantised, ready}, mode) == y, "  so does one whose count is awaited");
   }
   for (const int fewer : {1, 3, tokens / 3}) {
     if (fewer == 0 || fewer >= tokens) continue;

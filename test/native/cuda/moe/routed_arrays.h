@@ -58,7 +58,8 @@ struct RoutedArrays {
     Routed r = {ids.download(), token.download(), row.download(), begin.download(), weights.download(), weight.download(),
                 tiles.download()};
     r.tiles.resize(static_cast<size_t>(count.download()[0]));
-    const auto sorted = static_cast<size_t>(r.begin[static_cast<size_t>(experts)]);  // what is behind was not written
+    const auto sorted = static_cast<size_t>(std::count_if(r.row.begin(), r.row.end(), [](int32_t row) { return row >= 0; }));
+    // What is behind was not written.
     r.token.resize(sorted), r.weight.resize(sorted);
     return r;
   }
