@@ -98,7 +98,7 @@ export class GrammarService {
       const result = await this.hostThread().request({ kind: 'step', rows }, { timeLimitMs: STEP_LIMIT_MS });
       if (result !== undefined) return result;
     } catch {
-      this.host = undefined;
+      // A thread that is lost is replaced when it is needed next; one that goes on has the matchers of others.
     }
     const words = Math.ceil(this.setup.vocabSize / 32);
     const total = rows.reduce((sum, row) => sum + 1 + row.drafts.length, 0);

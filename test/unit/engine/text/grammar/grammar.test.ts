@@ -315,6 +315,15 @@ test('tokens that do not fit mark their matcher as failed, and only that one', a
 
 // ---------------------------------------------------------------- hostile input
 
+test('a step that breaks costs its own rows, not the matchers of others', async () => {
+  const grammar = await service.compile({ kind: 'choice', choices: ['yes', 'no'] }, 'x');
+  const [broken, other] = [await service.open(grammar), await service.open(grammar)];
+  const step = await service.step([{ matcher: broken, accepted: null as unknown as number[], drafts: [] }]);
+  assert.deepEqual(step.failed, [broken]);
+  assert.ok(step.masks.every((word) => word === 0xffffffff));
+  assert.deepEqual((await service.step([{ matcher: other, accepted: [], drafts: [] }])).failed, []);
+});
+
 test('what a grammar cannot be made of is refused with the reason', async () => {
   await refused(schemaSpec({ type: 'hiccup' }), /#: unknown type "hiccup"/);
   await refused(
