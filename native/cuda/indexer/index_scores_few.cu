@@ -185,7 +185,8 @@ __global__ void __launch_bounds__(kThreads) index_scores_few_kernel(const __grid
     if (first + own >= visible) continue;
     if (p.awaited != nullptr && visible <= kAwaitedEntries) {
       const uint32_t word = __float_as_uint(score);
-      p.awaited[blockIdx.y * kAwaitedEntries + first + own] = word == kNotThere ? word >> 1 : word;
+      uint32_t* const place = p.awaited + blockIdx.y * kAwaitedEntries + first + own;
+      asm volatile("st.relaxed.gpu.global.u32 [%0], %1;\n" ::"l"(place), "r"(word == kNotThere ? word >> 1 : word) : "memory");
     }
     p.scores[blockIdx.y * p.stride + first + own] = score;
   }
