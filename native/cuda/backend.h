@@ -184,6 +184,7 @@ class CudaOps : public Ops {
   /// True: the token was routed, too.
   bool hyper(const Batch& batch, const HyperWeights* enter, const void* norm, const void* output, Array streams, Array mix,
              void* hidden, const CrossingRouterParams* router = nullptr);
+  GateParams gate_params(const MoeWeights& weights, Array hidden) const;
   RouteParams route_params(const Batch& batch, const MoeWeights& weights, Array routing) const;
 
   const BackendOptions options_;

@@ -101,6 +101,10 @@ void CudaOps::hyper_cross(const Batch& batch, const HyperWeights& next, Array no
 
 // ---------------------------------------------------------------- experts
 
+GateParams CudaOps::gate_params(const MoeWeights& weights, Array hidden) const {
+  return {static_cast<const uint8_t*>(weights.gate.data), bf16_of(hidden), config_.hidden_size, device_info().clusters};
+}
+
 RouteParams CudaOps::route_params(const Batch& batch, const MoeWeights& weights, Array routing) const {
   const BatchView& view = StepBatches::of(batch).view;
   RouteParams p;
@@ -123,9 +127,9 @@ void CudaOps::cross_to_experts(const Batch& batch, const LayerWeights& layer, Ar
                                Array hidden, Array routing) {
   if (replaying_) return;
   const MoeParams experts = expert_params(batch, layer.moe, routing);
-  const CrossingRouterParams router = {static_cast<const uint8_t*>(layer.moe.gate.data), route_params(batch, layer.moe, routing),
-                                       dispatch_of(experts)};
-  const bool fit = experts.dispatched && routes_in_crossing(router.route, router.dispatch, config_.hidden_size);
+  const GateParams gate = gate_params(layer.moe, hidden);
+  const CrossingRouterParams router = {gate.weights, route_params(batch, layer.moe, routing), dispatch_of(experts)};
+  const bool fit = experts.dispatched && routes_in_crossing(gate, router.route, router.dispatch);
   routed_early_ = hyper(batch, &layer.ffn_hyper, layer.ffn_norm.data, output.data, streams, mix, hidden.data,
                         fit ? &router : nullptr);
   if (!routed_early_) route(batch, layer.moe, hidden, routing);
@@ -135,8 +139,7 @@ void CudaOps::route(const Batch& batch, const MoeWeights& weights, Array hidden,
   if (replaying_) return;
   const MoeParams experts = expert_params(batch, weights, routing);
   const RouteParams p = route_params(batch, weights, routing);
-  const GateParams gate = {static_cast<const uint8_t*>(weights.gate.data), bf16_of(hidden), config_.hidden_size,
-                           device_info().clusters};
+  const GateParams gate = gate_params(weights, hidden);
   if (experts.dispatched && takes_cluster(gate, p)) return run_route_cluster(gate, p, dispatch_of(experts));
   GemmParams gemm = product(weights.gate, batch.tokens, 0, config_.hidden_size);
   gemm.quantised = scratch_.moe.quantised;  // the other copy shares memory with the logits

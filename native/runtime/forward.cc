@@ -20,6 +20,7 @@ void attention(Ops& ops, const Batch& batch, const LayerWeights& layer, const Ac
   ops.all_reduce(batch, a.output);
 }
 
+/// Behind cross_to_experts, whose choice is in `routing`.
 void experts(Ops& ops, const Batch& batch, const LayerWeights& layer, const Activations& a) {
   ops.run_experts(batch, layer.moe, a.hidden, a.routing, a.output);
   ops.all_reduce(batch, a.output);

@@ -270,7 +270,7 @@ class Ops {
   virtual void run_experts(const Batch&, const MoeWeights&, Array hidden, Array routing, Array output) = 0;
 
   // Sums `array` [T, D] over ranks, bit-equal on every rank. Follows embed, project_output and run_experts, which may have begun
-  // it for parts that they had finished; parts may be under way until spread, hyper_cross, hyper_leave or draft_input reads them.
+  // it for parts that they had finished; parts may be under way until spread, a crossing, hyper_leave or draft_input reads them.
   virtual void all_reduce(const Batch&, Array array) = 0;
 
   // Trunk: writes the streams of block-end positions into their window blocks' tails (for kRowResume).

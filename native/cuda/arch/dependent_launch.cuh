@@ -33,6 +33,11 @@ __device__ __forceinline__ void wait_for_count(const uint32_t* counter, uint32_t
   } while (now < count);
 }
 
+/// Who sees the count sees what this thread has seen written.
+__device__ __forceinline__ void count_up(uint32_t* counter) {
+  asm volatile("red.release.gpu.global.add.u32 [%0], 1;\n" ::"l"(counter) : "memory");
+}
+
 struct LaunchShape {
   dim3 grid, block;
   size_t shared_bytes = 0;

@@ -68,11 +68,6 @@ __host__ __device__ constexpr size_t shared_bytes(int tokens, bool routes) {
   return routes ? (own + 127) / 128 * 128 + sizeof(CrossingRouter::Smem) : own;
 }
 
-/// Who sees the count sees what this thread has seen written.
-__device__ __forceinline__ void count_up(uint32_t* counter) {
-  asm volatile("red.release.gpu.global.add.u32 [%0], 1;\n" ::"l"(counter) : "memory");
-}
-
 /// One block's view.
 struct Cluster {
   const HyperParams& p;
@@ -451,6 +446,9 @@ void run(const HyperParams& p, const CrossingRouterParams& router, cudaStream_t 
 void run_hyper_cluster(const HyperParams& p, cudaStream_t queue) { run<false>(p, {}, queue); }
 
 void run_hyper_and_route(const HyperParams& p, const CrossingRouterParams& router, cudaStream_t queue) {
+  TWELVEX_NEED(p.tokens, 1);
+  TWELVEX_NEED(p.ready != nullptr, true);
+  check_shapes(router.route);
   run<true>(p, router, queue);
 }
 

@@ -16,8 +16,8 @@ inline constexpr int kScoreGroup = 16;   // tokens that share a block's entries
 inline constexpr int kScoreTile = 256;   // entries of a block
 inline constexpr int kFewScoreTile = 64; // entries of a block and one token
 
-/// Scores of few tokens go from launch to launch without waiting for the first one's end: who writes a word replaces kNotThere,
-/// who reads it puts that back.
+/// Scores of few tokens also go from launch to launch without waiting for the first one's end: who writes a word replaces
+/// kNotThere, who reads it puts that back.
 inline constexpr uint32_t kNotThere = 0xffffffffu;  // a NaN that no product gives
 inline constexpr int kAwaitedTokens = 4, kAwaitedEntries = 4096;  // tokens that see more entries wait as ever
 

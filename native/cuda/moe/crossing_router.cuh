@@ -18,7 +18,7 @@ namespace twelvex::cuda {
 struct CrossingRouter {
   static constexpr int kBlocks = 16, kWarps = 16;
   static constexpr int kExperts = kBlocks * kCellRows, kCols = kWarps * kChunkCols;
-  static_assert(kExperts == kCrossingExperts && kCols == kCrossingCols);
+  static_assert(kExperts == kRouteClusterExperts && kCols == kRouteClusterCols && kRouteClusterSlots <= 32);
   // Of the 16 vectors of a lane, which are a warp's 16 x 256 weights, in registers and in shared memory.
   static constexpr int kVectors = 16, kHeld = 10, kShelved = kVectors - kHeld;
   static constexpr int kWarpBytes = kVectors * 512;

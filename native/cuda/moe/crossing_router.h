@@ -2,11 +2,9 @@
 // The router of one token in the launch in which it crosses to the experts (crossing_router.cuh, sm_90).
 #pragma once
 
-#include "moe/dispatch.h"
+#include "moe/route_cluster.h"
 
 namespace twelvex::cuda {
-
-inline constexpr int kCrossingExperts = 256, kCrossingCols = 4096;
 
 struct CrossingRouterParams {
   const uint8_t* weights = nullptr;  // prepared bf16 [E, D] (weight_layout.h)
@@ -14,9 +12,9 @@ struct CrossingRouterParams {
   DispatchParams dispatch;           // without begin, which nobody reads
 };
 
-/// Whether the shape is that of the launch; `cols`: D. A pure function, and the same bits either way.
-inline bool routes_in_crossing(const RouteParams& route, const DispatchParams& dispatch, int cols) {
-  return route.tokens == 1 && route.experts == kCrossingExperts && cols == kCrossingCols && dispatch.tile_rows == 1;
+/// Whether the shape is that of the launch. A pure function, and the same bits either way.
+inline bool routes_in_crossing(const GateParams& gate, const RouteParams& route, const DispatchParams& dispatch) {
+  return route.tokens == 1 && dispatch.tile_rows == 1 && takes_cluster(gate, route);
 }
 
 }  // namespace twelvex::cuda
