@@ -1,18 +1,16 @@
 // SPDX-License-Identifier: MIT
-// mHC, its head, norms with rotary embedding, against double precision; the router of a token that crosses. --bench: GB/s.
+// mHC, its head, norms with rotary embedding, against double precision; --bench: GB/s.
 #include "hyper/hyper_cluster.h"
 
 #include <deque>
 
 #include "common/device.h"
+#include "crossing_weights.h"
 #include "elementwise/norm_rope.h"
 #include "gemm/fp8_cells.h"
-#include "gemm/gemm_reference.h"
 #include "gemm/quantise.h"
-#include "moe/routed_arrays.h"
 #include "runtime/model_config.h"
 #include "support.h"
-#include "weights.h"
 
 using namespace twelvex;
 using namespace twelvex::test;
@@ -63,45 +61,9 @@ std::vector<double> reference_hidden(const std::vector<double>& streams, const d
   return y;
 }
 
-/// Random weights of a crossing, and room for its partial sums.
-struct Weights {
-  const int dim;
-  const std::vector<float> fn, base, scale, norm;
-  const DeviceArray<float> d_fn, d_base, d_scale, d_norm, partial;
-
-  explicit Weights(int d)
-      : dim(d),
-        fn(random_f32(24 * 4 * static_cast<size_t>(d), 1.0f / std::sqrt(4.0f * d))),
-        base(random_f32(24, 0.5f)),
-        scale({0.7f, 0.5f, 0.9f}),
-        norm(random_f32(d, 0.2f)),
-        d_fn(fn),
-        d_base(base),
-        d_scale(scale),
-        d_norm(norm),
-        partial(cuda::hyper_scratch_floats(d)) {
-    const DeviceArray<float> raw(fn);
-    cuda::run_prepare_hyper(raw, d_fn, d, nullptr);
-    sync("prepare");
-  }
-
-  cuda::HyperParams params(int tokens) const {
-    cuda::HyperParams p;
-    p.tokens = tokens;
-    p.dim = dim;
-    p.clusters = cuda::device_info().clusters;
-    p.fn = d_fn;
-    p.base = d_base;
-    p.scale = d_scale;
-    p.norm = d_norm;
-    p.partial = partial;
-    return p;
-  }
-};
-
 void check_case(int tokens, int dim_i, bool late = false) {
   const size_t dim = dim_i;
-  const Weights w(dim_i);
+  const CrossingWeights w(dim_i);
   const auto streams = random_bf16(tokens * 4 * dim), output = random_bf16(tokens * dim);
   const DeviceArray<float> mix(static_cast<size_t>(tokens) * 20);
   const DeviceArray<__nv_bfloat16> d_streams(streams), d_output(output), hidden(tokens * dim), quantised(tokens * dim),
@@ -159,7 +121,7 @@ void check_case(int tokens, int dim_i, bool late = false) {
 /// A token's bits do not depend on the number of tokens, nor on what kernels cross and when comb is computed.
 void check_rows() {
   constexpr int kDim = 4096, kMost = 70;
-  const Weights w(kDim), other(kDim);
+  const CrossingWeights w(kDim), other(kDim);
   const auto streams = random_bf16(kMost * 4 * kDim), output = random_bf16(kMost * kDim);
   const DeviceArray<__nv_bfloat16> d_output(output);
   // Arrays after every step: enter, three crossings, leave.
@@ -205,7 +167,7 @@ void check_parts(int tokens, int picks) {
   std::vector<int32_t> rows(count * static_cast<size_t>(picks));
   for (size_t i = 0; i < rows.size(); ++i) rows[i] = i % 7 == 3 ? -1 : static_cast<int32_t>(rows.size() - 1 - i);
   const auto streams = random_bf16(count * 4 * kDim);
-  const Weights w(kDim);
+  const CrossingWeights w(kDim);
   const DeviceArray<float> kept(random_f32(count * 20));
   const DeviceArray<int32_t> row_of_slot(rows);
   const DeviceArray<__nv_bfloat16> experts(random_bf16(std::max<size_t>(rows.size(), 1) * kDim)),
@@ -244,87 +206,6 @@ void check_parts(int tokens, int picks) {
   const auto same = [](const auto& a, const auto& b) { return std::memcmp(a.data(), b.data(), a.size() * sizeof(a[0])) == 0; };
   expect(same(apart.first, at_once.first) && same(apart.second, at_once.second),
          std::to_string(tokens) + " tokens leave with the rows of " + std::to_string(picks) + " experts as with their sum");
-}
-
-/// A token that crosses and is routed in one launch leaves what crossing, product, router and dispatch leave.
-void check_router(bool table, int row) {
-  constexpr int kDim = cuda::kCrossingCols, kExperts = cuda::kCrossingExperts, kPicks = 6, kTokens = 100;
-  if (!cuda::device_info().clusters) {
-    std::printf("  SKIPPED: the router of a token that crosses in a cluster, for which this device has no room\n");
-    return;
-  }
-  const HostMatrix gate(WeightFormat::kBF16, kExperts, kDim);
-  cuda::WeightStore store(nullptr);
-  const Linear weights = store.linear(gate.view());
-  store.finish();
-  std::vector<int32_t> entries(static_cast<size_t>(kTokens) * kPicks);
-  for (int32_t& entry : entries) entry = below(kExperts);
-  const int token = below(kTokens);
-  entries[static_cast<size_t>(token) * kPicks + 4] = entries[static_cast<size_t>(token) * kPicks + 1];  // one twice
-  const DeviceArray<int32_t> d_table(entries), token_id(std::vector<int32_t>{token}), token_row(std::vector<int32_t>{row});
-  const DeviceArray<float> logits(kExperts), bias(random_f32(kExperts, 0.3f));
-  const RoutedArrays out(kPicks, kExperts);
-  const Weights w(kDim);
-  const auto streams = random_bf16(4 * kDim), output = random_bf16(kDim);
-  const auto kept = random_f32(20);
-  struct Left {
-    Routed routed;
-    std::vector<__nv_bfloat16> streams, hidden, quantised;
-    std::vector<float> mix;
-    uint32_t ready;
-  };
-  const auto cross = [&](bool together) {
-    const DeviceArray<__nv_bfloat16> state(streams), d_output(output), hidden(kDim), quantised(kDim);
-    const DeviceArray<float> mix(kept);
-    const DeviceArray<uint32_t> ready(std::vector<uint32_t>{77});
-    cuda::HyperParams p = w.params(1);
-    p.enter = p.late_comb = true;
-    p.streams = state;
-    p.mix = mix;
-    p.hidden = hidden;
-    p.ready = ready;
-    cuda::run_hyper(p, nullptr);  // into attention: clears the count
-    p.leave = true;
-    p.output = d_output;
-    p.hidden_quantised = quantised;
-    const cuda::RouteParams route = {.tokens = 1, .experts = kExperts, .picks = kPicks, .scale = 1.5f, .logits = logits,
-                                     .bias = table ? nullptr : bias.get(), .table = table ? d_table.get() : nullptr,
-                                     .token_id = token_id, .token_row = token_row, .ids = out.ids, .weights = out.weights};
-    cuda::DispatchParams dispatch = out.dispatch(kPicks);
-    dispatch.tile_rows = 1;
-    hidden.poison(), quantised.poison();
-    Left left;
-    left.routed = out.after([&] {
-      if (together) {
-        return cuda::run_hyper_and_route(p, {static_cast<const uint8_t*>(weights.data), route, dispatch}, nullptr);
-      }
-      cuda::run_hyper(p, nullptr);
-      cuda::GemmParams gemm;
-      gemm.format = WeightFormat::kBF16;
-      gemm.rows = 1;
-      gemm.cols = gemm.ldx = kDim;
-      gemm.arch = wide_arch();
-      gemm.num_sms = cuda::device_info().multiprocessors;
-      gemm.num_segments = 1;
-      gemm.segments[0] = {.weights = static_cast<const uint8_t*>(weights.data), .x = hidden, .y = logits, .rows = kExperts,
-                          .ldy = kExperts, .f32 = true};
-      cuda::run_gemm(gemm);
-      cuda::run_route_and_dispatch(route, dispatch);
-    });
-    left.streams = state.download(), left.hidden = hidden.download(), left.quantised = quantised.download();
-    left.mix = mix.download(), left.ready = ready.download()[0];
-    return left;
-  };
-  const Left apart = cross(false);
-  Left at_once = cross(true);
-  at_once.routed.begin = apart.routed.begin;  // is not left: nobody reads it
-  const auto same = [](const auto& a, const auto& b) { return std::memcmp(a.data(), b.data(), a.size() * sizeof(a[0])) == 0; };
-  const std::string what = std::string(table ? "by table" : "by score") + (row < 0 ? ", padding" : "");
-  expect(apart.ready == 0 && at_once.ready == cuda::kHyperClusterBlocks, "crossing clears the count, routing counts: " + what);
-  expect(same(apart.streams, at_once.streams) && same(apart.hidden, at_once.hidden) && same(apart.mix, at_once.mix) &&
-             same(apart.quantised, at_once.quantised),
-         "a token that is routed meanwhile crosses to the same bits, " + what);
-  expect(apart.routed == at_once.routed, "a token that crosses goes to the same experts, " + what);
 }
 
 void check_head(int dim_i) {
@@ -469,7 +350,7 @@ void bench(int tokens) {
   const size_t dim = 4096;
   const int sets = tokens <= 64 ? 3 : 1;  // of a crossing's arrays in turn: what the launch before wrote is not read early
   const int calls = tokens <= 64 ? 40 : 6;
-  std::deque<Weights> weights;
+  std::deque<CrossingWeights> weights;
   for (int i = 0; i < (tokens <= 64 ? 20 : 1); ++i) weights.emplace_back(static_cast<int>(dim));
   std::vector<DeviceArray<__nv_bfloat16>> streams, output, hidden;
   std::vector<DeviceArray<float>> mix;
@@ -507,8 +388,6 @@ int main(int argc, char** argv) {
     for (const int tokens : {1, 5, 16, 40}) check_parts<1024>(tokens, picks);
     for (const int tokens : cases({3, 1, 4}, 1)) check_parts<4096>(tokens, picks);
   }
-  for (const bool table : {false, true}) check_router(table, 0);
-  if (!brief) check_router(false, -1), check_router(true, -1);
   check_rows();
   check_head(128);
   check_head(4096);

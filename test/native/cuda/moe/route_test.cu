@@ -3,12 +3,10 @@
 // router's time.
 #include <numeric>
 
-#include "../gemm/gemm_reference.h"
 #include "moe/dispatch.h"
 #include "moe/route.h"
 #include "moe/route_cluster.h"
-#include "routed_arrays.h"
-#include "weights.h"
+#include "router_problem.h"
 
 using namespace twelvex;
 using namespace twelvex::test;
@@ -156,43 +154,20 @@ void test_route_and_dispatch(int tokens, int experts, int picks) {
 
 /// Product, router and dispatch in one launch leave what three leave.
 void test_route_cluster(int tokens, bool table, bool timed = false) {
-  constexpr int kExperts = 256, kCols = 4096, kPicks = 6;
   if (!cuda::device_info().clusters) {
     std::printf("  SKIPPED: the router of %d tokens in a cluster, for which this device has no room\n", tokens);
     return;
   }
-  const HostMatrix gate(WeightFormat::kBF16, kExperts, kCols);
-  cuda::WeightStore store(nullptr);
-  const Linear weights = store.linear(gate.view());
-  store.finish();
-  std::vector<int32_t> entries(100 * static_cast<size_t>(kPicks)), token_ids(tokens);
-  for (int32_t& id : token_ids) id = below(100);
-  for (int32_t& entry : entries) entry = below(kExperts);
-  const DeviceArray<bf16> hidden(random_bf16(static_cast<size_t>(tokens) * kCols, 0.5f));
-  const DeviceArray<float> logits(static_cast<size_t>(tokens) * kExperts), bias(random_f32(kExperts, 0.3f));
-  const DeviceArray<int32_t> token_row(rows_with_padding(tokens)), d_table(entries), d_ids(token_ids);
-  const RoutedArrays out(tokens * kPicks, kExperts);
-  cuda::RouteParams route = {.tokens = tokens, .experts = kExperts, .picks = kPicks, .scale = 1.5f, .logits = logits,
-                             .bias = table ? nullptr : bias.get(), .table = table ? d_table.get() : nullptr,
-                             .token_id = d_ids, .token_row = token_row, .ids = out.ids, .weights = out.weights};
-  cuda::DispatchParams dispatch = out.dispatch(kPicks);
-  cuda::GemmParams gemm;
-  gemm.format = WeightFormat::kBF16;
-  gemm.rows = tokens;
-  gemm.cols = gemm.ldx = kCols;
-  gemm.arch = wide_arch();
-  gemm.num_sms = cuda::device_info().multiprocessors;
-  gemm.num_segments = 1;
-  gemm.segments[0] = {.weights = static_cast<const uint8_t*>(weights.data), .x = hidden, .y = logits, .rows = kExperts,
-                      .ldy = kExperts, .f32 = true};
-  const cuda::GateParams product = {static_cast<const uint8_t*>(weights.data), hidden, kCols, cuda::device_info().clusters};
-  const std::string what = std::to_string(tokens) + " tokens" + (table ? " by table" : "");
-  expect(cuda::takes_cluster(product, route), "the router of " + what + " takes a cluster");
+  const RouterProblem problem(rows_with_padding(tokens), table);
+  const DeviceArray<bf16> hidden(random_bf16(static_cast<size_t>(tokens) * problem.kCols, 0.5f));
+  const RoutedArrays& out = problem.out;
+  const cuda::GateParams product = problem.product(hidden);
+  const std::string what = problem.name();
+  expect(cuda::takes_cluster(product, problem.route()), "the router of " + what + " takes a cluster");
   const auto call = [&](bool together, cudaStream_t stream) {
-    route.stream = dispatch.stream = gemm.stream = stream;
-    if (together) return cuda::run_route_cluster(product, route, dispatch);
-    cuda::run_gemm(gemm);
-    cuda::run_route_and_dispatch(route, dispatch);
+    const cuda::DispatchParams dispatch = out.dispatch(problem.kPicks);
+    if (together) return cuda::run_route_cluster(product, problem.route(stream), dispatch);
+    problem.run_apart(hidden, dispatch, stream);
   };
   const Routed three = out.after([&] { call(false, nullptr); }), one = out.after([&] { call(true, nullptr); });
   expect(one == three, "product, router and dispatch of " + what + " in one launch leave the same");
