@@ -7,7 +7,8 @@
 // for each of 16, 64 KB in all.
 //   unit:    ring -> widen -> mma with the activations -> partial sums [chunk][token][row] in shared memory
 //   barrier: all chunks of the unit are there; its row group's threads add them in ascending order and write y (SwiGLU when
-//            paired)
+//            paired). Who adds comes late to the next barrier, where all wait for it: everything it needs besides the sums it has
+//            before, and it reads many sums at once (bench/results/2026-11-23-adding.md)
 // With two buffers of partial sums one barrier a unit suffices: a buffer is written again two units later, behind the
 // barrier that every reader of it has passed.
 // Before it waits for the kernel before it, a block fetches its first weights (dependent_launch.cuh).
@@ -49,6 +50,7 @@ struct Stream {
   static constexpr int kScaleBlocks = kFormat == WeightFormat::kFp4Group32 ? 2 : 4;  // blocks of 32 columns that share a scale
   static constexpr int kScales = kFormat == WeightFormat::kBF16 ? 0 : (kCycleBlocks + kScaleBlocks - 1) / kScaleBlocks;
   static constexpr int kPartial = kTilesM * kSlots * kCellRows;  // floats of one warp's partial sums of a tile
+  static constexpr int kAtOnce = 16;  // chunks of 4,096 columns: an output's partial sums are read before one is added
 
   const GemmParams& p;
   const StreamPlan& plan;
@@ -298,6 +300,14 @@ struct Stream {
   __device__ float total(const float* partial, int tile, int at) const {
     const float* from = partial + tile * plan.chunk_places * kPartial + at;
     float sum = 0;
+    if (plan.chunks == kAtOnce) {
+      float sums[kAtOnce];
+#pragma unroll
+      for (int c = 0; c < kAtOnce; ++c) sums[c] = from[c * kPartial];
+#pragma unroll
+      for (int c = 0; c < kAtOnce; ++c) sum += sums[c];
+      return sum;
+    }
 #pragma unroll 4
     for (int c = 0; c < plan.chunks; ++c) sum += from[c * kPartial];
     return sum;
@@ -305,20 +315,21 @@ struct Stream {
 
   /// Threads of a row group: outputs of the unit that it has just computed.
   __device__ void reduce(const float* partial, const Place& place) const {
-    constexpr int kOutputTiles = kPaired ? 1 : kUnitTiles;
     const int threads = 32 << plan.split_log;
 #pragma unroll 1
-    for (int o = threadIdx.x & (threads - 1); o < place.tokens() * kOutputTiles * kCellRows; o += threads) {
-      const GemmSegment& s = segment_of(place.key);
-      const int row_in_tile = o % kCellRows, tile = o / kCellRows % kOutputTiles, token = o / (kCellRows * kOutputTiles);
-      const int row = (place.index * kOutputTiles + tile) * kCellRows + row_in_tile;
-      if (row >= s.rows) continue;
+    for (int o = threadIdx.x & (threads - 1); o < place.tokens() * kUnitTiles * kCellRows; o += threads) {
+      const int row_in_tile = o % kCellRows, tile = o / kCellRows % kUnitTiles, token = o / (kCellRows * kUnitTiles);
       const int slot = token / kSlots * kSlots + token % kSlots / 2 + token % 2 * 4;
-      const int y_row = place.first() + token, at = partial_at(slot, row_in_tile);
-      float value = total(partial, tile, at);
-      if constexpr (kPaired) {
-        value = swiglu(value, total(partial, 1, at), p.limit);
+      float value = total(partial, tile, partial_at(slot, row_in_tile));
+      const GemmSegment& s = segment_of(place.key);
+      const int row = (kPaired ? place.index : place.index * kUnitTiles + tile) * kCellRows + row_in_tile;
+      const int y_row = place.first() + token;
+      if constexpr (kPaired) {  // half of a warp has the gate of 16 rows, half has up
+        value = swiglu(value, __shfl_down_sync(kFullWarp, value, kCellRows), p.limit);
+        if (tile > 0) continue;
         if (p.row_weight != nullptr) value *= __ldg(p.row_weight + y_row);
+      } else if (row >= s.rows) {
+        continue;
       }
       const int64_t to = static_cast<int64_t>(y_row) * s.ldy + row;
       if (s.f32) {
@@ -411,8 +422,9 @@ struct Stream {
         store_partial(partial + chunk * kPartial);
         chunk = behind;
       }
+      const Place done = place;  // read before the barrier
       row_group_barrier(row_group);
-      if (place.key != kNone) reduce(partial, place);
+      if (done.key != kNone) reduce(partial, done);
       if (plan.buffers == 1) row_group_barrier(row_group);
     }
   }

@@ -323,7 +323,7 @@ int main(int argc, char** argv) {
     cuda::WeightStore store(nullptr);
     const int wide = brief ? 10 : 24;  // preparing an expert's weights is six launches, and each of them has its price
     const Layer small(store, 384, 128, 12, 2), narrow(store, 256, 64, 8, 2), large(store, 1024, 384, wide, 6),
-        even(store, 512, 512, wide, 6), many(store, 256, 64, brief ? 8 : 256, 6);
+        even(store, 512, 512, wide, 6), many(store, 256, 64, brief ? 8 : 256, 6), deep(store, 4096, 64, 6, 2);
     for (const Mode mode : {Mode::kExact, Mode::kServed, Mode::kFp8}) {
       if (brief && mode != Mode::kServed) continue;  // the products of the others are run below and by gemm
       for (const int tokens : cases({7, 40, 1, 12, 400}, 2)) {
@@ -338,6 +338,7 @@ int main(int argc, char** argv) {
       for (const int tokens : cases({40, 3, 400}, 1)) test_experts(narrow, tokens, mode);
       for (const int tokens : cases({8, 33, 1, 64, 700}, 2)) test_experts(large, tokens, mode);
       for (const int tokens : cases({8}, 0)) test_experts(many, tokens, mode);  // more tiles than a warp has lanes
+      for (const int tokens : cases({1, 5}, 1)) test_experts(deep, tokens, mode);  // a chunk for every warp of a block
     }
     for (const int tokens : cases({150, 17, 1, 60, 500, 3000}, 1)) test_experts(small, tokens, Mode::kFp8);
     // 64 columns of an expert: bf16 products.
