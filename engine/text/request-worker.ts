@@ -51,7 +51,7 @@ export class RequestWorker<Query, Answer> {
     return this.lost === undefined;
   }
 
-  /** @throws WorkerLost, what the signal was aborted with, or an Error with the worker's reason */
+  /** @throws WorkerLost, what the signal was aborted with, a DataCloneError, or an Error with the worker's reason */
   async request(query: Query, { timeLimitMs, signal }: RequestOptions = {}): Promise<Answer> {
     signal?.throwIfAborted();
     if (this.lost !== undefined) throw this.lost;
@@ -61,9 +61,9 @@ export class RequestWorker<Query, Answer> {
     signal?.addEventListener('abort', abort, { once: true });
     try {
       return await new Promise<Answer>((resolve, reject) => {
+        this.post({ id, query }); // throws what cannot be cloned; nobody then answers
         this.pending.set(id, { resolve, reject });
         this.worker.ref();
-        this.post({ id, query });
       });
     } finally {
       clearTimeout(timer);

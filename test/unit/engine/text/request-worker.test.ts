@@ -58,3 +58,16 @@ test('ending a worker rejects what it has not answered', async () => {
   await worker.terminate();
   await running;
 });
+
+test('a request that cannot be sent keeps nothing alive', async (t) => {
+  const worker = newWorker();
+  t.after(() => worker.terminate());
+  const alive = () => process.getActiveResourcesInfo().filter((kind) => kind === 'MessagePort').length;
+  assert.equal(await worker.request({ wait: 0 }), 7);
+  const idle = alive();
+  const running = worker.request({ wait: 20 });
+  assert.equal(alive(), idle + 1);
+  await running;
+  await assert.rejects(worker.request({ fail: (() => {}) as never }), { name: 'DataCloneError' });
+  assert.equal(alive(), idle);
+});
