@@ -66,6 +66,7 @@ void BenchEngine::load() {
     backend.device = options_.devices.empty() ? rank : options_.devices[static_cast<size_t>(rank)];
     auto timed = options_.alone ? std::make_unique<TimedOps>(std::make_unique<AloneOps>(backend), config_, shape)
                                 : std::make_unique<TimedOps>(make_cuda_backend(backend), config_, RankShape{});
+    if (options_.stamps) timed->stamp_layers();
     timed_[static_cast<size_t>(rank)] = timed.get();
     state.ops = std::move(timed);
     state.weights = load_weights({.config = config_, .source = *source_, .shape = shape, .with_mtp = options_.mtp > 0,

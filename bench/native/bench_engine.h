@@ -26,6 +26,7 @@ struct EngineOptions {
   int max_rows = 64;
   int context_tokens = 131072;
   int cached_tokens = 0;              // of all sequences together; 0: context_tokens
+  bool stamps = false;                // layers are timed on the device (TimedOps::stamp_layers)
   RowFormat rows = RowFormat::kFp8;
   Numerics numerics = Numerics::kServed;
 };
@@ -73,6 +74,8 @@ class BenchEngine {
   int ranks() const { return ranks_.size(); }
   void time_steps(bool on, double head_start_us);
   const std::vector<Sample>& samples() const;
+  /// Of the last step, with EngineOptions::stamps.
+  double layers_us() const { return timed_[0]->layers_us(); }
   std::vector<Memory> memory();
 
   double load_seconds = 0;

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <mutex>
 
+#include "arch/dependent_launch.cuh"
 #include "attention/gather.h"
 #include "bench_kernels.h"
 #include "common/check.h"
@@ -34,6 +35,14 @@ __global__ void hold_kernel(unsigned long long nanoseconds) {
     __nanosleep(1000);
     asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
   } while (now - begin < nanoseconds);
+}
+
+__global__ void stamp_kernel(unsigned long long* stamp) {
+  cuda::wait_for_previous_kernel();
+  cuda::let_next_kernel_start();
+  unsigned long long now;
+  asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
+  *stamp = now;
 }
 
 /// A workspace of bf16 rows for layers whose product kernel reads fp8 pages: the FMA kernels read bf16 rows only.
@@ -76,6 +85,10 @@ void run_replacement(cuda::SparsePrefillParams p, cudaStream_t queue) {
 void hold_stream(double microseconds, cudaStream_t stream) {
   hold_kernel<<<1, 1, 0, stream>>>(static_cast<unsigned long long>(microseconds * 1e3));
   cuda::check_launch("hold_kernel");
+}
+
+void stamp_time(unsigned long long* stamp, cudaStream_t stream) {
+  cuda::launch_dependent({.grid = 1, .block = 1, .stream = stream}, stamp_kernel, stamp);
 }
 
 double copy_bandwidth() {

@@ -13,6 +13,10 @@ namespace twelvex::bench {
 /// Keeps the stream busy for so long; what is queued behind it in that time then runs without gaps.
 void hold_stream(double microseconds, cudaStream_t stream);
 
+/// Writes the device's clock (nanoseconds) to `stamp` when what was queued before has ended. The next launch may start early, as
+/// between the step's own launches.
+void stamp_time(unsigned long long* stamp, cudaStream_t stream);
+
 /// Bytes read and written per second by a device-to-device copy of 1 GiB, best of ten.
 double copy_bandwidth();
 

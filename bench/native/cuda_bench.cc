@@ -8,6 +8,8 @@
 //   chunk:T@P      a prefill chunk of T tokens behind P others, by operation
 //   prefill:L      a prompt of L tokens in chunks of --step-tokens: first run, three more, then one by operation
 //   decode:S@C     a step of S streams with C tokens of context each, by operation and as it is served (graphs)
+//   layers:S@C     what one layer of each kind adds to such a step: cuts of the model behind its first layers, in turn, timed by
+//                  the device's clock from the first layer's begin to the head's; --layers does not count
 //   long:L         one prefill of L tokens, its chunks, and the memory; at --deadline (seconds since 1970) what is left is
 //                  skipped but for the last chunk
 //   attention:A    prefill attention from here on: product, one-head, eight-heads (bench/kernels/fma_prefill.cuh)
@@ -17,6 +19,7 @@
 #include <sstream>
 
 #include "bench_kernels.h"
+#include "layer_times.h"
 #include "report.h"
 #include "runtime/error.h"
 
@@ -32,7 +35,9 @@ struct Program {
   double copy = 0;
   int64_t deadline = 0;
   std::string attention = "product";
-  std::string labels;  // of JSON lines: what holds for the whole run
+  std::string machine;  // of JSON lines: what holds for the whole run
+  std::string labels;   // of the engine's: its layers too
+  std::unique_ptr<BenchEngine> engine;  // of all tasks but layers, which makes its own; null until the first of them
 };
 
 std::vector<int> numbers(const std::string& text, char separator) {
@@ -85,7 +90,7 @@ double prefill(BenchEngine& engine, Sequence& sequence, int count, bool samples 
   return ms;
 }
 
-/// Fields that every JSON line of a task begins with.
+/// Fields that every JSON line of an engine's task begins with.
 std::string labels(const Program& p, const std::string& task) {
   return p.labels + ",\"attention\":\"" + p.attention + "\",\"task\":\"" + task + "\"";
 }
@@ -242,7 +247,42 @@ void run_long(Program& p, BenchEngine& engine, const std::string& task, int leng
   std::fprintf(p.json, "]}\n");
 }
 
-void run_task(Program& p, BenchEngine& engine, const std::string& task) {
+void describe_run(Program& p) {
+  const EngineOptions& o = p.options;
+  cudaDeviceProp device;
+  cudaGetDeviceProperties(&device, 0);
+  char text[512];
+  std::snprintf(text, sizeof text,
+                "\"device\":\"%s\",\"tp\":%d,\"alone\":%s,\"mtp\":%d,\"step_tokens\":%d,\"context_tokens\":%d,\"copy\":%.4g",
+                device.name, o.tp, o.alone ? "true" : "false", o.mtp, o.step_tokens, o.context_tokens, p.copy);
+  p.machine = text;
+  std::printf("%s, copy %.0f GB/s read and written; tp %d%s, mtp %d, steps of %d, context %d\n", device.name, p.copy / 1e9, o.tp,
+              o.alone ? " (one rank alone)" : "", o.mtp, o.step_tokens, o.context_tokens);
+}
+
+BenchEngine& engine_of(Program& p) {
+  if (p.engine) return *p.engine;
+  p.engine = std::make_unique<BenchEngine>(p.options);
+  BenchEngine& engine = *p.engine;
+  p.labels = p.machine + ",\"layers_run\":" + std::to_string(engine.config().num_layers);
+  const char* const text = p.labels.c_str();
+  double bytes = 0;
+  for (const auto& [kind, count] : engine.memory_bytes) bytes += count;
+  std::printf("%d layers loaded in %.1f s (%.2f GB/s a rank); memory of a rank %.2f GB:\n", engine.config().num_layers,
+              engine.load_seconds, engine.memory_bytes["weights"] / engine.load_seconds / 1e9, bytes / 1e9);
+  for (const auto& [kind, count] : engine.memory_bytes) {
+    std::printf("  %-26s %9.3f GB\n", kind.c_str(), count / 1e9);
+    if (p.json) std::fprintf(p.json, "{\"kind\":\"memory\",%s,\"what\":\"%s\",\"bytes\":%.0f}\n", text, kind.c_str(), count);
+  }
+  for (const Memory& m : engine.memory()) {
+    std::printf("  device: %.2f of %.2f GB used\n", static_cast<double>(m.total_bytes - m.free_bytes) / 1e9,
+                static_cast<double>(m.total_bytes) / 1e9);
+  }
+  if (p.json) std::fprintf(p.json, "{\"kind\":\"load\",%s,\"seconds\":%.2f}\n", text, engine.load_seconds);
+  return engine;
+}
+
+void run_task(Program& p, const std::string& task) {
   const size_t colon = task.find(':');
   const std::string name = task.substr(0, colon), value = colon == std::string::npos ? "" : task.substr(colon + 1);
   if (name == "attention") {
@@ -253,40 +293,16 @@ void run_task(Program& p, BenchEngine& engine, const std::string& task) {
     return;
   }
   const std::vector<int> at = numbers(value, '@');
+  if (name == "layers" && at.size() == 2) {
+    std::printf("\n%s\n", task.c_str());
+    return run_layer_times(p.options, at[0], at[1], p.copy, p.json, p.machine);
+  }
+  BenchEngine& engine = engine_of(p);
   if (name == "chunk" && at.size() == 2) return run_chunk(p, engine, task, at[0], at[1]);
   if (name == "prefill" && at.size() == 1) return run_prefill(p, engine, task, at[0]);
   if (name == "long" && at.size() == 1) return run_long(p, engine, task, at[0]);
   if (name == "decode" && at.size() == 2) return run_decode(p, engine, task, at[0], at[1]);
   throw Error(ErrorCode::kBadOptions, "unknown task " + task);
-}
-
-void report_start(Program& p, BenchEngine& engine) {
-  const EngineOptions& o = p.options;
-  cudaDeviceProp device;
-  cudaGetDeviceProperties(&device, 0);
-  char text[512];
-  std::snprintf(text, sizeof text,
-                "\"device\":\"%s\",\"tp\":%d,\"alone\":%s,\"layers_run\":%d,\"mtp\":%d,\"step_tokens\":%d,\"context_tokens\":%d,"
-                "\"copy\":%.4g",
-                device.name, o.tp, o.alone ? "true" : "false", engine.config().num_layers, o.mtp, o.step_tokens, o.context_tokens,
-                p.copy);
-  p.labels = text;
-  std::printf("%s, copy %.0f GB/s read and written; %d layers, tp %d%s, mtp %d, steps of %d, context %d\n", device.name,
-              p.copy / 1e9, engine.config().num_layers, o.tp, o.alone ? " (one rank alone)" : "", o.mtp, o.step_tokens,
-              o.context_tokens);
-  double bytes = 0;
-  for (const auto& [kind, count] : engine.memory_bytes) bytes += count;
-  std::printf("loaded in %.1f s (%.2f GB/s a rank); memory of a rank %.2f GB:\n", engine.load_seconds,
-              engine.memory_bytes["weights"] / engine.load_seconds / 1e9, bytes / 1e9);
-  for (const auto& [kind, count] : engine.memory_bytes) {
-    std::printf("  %-26s %9.3f GB\n", kind.c_str(), count / 1e9);
-    if (p.json) std::fprintf(p.json, "{\"kind\":\"memory\",%s,\"what\":\"%s\",\"bytes\":%.0f}\n", text, kind.c_str(), count);
-  }
-  for (const Memory& m : engine.memory()) {
-    std::printf("  device: %.2f of %.2f GB used\n", static_cast<double>(m.total_bytes - m.free_bytes) / 1e9,
-                static_cast<double>(m.total_bytes) / 1e9);
-  }
-  if (p.json) std::fprintf(p.json, "{\"kind\":\"load\",%s,\"seconds\":%.2f}\n", text, engine.load_seconds);
 }
 
 }  // namespace
@@ -296,10 +312,9 @@ int main(int argc, char** argv) {
   try {
     Program program = parse(argc, argv);
     program.copy = copy_bandwidth();
-    BenchEngine engine(program.options);
-    report_start(program, engine);
+    describe_run(program);
     for (const std::string& task : program.tasks) {
-      run_task(program, engine, task);
+      run_task(program, task);
       if (program.json) std::fflush(program.json);
     }
   } catch (const std::exception& error) {

@@ -58,6 +58,15 @@ double OpTable::total_us() const {
   return us;
 }
 
+Cost OpTable::layer_cost(const BenchEngine& engine, Group group) const {
+  Cost sum;
+  for (const OpTotal& t : totals_) {
+    if (t.group == group) sum += t.cost;
+  }
+  const double layers = layers_of(engine.config(), group);
+  return {.flops = sum.flops / layers, .bytes = sum.bytes / layers};
+}
+
 double OpTable::whole_model_us(const BenchEngine& engine) const {
   double us = 0;
   for (const OpTotal& t : totals_) {

@@ -25,6 +25,8 @@ class OpTable {
   void add(const BenchEngine& engine, const std::vector<std::vector<Sample>>& runs);
 
   double total_us() const;
+  /// Of one layer of the group.
+  Cost layer_cost(const BenchEngine& engine, Group group) const;
   /// Microseconds that the whole model would take: layers by kind times their number, and what is outside of layers.
   double whole_model_us(const BenchEngine& engine) const;
   /// `copy`: bytes per second of a device copy.

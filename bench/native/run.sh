@@ -13,7 +13,7 @@ flock 9  # one builds, others wait
 if [ ! -x "$program" ] || [ -n "$(find bench/native bench/kernels "$BUILD/libkernels.a" -newer "$program" | head -1)" ]; then
   flags="-std=c++20 -O3 -Inative -Inative/cuda -Ibench/kernels -Ibench/native --expt-relaxed-constexpr -gencode=arch=compute_$ARCH,code=sm_$ARCH"
   objects=()
-  for source in bench_engine.cc bench_kernels.cu cuda_bench.cc op_cost.cc report.cc timed_ops.cc; do
+  for source in bench_engine.cc bench_kernels.cu cuda_bench.cc layer_times.cc op_cost.cc report.cc timed_ops.cc; do
     nvcc $flags -c "bench/native/$source" -o "$BUILD/bench_$source.o" &
     objects+=("$BUILD/bench_$source.o")
   done

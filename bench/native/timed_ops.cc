@@ -23,6 +23,21 @@ TimedOps::TimedOps(std::unique_ptr<Ops> ops, const ModelConfig& config, RankShap
 
 TimedOps::~TimedOps() {
   for (cudaEvent_t event : events_) cudaEventDestroy(event);
+  cudaFree(stamps_);
+}
+
+void TimedOps::stamp_layers() {
+  if (stamps_ == nullptr) check(cudaMalloc(&stamps_, 2 * sizeof *stamps_), "stamps");
+}
+
+void TimedOps::stamp(int which) {
+  if (stamps_ != nullptr && pass_ == 0 && !replaying_) stamp_time(stamps_ + which, queue_);
+}
+
+double TimedOps::layers_us() const {
+  unsigned long long at[2] = {};
+  check(cudaMemcpy(at, stamps_, sizeof at, cudaMemcpyDefault), "stamps");
+  return static_cast<double>(at[1] - at[0]) * 1e-3;
 }
 
 void TimedOps::time_steps(bool on, double head_start_us) {
@@ -103,6 +118,7 @@ void TimedOps::embed(const Batch& b, const ModelWeights& w, Array output) {
 void TimedOps::spread(const Batch& b, Array hidden, Array streams) {
   mark("spread");
   ops_->spread(b, hidden, streams);
+  stamp(0);
 }
 
 void TimedOps::hyper_enter(const Batch& b, const HyperWeights& w, Array norm, Array streams, Array mix, Array hidden) {
@@ -200,6 +216,7 @@ void TimedOps::keep_streams(const Batch& b, Array streams) {
 
 void TimedOps::logits(const Batch& b, const HeadWeights& w, const Linear& lm_head, Array streams, Array logits) {
   mark("logits");
+  stamp(1);
   ops_->logits(b, w, lm_head, streams, logits);
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 // A backend whose operations are timed: an event on the rank's queue before every call of runtime/ops.h.
+// Or one whose layers are timed as they are served, in graphs: the device writes its clock before the first and behind the last.
 //
 // The time of an operation is that from its event to the next one's, less what two events take with nothing between them (some
 // 3 us, measured at the first timed step): it holds what the operation queued and the gap behind it. Steps that are CUDA graphs
@@ -34,6 +35,11 @@ class TimedOps final : public Ops {
   /// the tokens that they would choose for the choices of this rank's, so that attention reads as it would.
   TimedOps(std::unique_ptr<Ops> ops, const ModelConfig& config, RankShape alone);
   ~TimedOps() override;
+
+  /// Has every step from now on, graphs that are captured too, note when its trunk's layers begin and end: two launches more.
+  void stamp_layers();
+  /// Microseconds from the trunk's first layer's begin to the head's, in the last step.
+  double layers_us() const;
 
   /// Times the steps from now on. A step's operations wait on the device for `head_start_us` first, so that it never runs dry.
   void time_steps(bool on, double head_start_us);
@@ -83,6 +89,7 @@ class TimedOps final : public Ops {
   cudaEvent_t event(size_t index);
   void measure_events();
   void share_choices(const Batch& batch, Array selection);
+  void stamp(int which);
 
   std::unique_ptr<Ops> ops_;
   const ModelConfig& config_;
@@ -93,6 +100,7 @@ class TimedOps final : public Ops {
   double head_start_us_ = 0, event_us_ = -1;
   int pass_ = 0, crossings_ = -1;  // crossings of this pass; -1: outside of layers
   std::vector<cudaEvent_t> events_;
+  unsigned long long* stamps_ = nullptr;  // begin and end of the layers, on the device; null: not stamped
   std::vector<Sample> marks_, samples_;
 };
 
