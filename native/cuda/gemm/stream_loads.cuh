@@ -36,18 +36,19 @@ struct Source {
   int cells;  // from here to the row's end; 0: no unit
 };
 
-/// 16 bytes; `v` stays as it is when `valid` is false: a predicated load, no branch.
+/// 16 bytes; `v` stays as it is when `valid` is false: a predicated load, no branch. A warp asks for 512 bytes in a row; with a
+/// hint that L2 should fetch 256 (`L2::256B`) a step of one token takes 1 % longer (bench/results/2026-11-23-load-hints.md).
 __device__ __forceinline__ void load_weights(uint4& v, const uint8_t* address, bool valid) {
   asm volatile(
       "{\n .reg .pred valid;\n setp.ne.u32 valid, %5, 0;\n"
-      " @valid ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0,%1,%2,%3}, [%4];\n}\n"
+      " @valid ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];\n}\n"
       : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w)
       : "l"(address), "r"(static_cast<uint32_t>(valid)));
 }
 
-/// The same of a word of scales.
+/// The same of a word of scales, which is read once too.
 __device__ __forceinline__ void load_scale_word(uint32_t& v, const uint8_t* address, bool valid) {
-  asm volatile("{\n .reg .pred valid;\n setp.ne.u32 valid, %2, 0;\n @valid ld.global.nc.u32 %0, [%1];\n}\n"
+  asm volatile("{\n .reg .pred valid;\n setp.ne.u32 valid, %2, 0;\n @valid ld.global.nc.L1::no_allocate.u32 %0, [%1];\n}\n"
                : "+r"(v)
                : "l"(address), "r"(static_cast<uint32_t>(valid)));
 }
