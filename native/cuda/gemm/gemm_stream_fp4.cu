@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "gemm/gemm_stream.cuh"
+#include "gemm/stream_launch.cuh"
 
 namespace twelvex::cuda::stream {
 
