@@ -5,7 +5,7 @@ import { readFileSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 
 export interface Line {
-  kind: 'run' | 'op' | 'prefill' | 'decode' | 'memory' | 'load' | 'long' | 'kernel';
+  kind: 'run' | 'op' | 'prefill' | 'decode' | 'layer' | 'memory' | 'load' | 'long' | 'kernel';
   [field: string]: unknown;
 }
 

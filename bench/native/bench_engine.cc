@@ -110,6 +110,9 @@ void BenchEngine::allocate_cache() {
 }
 
 Sequence BenchEngine::start(int slot, uint64_t seed) const {
+  if (slot >= options_.max_rows) {
+    throw Error(ErrorCode::kBadOptions, "more than " + std::to_string(options_.max_rows) + " streams; raise --max-rows");
+  }
   Sequence sequence;
   sequence.slot = slot;
   sequence.seed = seed;
@@ -220,6 +223,16 @@ StepTimes BenchEngine::step(const std::vector<Row>& rows, bool graphs) {
   }
   if (sampled > 0) times.accepted /= static_cast<double>(sampled);
   return times;
+}
+
+double BenchEngine::prefill(Sequence& sequence, int count, bool samples) {
+  double ms = 0;
+  while (count > 0) {
+    const int chunk = std::min(count, options_.step_tokens);
+    count -= chunk;
+    ms += step({{&sequence, chunk, samples && count == 0}}).wall_ms;
+  }
+  return ms;
 }
 
 void BenchEngine::time_steps(bool on, double head_start_us) {

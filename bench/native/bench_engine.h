@@ -60,6 +60,9 @@ class BenchEngine {
   };
   /// Runs the rows' next tokens and moves the sequences on. `graphs` false: a decode step runs in single launches.
   StepTimes step(const std::vector<Row>& rows, bool graphs = true);
+  /// Runs the sequence's next `count` tokens in chunks of EngineOptions::step_tokens, of which the last samples. Milliseconds.
+  double prefill(Sequence& sequence, int count, bool samples = true);
+  /// @throws Error kBadOptions where `slot` is not below EngineOptions::max_rows
   Sequence start(int slot, uint64_t seed) const;
   /// Gives the blocks back.
   void end(Sequence& sequence);

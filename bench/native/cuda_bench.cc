@@ -79,17 +79,6 @@ Program parse(int argc, char** argv) {
   return program;
 }
 
-/// Prefills `count` tokens in chunks; the last one samples. Milliseconds.
-double prefill(BenchEngine& engine, Sequence& sequence, int count, bool samples = true) {
-  double ms = 0;
-  while (count > 0) {
-    const int chunk = std::min(count, engine.options().step_tokens);
-    count -= chunk;
-    ms += engine.step({{&sequence, chunk, samples && count == 0}}).wall_ms;
-  }
-  return ms;
-}
-
 /// Fields that every JSON line of an engine's task begins with.
 std::string labels(const Program& p, const std::string& task) {
   return p.labels + ",\"attention\":\"" + p.attention + "\",\"task\":\"" + task + "\"";
@@ -98,7 +87,7 @@ std::string labels(const Program& p, const std::string& task) {
 /// The chunk is computed again and again at the same place: what it reads and writes is the same.
 void run_chunk(Program& p, BenchEngine& engine, const std::string& task, int tokens, int depth) {
   Sequence sequence = engine.start(0, 1);
-  if (depth > 0) prefill(engine, sequence, depth, false);
+  engine.prefill(sequence, depth, false);
   std::vector<std::vector<Sample>> runs;
   std::vector<double> walls;
   for (int i = 0; i < 6; ++i) {
@@ -121,7 +110,7 @@ void run_prefill(Program& p, BenchEngine& engine, const std::string& task, int l
   double first = 0;
   for (int run = 0; run < 4; ++run) {
     Sequence sequence = engine.start(0, 100 + static_cast<uint64_t>(run));
-    const double ms = prefill(engine, sequence, length);
+    const double ms = engine.prefill(sequence, length);
     if (run == 0) first = ms;
     else walls.push_back(ms);
     engine.end(sequence);
@@ -175,7 +164,7 @@ void run_decode(Program& p, BenchEngine& engine, const std::string& task, int st
   for (int s = 0; s < streams; ++s) sequences.push_back(engine.start(s, 1000 + static_cast<uint64_t>(s)));
   double filling = 0;
   for (Sequence& s : sequences) {
-    filling += prefill(engine, s, context);
+    filling += engine.prefill(s, context);
     rows.push_back({&s, 0, true});
   }
   decode(engine, rows, 4, true, nullptr);  // captures the graph

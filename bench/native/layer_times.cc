@@ -19,26 +19,22 @@ constexpr int kRounds = 6, kSteps = 200;
 struct Cut {
   std::unique_ptr<BenchEngine> engine;
   std::vector<Sequence> sequences;
-  std::vector<BenchEngine::Row> rows;
+  std::vector<BenchEngine::Row> rows;  // of those, wherever a cut is moved to
   std::vector<double> rounds;  // microseconds of all its layers
   double us = 0;
 };
 
-std::unique_ptr<Cut> make_cut(EngineOptions options, int layers, int streams, int context) {
+Cut make_cut(EngineOptions options, int layers, int streams, int context) {
   options.layers = layers;
   options.stamps = true;
-  auto cut = std::make_unique<Cut>();
-  cut->engine = std::make_unique<BenchEngine>(options);
-  for (int s = 0; s < streams; ++s) cut->sequences.push_back(cut->engine->start(s, 1000 + static_cast<uint64_t>(s)));
-  for (Sequence& s : cut->sequences) {
-    for (int left = context; left > 0;) {
-      const int chunk = std::min(left, options.step_tokens);
-      left -= chunk;
-      cut->engine->step({{&s, chunk, left == 0}});
-    }
-    cut->rows.push_back({&s, 0, true});
+  Cut cut;
+  cut.engine = std::make_unique<BenchEngine>(options);
+  for (int s = 0; s < streams; ++s) cut.sequences.push_back(cut.engine->start(s, 1000 + static_cast<uint64_t>(s)));
+  for (Sequence& s : cut.sequences) {
+    cut.engine->prefill(s, context);
+    cut.rows.push_back({&s, 0, true});
   }
-  for (int i = 0; i < 8; ++i) cut->engine->step(cut->rows);  // captures the graph
+  for (int i = 0; i < 8; ++i) cut.engine->step(cut.rows);  // captures the graph
   return cut;
 }
 
@@ -79,20 +75,20 @@ int count_cuts(const ModelConfig& config) {
 void run_layer_times(EngineOptions options, int streams, int context, double copy, std::FILE* json, const std::string& labels) {
   const ModelConfig config = read_config(options.model);
   if (config.num_layers < 2) throw Error(ErrorCode::kBadOptions, "layers: needs a model of two layers or more, this one has one");
-  std::vector<std::unique_ptr<Cut>> cuts;
+  std::vector<Cut> cuts;
   for (int layers = 1; layers <= count_cuts(config); ++layers) cuts.push_back(make_cut(options, layers, streams, context));
   for (int round = 0; round < kRounds; ++round) {
-    for (auto& cut : cuts) cut->rounds.push_back(time_round(*cut, context));
+    for (Cut& cut : cuts) cut.rounds.push_back(time_round(cut, context));
   }
   for (size_t i = 0; i < cuts.size(); ++i) {
-    Cut& cut = *cuts[i];
+    Cut& cut = cuts[i];
     cut.us = median(cut.rounds);
     const auto [low, high] = std::minmax_element(cut.rounds.begin(), cut.rounds.end());
     std::printf("  %zu layer%s %9.2f us (%d rounds of %d steps, %.2f to %.2f)", i + 1, i == 0 ? ", " : "s,", cut.us, kRounds,
                 kSteps, *low, *high);
     if (i > 0) {
       const auto group = static_cast<Group>(config.layers[i]);
-      const double us = cut.us - cuts[i - 1]->us, bytes = bytes_of(cut, group), share = bytes / (us * 1e-6) / copy * 100;
+      const double us = cut.us - cuts[i - 1].us, bytes = bytes_of(cut, group), share = bytes / (us * 1e-6) / copy * 100;
       std::printf("; the last, %s: %.2f us, %.1f MB at %.1f %% of the copy", group_name(group), us, bytes / 1e6, share);
       if (json) {
         std::fprintf(json, "{\"kind\":\"layer\",%s,\"streams\":%d,\"context\":%d,\"layers\":%zu,\"layer\":\"%s\",",
